@@ -1,0 +1,32 @@
+# Every target works as the first command ever run in a bare clone: python3 (3.11 or newer) and make suffice.
+
+.DEFAULT_GOAL := help
+.PHONY: help test check format protos lock clean
+
+help:  ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+.venv/.built: requirements.lock pyproject.toml
+	@scripts/build-venv
+
+.venv: .venv/.built  ## Build the environment from the lock file
+
+test: check  ## Run every check and every test
+	.venv/bin/python -m pytest
+
+check: .venv/.built  ## Lint, types, import rules, contract
+	scripts/check
+
+format: .venv/.built  ## Format the code and apply the linter's safe fixes
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+protos: .venv/.built  ## Generate protos/gen from protos/
+	scripts/gen-protos
+
+lock: .venv/.built  ## Resolve requirements.in into requirements.lock (needs uv on PATH)
+	env -u UV_FIND_LINKS -u UV_INDEX uv pip compile --no-config --universal --python-version 3.11 --generate-hashes \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet requirements.in -o requirements.lock
+
+clean:  ## Remove what can be built again, the environment too
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""The Riskgate engine: decides, reserves credit and proves it, behind one gRPC door."""

@@ -1,0 +1,1 @@
+"""Keys, seals and proofs: the only room that touches cryptography."""

@@ -1,0 +1,1 @@
+"""The rules language: checks, types and compiles CEL."""

@@ -1,0 +1,1 @@
+"""Durable and in-memory stores behind one port: the only room that speaks SQL."""

@@ -1,0 +1,1 @@
+"""What Riskgate promises, as claims that can fail."""
