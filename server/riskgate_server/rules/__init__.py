@@ -1,1 +1,1 @@
-"""The rules language: checks, types and compiles CEL."""
+"""The edge that speaks CEL and YAML: reads a ruleset's text, checks every expression, compiles the whole."""
