@@ -15,14 +15,14 @@ test: check  ## Run every check and every test
 	.venv/bin/python -m pytest
 
 check: .venv/.built  ## Lint, types, import rules, contract
-	scripts/check
+	@scripts/check
 
 format: .venv/.built  ## Format the code and apply the linter's safe fixes
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
 protos: .venv/.built  ## Generate protos/gen from protos/
-	scripts/gen-protos
+	@scripts/gen-protos
 
 lock: .venv/.built  ## Resolve requirements.in into requirements.lock (needs uv on PATH)
 	env -u UV_FIND_LINKS -u UV_INDEX uv pip compile --no-config --universal --python-version 3.11 --generate-hashes \

@@ -1,14 +1,14 @@
 """
 Turn the contract (`protos/`) into Python, and check it.
 
-`generate` writes `protos/gen/riskgate`; `check` says whether what is committed there is what the sources
-give; `lint` runs buf over the sources, and over what changed since the last release.
+`generate` writes `protos/gen/riskgate`, and the one message of the rules room beside its source; `check` says
+whether what is committed is what the sources give; `lint` runs buf over the contract, and over what changed
+in it since the last release.
 """
 
 from __future__ import annotations
 
 import argparse
-import filecmp
 import importlib
 import json
 import os
@@ -27,6 +27,8 @@ from google.protobuf.descriptor import FileDescriptor
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "protos"
 GENERATED = SOURCES / "gen"
+# Not part of the contract: the rules room reads the checker's own answer with it.
+CHECKED = "riskgate_server/rules/checked.proto"
 BUILD = ROOT / "build" / "protos"
 
 # Pinned: a newer buf may bring new rules, and a build must not turn red by itself.
@@ -73,12 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def generate() -> None:
     """Replace the generated Python by what the sources give now."""
-    with tempfile.TemporaryDirectory() as scratch:
-        fresh, committed = Path(scratch) / "riskgate", GENERATED / "riskgate"
-        compile_python(Path(scratch))
-        for leftover in _files_below(committed) - _files_below(fresh):
-            (committed / leftover).unlink()
-        shutil.copytree(fresh, committed, dirs_exist_ok=True)
+    fresh = fresh_files()
+    for leftover in set(_files_below(GENERATED / "riskgate")) - set(fresh):
+        leftover.unlink()
+    for path, content in fresh.items():
+        if not path.exists() or path.read_bytes() != content:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
     print(f"protos: {len(sources())} sources generated into {GENERATED.relative_to(ROOT)}")
 
 
@@ -87,7 +90,7 @@ def check() -> None:
     stale = stale_files()
     if stale:
         listing = "\n".join(f"  {path}" for path in stale)
-        raise ProtoError(f"protos/gen is not what protos/ gives; run `make protos`:\n{listing}")
+        raise ProtoError(f"generated code is not what its sources give; run `make protos`:\n{listing}")
     print(f"protos: generated code is fresh ({len(sources())} sources)")
 
 
@@ -101,7 +104,10 @@ def lint() -> None:
         return
     image = compile_image(BUILD / "image.binpb")
     _must(_buf("lint", str(image), "--config", BUF_CONFIG), "buf lint")
-    print("protos: buf lint passed")
+    _must(
+        _buf("format", "--diff", "--exit-code", str(SOURCES)), f"buf format (npx {BUF} format --write protos)"
+    )
+    print("protos: buf lint and format passed")
     release = _last_release()
     if release is None:
         print("protos: buf breaking skipped: there is no release to compare with")
@@ -118,20 +124,31 @@ def sources(root: Path = SOURCES) -> list[str]:
 
 def stale_files() -> list[str]:
     """Generated files that are missing, superfluous or different from what the sources give."""
+    fresh = fresh_files()
+    changed = {path for path, content in fresh.items() if not path.exists() or path.read_bytes() != content}
+    leftover = set(_files_below(GENERATED / "riskgate")) - set(fresh)
+    return sorted(str(path.relative_to(ROOT)) for path in changed | leftover)
+
+
+def fresh_files() -> dict[Path, bytes]:
+    """Every generated file, by its place in the checkout, as the sources give it now."""
     with tempfile.TemporaryDirectory() as scratch:
-        compile_python(Path(scratch))
-        fresh, committed = Path(scratch) / "riskgate", GENERATED / "riskgate"
-        names = _files_below(fresh) | _files_below(committed)
-        _, different, unreadable = filecmp.cmpfiles(fresh, committed, sorted(names), shallow=False)
-        return sorted([*different, *unreadable])
+        contract, server = Path(scratch) / "contract", Path(scratch) / "server"
+        contract.mkdir()
+        server.mkdir()
+        compile_python(contract)
+        _protoc([f"--python_out={server}", f"--mypy_out={server}"], ROOT / "server", [CHECKED])
+        return {
+            place / path.relative_to(compiled): path.read_bytes()
+            for compiled, place in ((contract, GENERATED), (server, ROOT / "server"))
+            for path in _files_below(compiled)
+        }
 
 
 def compile_python(target: Path) -> None:
     """Write the Python modules, gRPC stubs and types of all sources into `target`."""
-    # The mypy plugins are found by name on PATH; they live beside the interpreter that runs us.
-    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     outputs = [f"--{kind}_out={target}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
-    _protoc(outputs, SOURCES, environment={**os.environ, "PATH": search})
+    _protoc(outputs, SOURCES, sources())
     modules = [path.relative_to(target) for path in target.glob("riskgate/**/*.py")]
     for package in {parent for module in modules for parent in module.parents if parent.name}:
         (target / package / "__init__.py").touch()
@@ -144,7 +161,9 @@ def compile_python(target: Path) -> None:
 def compile_image(image: Path, root: Path = SOURCES) -> Path:
     """Write all sources with their imports and comments as one descriptor set, and return its path."""
     image.parent.mkdir(parents=True, exist_ok=True)
-    _protoc([f"--descriptor_set_out={image}", "--include_imports", "--include_source_info"], root)
+    _protoc(
+        [f"--descriptor_set_out={image}", "--include_imports", "--include_source_info"], root, sources(root)
+    )
     return image
 
 
@@ -166,20 +185,20 @@ def _collect(file: FileDescriptor, found: dict[str, descriptor_pb2.FileDescripto
     found.setdefault(file.name, descriptor_pb2.FileDescriptorProto.FromString(file.serialized_pb))
 
 
-def _protoc(options: Sequence[str], root: Path, environment: dict[str, str] | None = None) -> None:
+def _protoc(options: Sequence[str], root: Path, files: Sequence[str]) -> None:
+    # The mypy plugins are found by name on PATH; they live beside the interpreter that runs us.
+    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     with tempfile.NamedTemporaryFile(suffix=".binpb") as foreign:
         foreign.write(foreign_descriptors().SerializeToString())
         foreign.flush()
-        command = [
+        protoc = [
             sys.executable,
             "-m",
             "grpc_tools.protoc",
             f"-I{root}",
             f"--descriptor_set_in={foreign.name}",
-            *options,
-            *sources(root),
         ]
-        _must(command, "protoc", environment)
+        _must([*protoc, *options, *files], "protoc", {**os.environ, "PATH": search})
 
 
 def _last_release() -> str | None:
@@ -198,12 +217,8 @@ def _sources_at(release: str) -> Path:
     return target / "protos"
 
 
-def _files_below(root: Path) -> set[str]:
-    return {
-        str(path.relative_to(root))
-        for path in root.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    }
+def _files_below(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
 
 
 def _buf(*arguments: str) -> list[str]:

@@ -4,9 +4,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import protovalidate
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message_factory import GetMessageClass
 
 from riskgate.common.v1 import access_pb2
 from tests.style.paths import ROOT, load_script
@@ -18,6 +20,9 @@ FILE_PACKAGE, FILE_MESSAGE, FILE_ENUM, FILE_SERVICE, FILE_EXTENSION = 2, 4, 5, 6
 MESSAGE_FIELD, MESSAGE_NESTED, MESSAGE_ENUM, MESSAGE_ONEOF = 2, 3, 4, 8
 ENUM_VALUE = 2
 SERVICE_METHOD = 2
+
+# What a call that changes nothing begins with.
+READING_VERBS = ("Explain", "Get", "List", "Validate", "Watch")
 
 Element = tuple[tuple[int, ...], str]
 
@@ -71,6 +76,41 @@ def test_requests_and_responses_are_used_by_one_call_each(
     assert misnamed == []
 
 
+def test_every_rule_of_every_request_can_be_evaluated(
+    files: list[descriptor_pb2.FileDescriptorProto],
+) -> None:
+    validator = protovalidate.Validator()
+
+    for method in _methods(files):
+        validator.collect_violations(GetMessageClass(method.input_type)())
+
+
+def test_no_request_with_an_id_accepts_an_empty_message(
+    files: list[descriptor_pb2.FileDescriptorProto],
+) -> None:
+    validator = protovalidate.Validator()
+    accepting = [
+        method.full_name
+        for method in _methods(files)
+        if any(field.name == "request_id" for field in method.input_type.fields)
+        and not validator.collect_violations(GetMessageClass(method.input_type)())
+    ]
+
+    assert accepting == []
+
+
+def test_every_call_that_changes_something_names_its_attempt(
+    files: list[descriptor_pb2.FileDescriptorProto],
+) -> None:
+    nameless = [
+        method.full_name
+        for method in _methods(files)
+        if not method.name.startswith(READING_VERBS) and "request_id" not in _fields_two_deep(method)
+    ]
+
+    assert nameless == []
+
+
 def test_every_generated_module_can_be_imported() -> None:
     names = [
         ".".join(path.relative_to(ROOT / "protos/gen").with_suffix("").parts)
@@ -81,6 +121,14 @@ def test_every_generated_module_can_be_imported() -> None:
     for name in names:
         __import__(name)
         assert name in sys.modules
+
+
+def _fields_two_deep(method: MethodDescriptor) -> set[str]:
+    """Names of the request's fields and of its messages' fields: a batch names its attempts one by one."""
+    outer = list(method.input_type.fields)
+    return {field.name for field in outer} | {
+        inner.name for field in outer if field.message_type is not None for inner in field.message_type.fields
+    }
 
 
 def _methods(files: list[descriptor_pb2.FileDescriptorProto]) -> Iterator[MethodDescriptor]:

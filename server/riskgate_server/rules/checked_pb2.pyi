@@ -7,9 +7,7 @@ Field numbers and types are those of cel-spec (proto/cel/expr/checked.proto and 
 the bytes are interchangeable; fields and node kinds left out here are skipped by the parser, and
 an expression that uses one of those is evaluated by the CEL engine itself.
 
-The generated files beside this one are committed. To make them again, from the folder `server`:
-
-  python -m grpc_tools.protoc -I. --python_out=. --mypy_out=. riskgate_server/rules/checked.proto
+The generated files beside this one are committed; `make protos` makes them again.
 """
 
 from collections import abc as _abc
