@@ -14,6 +14,7 @@ from riskgate_server.domain.fraud.decision import CHECK_INCOMPLETE, CLEAN, Asses
 from riskgate_server.domain.fraud.features import FeatureValues, LineFacts, Value, feature_types, features
 from riskgate_server.domain.fraud.profile import EMPTY_PROFILE, Profile, PurchaseFacts
 from riskgate_server.domain.fraud.ruleset import PROBLEMS_MAX, Ruleset, RulesetInvalid, parse_ruleset
+from riskgate_server.domain.fraud.windows import WindowReader
 from riskgate_server.rules.checker import Checked, Checker, ExpressionInvalid
 from riskgate_server.rules.compiler import compile_rules
 
@@ -65,7 +66,7 @@ class CompiledRuleset:
         """Names of the values that `features` returns, in their order."""
         self._checker = checker
         self._checked = tuple(checked)
-        self._windows = ruleset.windows
+        self._windows = WindowReader(ruleset.windows)
         self._evaluate, self.left_to_engine = compile_rules(
             [rule.tree for rule in checked], types, ruleset.lists
         )
@@ -142,7 +143,7 @@ def load_ruleset(source: str) -> CompiledRuleset:
     except RulesetInvalid as error:
         raise RulesetInvalid(*[_with_line(violation, lines) for violation in error.violations]) from None
     checker = Checker(feature_types(ruleset.windows), ruleset.lists)
-    probe = features(EMPTY_PROFILE, _NO_PURCHASE, _NO_LINE, ruleset.windows)
+    probe = features(EMPTY_PROFILE, _NO_PURCHASE, _NO_LINE, WindowReader(ruleset.windows))
     checked: list[Checked] = []
     violations: list[FieldViolation] = []
     for position, rule in enumerate(ruleset.rules):

@@ -21,7 +21,7 @@ _Item = TypeVar("_Item")
 
 DEVICES_MAX: Final = 8
 CATEGORIES_MAX: Final = 32
-MERCHANTS_MAX: Final = 16
+MERCHANTS_MAX: Final = 12
 COUNTRIES_MAX: Final = 8
 CATEGORY_COUNT_MAX: Final = 1_000_000
 """Counting purchases of one category stops here, so that a counter never outgrows its place."""
@@ -164,7 +164,7 @@ def merchant_mark(merchant_id: str) -> int:
     """
     Return the 32 bits by which a merchant is remembered.
 
-    One of sixteen marks is met by chance once in 268 million; what it costs is one missed "new merchant".
+    A stranger meets one of twelve marks by chance once in 358 million; what it costs is one missed "new merchant".
     """
     return crc32(merchant_id.encode())
 
@@ -189,8 +189,8 @@ def _with_device(devices: tuple[KnownDevice, ...], device_id: str, at_us: int) -
 def _with_category(
     categories: tuple[KnownCategory, ...], merchant_category: str
 ) -> tuple[KnownCategory, ...]:
-    for category in categories:
+    for position, category in enumerate(categories):
         if category.merchant_category == merchant_category:
             more = KnownCategory(merchant_category, min(category.count + 1, CATEGORY_COUNT_MAX))
-            return (*(other for other in categories if other is not category), more)
+            return (*categories[:position], *categories[position + 1 :], more)
     return (*categories, KnownCategory(merchant_category, 1))[-CATEGORIES_MAX:]
