@@ -1,1 +1,1 @@
-"""Durable and in-memory stores behind one port: the only room that speaks SQL."""
+"""Where rows live. Every store keeps the promises of `engine/ports.py` and passes `tests/contract/`."""

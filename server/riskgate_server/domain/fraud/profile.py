@@ -164,7 +164,7 @@ def merchant_mark(merchant_id: str) -> int:
     """
     Return the 32 bits by which a merchant is remembered.
 
-    A stranger meets one of twelve marks by chance once in 358 million; what it costs is one missed "new merchant".
+    A stranger meets one of twelve marks by chance once in 358 million, and then is not called new.
     """
     return crc32(merchant_id.encode())
 

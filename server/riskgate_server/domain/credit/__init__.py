@@ -1,0 +1,1 @@
+"""The life of a credit line: who may use it, and until when."""

@@ -1,0 +1,88 @@
+"""May this purchase reserve credit? The line, the limit and the rules, put together into one answer."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from riskgate_server.domain.calendar import DAY_US, SECOND_US
+from riskgate_server.domain.credit.line import CreditLine, LifeCycle
+from riskgate_server.domain.fraud.decision import Assessment
+from riskgate_server.domain.journal import Outcome
+from riskgate_server.domain.ledger import postings
+
+HOLD_LIFETIME_US: Final = 7 * DAY_US
+"""How long a hold lasts unless the caller says otherwise."""
+
+REVIEW_LIFETIME_US: Final = DAY_US
+"""How long a reviewer has; then the hold is given up."""
+
+STEP_UP_LIFETIME_US: Final = 15 * 60 * SECOND_US
+"""How long a purchase waits for a stronger proof."""
+
+STRONG_STEP_UP_SCORE: Final = 600
+"""From this risk score on a code is not proof enough: a device key must answer."""
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What is answered to a purchase. Times in UTC µs, 0 where they do not apply."""
+
+    outcome: Outcome
+    reasons: tuple[str, ...]
+    held_minor: int = 0
+    expires_us: int = 0
+    review_deadline_us: int = 0
+    step_up_expires_us: int = 0
+
+
+def judge(
+    line: CreditLine | None,
+    assessment: Assessment,
+    *,
+    amount_minor: int,
+    allow_partial: bool,
+    hold_lifetime_us: int,
+    now_us: int,
+) -> Verdict:
+    """
+    Answer a purchase.
+
+    What forbids it comes first: no line, the line's end, a block, a rule's DECLINE, the limit. Then
+    what delays it: REVIEW, STEP_UP. Reasons are in that order, the rules' own after the engine's.
+    """
+    outcome = Outcome[assessment.outcome]
+    forbidden = _forbidden(line, now_us)
+    if line is None or forbidden or outcome is Outcome.DECLINE:
+        return Verdict(Outcome.DECLINE, (*forbidden, *assessment.reasons))
+    available = postings.available(line.books)
+    held = amount_minor
+    notes: tuple[str, ...] = ()
+    if amount_minor > available:
+        if not allow_partial or available <= 0:
+            return Verdict(Outcome.DECLINE, ("CREDIT_LIMIT_EXCEEDED", *assessment.reasons))
+        held, notes = available, ("PARTIAL_APPROVAL",)
+    if outcome is Outcome.STEP_UP:
+        return Verdict(outcome, assessment.reasons, step_up_expires_us=now_us + STEP_UP_LIFETIME_US)
+    return Verdict(
+        outcome,
+        (*assessment.reasons, *notes),
+        held_minor=held,
+        expires_us=now_us + (hold_lifetime_us or HOLD_LIFETIME_US) if held else 0,
+        review_deadline_us=now_us + REVIEW_LIFETIME_US if held and outcome is Outcome.REVIEW else 0,
+    )
+
+
+def _forbidden(line: CreditLine | None, now_us: int) -> tuple[str, ...]:
+    if line is None:
+        return ("NO_CREDIT_LINE",)
+    if line.life_cycle is not LifeCycle.ACTIVE:
+        return ("LINE_NOT_ACTIVE",)
+    if line.standing_blocks(now_us):
+        return ("LINE_BLOCKED",)
+    return ()
+
+
+def step_up_level(risk_score: int) -> int:
+    """Return the level of proof a STEP_UP asks for: 1 (a code) or 2 (a device key)."""
+    return 2 if risk_score >= STRONG_STEP_UP_SCORE else 1

@@ -1,0 +1,441 @@
+"""
+What can happen to a customer, as written for ever, and what each happening changes.
+
+`evolve` is the only way state changes: the live engine applies each event as it records it, and
+`ledger verify` folds the stored events through the same function and compares.
+
+The field order and the tag of an event are its storage format. Fields may be added at the end
+with a default; nothing is removed or reordered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, Final
+
+import msgspec
+
+from riskgate_server.domain.credit.line import Block, BlockKind, CreditLine, LifeCycle
+from riskgate_server.domain.customer import Customer
+from riskgate_server.domain.fraud.profile import Profile, PurchaseFacts, observe, retract
+from riskgate_server.domain.ledger import holds, postings
+from riskgate_server.domain.ledger.holds import CaptureTerms, HoldState, Purchase
+from riskgate_server.domain.ledger.postings import Transfer
+from riskgate_server.domain.ledger.repayment import Allocation, Payment, PaymentState
+
+replace = msgspec.structs.replace
+
+
+class Outcome(IntEnum):
+    """What was answered to a purchase; equal to `riskgate.risk.v1.Outcome`."""
+
+    APPROVE = 1
+    STEP_UP = 2
+    REVIEW = 3
+    DECLINE = 4
+
+
+class Label(IntEnum):
+    """What a purchase later turned out to be; equal to `riskgate.risk.v1.Label`."""
+
+    LEGITIMATE = 1
+    CONFIRMED_FRAUD = 2
+    CHARGEBACK = 3
+
+
+# --- Events. The clear part: ids, amounts, times, codes. ---
+
+
+class LineOpened(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """A line was granted."""
+
+    line_id: str
+    currency: str
+    limit_minor: int
+    product_id: str
+    time_zone: str
+    decision_reference: str
+    actor_id: str
+
+
+class PurchaseDecided(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """
+    A purchase was answered. Carries everything the answer says, so that a repeated request is answered from here.
+
+    `replaces_event_us` is when the attempt this one replaces was counted; 0 on a purchase's first attempt.
+    """
+
+    line_id: str
+    transaction_id: str
+    terms: bytes
+    outcome: Outcome
+    reasons: tuple[str, ...]
+    risk_score: int
+    ruleset_version: str
+    ruleset_hash: bytes
+    engine_version: str
+    currency: str
+    requested_minor: int
+    held_minor: int
+    available_minor: int
+    event_us: int
+    expires_us: int
+    review_deadline_us: int
+    step_up_expires_us: int
+    block_id: str
+    degraded: bool
+    replaces_event_us: int
+    fired: tuple[str, ...]
+
+
+class HoldCaptured(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """All or part of a hold became a loan; by force when it had ended."""
+
+    transaction_id: str
+    captured_minor: int
+    released_minor: int
+    forced: bool
+
+
+class HoldIncremented(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """An open hold was raised."""
+
+    transaction_id: str
+    amount_minor: int
+
+
+class HoldVoided(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """The caller gave up the rest of a hold."""
+
+    transaction_id: str
+    released_minor: int
+
+
+class HoldExpired(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """The clock, or a reviewer who refused, gave up the rest of a hold."""
+
+    transaction_id: str
+    expired_minor: int
+    refused_by: str = ""
+
+
+class CaptureRefunded(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """Captured money came back."""
+
+    transaction_id: str
+    to_principal_minor: int
+    to_credit_minor: int
+
+
+class PaymentRecorded(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """A repayment was booked and allocated."""
+
+    line_id: str
+    payment_id: str
+    amount_minor: int
+    allocations: tuple[Allocation, ...]
+    to_credit_minor: int
+    value_us: int
+
+
+class PaymentReversed(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """A repayment was returned and undone."""
+
+    payment_id: str
+    reason_code: str
+    actor_id: str
+
+
+class BlockPlaced(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """New spending was stopped."""
+
+    line_id: str
+    block: Block
+
+
+class BlockLifted(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """A block was lifted, or the first of two people agreed to lift it."""
+
+    line_id: str
+    block_id: str
+    kind: BlockKind
+    actor_id: str
+    complete: bool
+
+
+class LineClosed(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """A line ended with nothing owed."""
+
+    line_id: str
+    withdrawn_minor: int
+    reason_code: str
+    actor_id: str
+
+
+class DecisionAnnotated(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """Somebody said what a purchase turned out to be."""
+
+    decision_sequence: int
+    label: Label
+    actor_id: str
+
+
+class ReviewPassed(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """A reviewer decided for the customer: the hold may be captured."""
+
+    transaction_id: str
+    actor_id: str
+
+
+class CommandRefused(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """A command was refused by the domain. Nothing moved; the refusal is remembered for its request id."""
+
+    command: str
+    reason: str
+
+
+Event = (
+    LineOpened
+    | PurchaseDecided
+    | HoldCaptured
+    | HoldIncremented
+    | HoldVoided
+    | HoldExpired
+    | CaptureRefunded
+    | PaymentRecorded
+    | PaymentReversed
+    | BlockPlaced
+    | BlockLifted
+    | LineClosed
+    | DecisionAnnotated
+    | ReviewPassed
+    | CommandRefused
+)
+
+
+# --- The sealed part: what says something about a person's life. Readable only with the customer's key. ---
+
+
+class PurchaseSecrets(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """What a purchase looked like, and the features the rules saw, in the ruleset's order."""
+
+    facts: PurchaseFacts
+    features: tuple[int | float | bool | str, ...]
+
+
+class Note(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Words of a colleague."""
+
+    text: str
+
+
+Sealed = PurchaseSecrets | Note
+
+
+class Happening(msgspec.Struct, frozen=True, array_like=True):
+    """One entry before it is written: the event, the money it moved, and what is sealed."""
+
+    event: Event
+    transfers: tuple[Transfer, ...] = ()
+    sealed: Sealed | None = None
+
+
+class Aggregate:
+    """A customer with the purchases and payments an event may touch; `evolve` changes it in place."""
+
+    __slots__ = ("customer", "payments", "purchases")
+
+    def __init__(self, customer: Customer) -> None:
+        self.customer = customer
+        self.purchases: dict[str, Purchase] = {}
+        self.payments: dict[str, Payment] = {}
+
+
+def evolve(aggregate: Aggregate, happening: Happening, *, sequence: int, at_us: int, head: bytes) -> None:
+    """Apply one event as the customer's entry number `sequence`, recorded at `at_us` with hash `head`."""
+    event = happening.event
+    line_id = _EVOLVERS[type(event)](aggregate, event, sequence, at_us, happening.sealed)
+    customer = aggregate.customer
+    lines = customer.lines
+    if happening.transfers:
+        line = customer.line(line_id)
+        lines = customer.with_line(replace(line, books=postings.post(line.books, happening.transfers)))
+    aggregate.customer = replace(customer, sequence=sequence, last_us=at_us, head=head, lines=lines)
+
+
+def _line_opened(aggregate: Aggregate, event: LineOpened, _sequence: int, at_us: int, _sealed: Sealed | None) -> str:
+    line = CreditLine(
+        line_id=event.line_id,
+        currency=event.currency,
+        product_id=event.product_id,
+        time_zone=event.time_zone,
+        opened_us=at_us,
+        decision_reference=event.decision_reference,
+    )
+    aggregate.customer = replace(aggregate.customer, lines=(*aggregate.customer.lines, line))
+    return event.line_id
+
+
+def _purchase_decided(
+    aggregate: Aggregate, event: PurchaseDecided, sequence: int, at_us: int, sealed: Sealed | None
+) -> str:
+    aggregate.purchases[event.transaction_id] = Purchase(
+        transaction_id=event.transaction_id,
+        line_id=event.line_id,
+        terms=event.terms,
+        decision_sequence=sequence,
+        state=HoldState.PENDING if event.held_minor else HoldState.NONE,
+        authorised_minor=event.held_minor,
+        placed_us=at_us if event.held_minor else 0,
+        expires_us=event.expires_us,
+        review_deadline_us=event.review_deadline_us,
+        step_up_expires_us=event.step_up_expires_us,
+        event_us=event.event_us,
+    )
+    if isinstance(sealed, PurchaseSecrets):
+        profile = before_attempt(aggregate.customer.profile, sealed.facts, event.replaces_event_us)
+        profile = observe(profile, sealed.facts, spent=event.held_minor > 0)
+        aggregate.customer = replace(aggregate.customer, profile=profile)
+    return event.line_id
+
+
+def before_attempt(profile: Profile, facts: PurchaseFacts, replaces_event_us: int) -> Profile:
+    """Return the profile as it was before the attempt that this one replaces: a purchase counts once."""
+    if not replaces_event_us:
+        return profile
+    return retract(profile, replace(facts, event_time_us=replaces_event_us))
+
+
+def _hold_captured(
+    aggregate: Aggregate, event: HoldCaptured, sequence: int, _at_us: int, _sealed: Sealed | None
+) -> str:
+    purchase = aggregate.purchases[event.transaction_id]
+    terms = CaptureTerms(event.captured_minor, event.released_minor, event.forced)
+    aggregate.purchases[event.transaction_id] = holds.after_capture(purchase, terms, sequence=sequence)
+    return purchase.line_id
+
+
+def _hold_incremented(
+    aggregate: Aggregate, event: HoldIncremented, _sequence: int, _at_us: int, _sealed: Sealed | None
+) -> str:
+    purchase = aggregate.purchases[event.transaction_id]
+    raised = replace(purchase, authorised_minor=purchase.authorised_minor + event.amount_minor)
+    aggregate.purchases[event.transaction_id] = raised
+    return purchase.line_id
+
+
+def _hold_voided(aggregate: Aggregate, event: HoldVoided, _sequence: int, _at_us: int, _sealed: Sealed | None) -> str:
+    purchase = aggregate.purchases[event.transaction_id]
+    aggregate.purchases[event.transaction_id] = holds.after_void(purchase)
+    return purchase.line_id
+
+
+def _hold_expired(aggregate: Aggregate, event: HoldExpired, _sequence: int, _at_us: int, _sealed: Sealed | None) -> str:
+    purchase = aggregate.purchases[event.transaction_id]
+    aggregate.purchases[event.transaction_id] = holds.after_expiry(purchase)
+    return purchase.line_id
+
+
+def _capture_refunded(
+    aggregate: Aggregate, event: CaptureRefunded, _sequence: int, _at_us: int, _sealed: Sealed | None
+) -> str:
+    purchase = aggregate.purchases[event.transaction_id]
+    aggregate.purchases[event.transaction_id] = replace(
+        purchase,
+        refunded_minor=purchase.refunded_minor + event.to_principal_minor + event.to_credit_minor,
+        principal_minor=purchase.principal_minor - event.to_principal_minor,
+    )
+    return purchase.line_id
+
+
+def _payment_recorded(
+    aggregate: Aggregate, event: PaymentRecorded, _sequence: int, at_us: int, _sealed: Sealed | None
+) -> str:
+    _owe(aggregate, event.allocations, sign=-1)
+    aggregate.payments[event.payment_id] = Payment(
+        payment_id=event.payment_id,
+        line_id=event.line_id,
+        amount_minor=event.amount_minor,
+        allocations=event.allocations,
+        to_credit_minor=event.to_credit_minor,
+        value_us=event.value_us,
+        recorded_us=at_us,
+    )
+    return event.line_id
+
+
+def _payment_reversed(
+    aggregate: Aggregate, event: PaymentReversed, _sequence: int, _at_us: int, _sealed: Sealed | None
+) -> str:
+    payment = aggregate.payments[event.payment_id]
+    _owe(aggregate, payment.allocations, sign=1)
+    aggregate.payments[event.payment_id] = replace(payment, state=PaymentState.REVERSED)
+    return payment.line_id
+
+
+def _owe(aggregate: Aggregate, allocations: tuple[Allocation, ...], *, sign: int) -> None:
+    for share in allocations:
+        purchase = aggregate.purchases[share.transaction_id]
+        owed = purchase.principal_minor + sign * share.amount_minor
+        aggregate.purchases[share.transaction_id] = replace(purchase, principal_minor=owed)
+
+
+def _block_placed(aggregate: Aggregate, event: BlockPlaced, _sequence: int, at_us: int, _sealed: Sealed | None) -> str:
+    customer = aggregate.customer
+    line = customer.line(event.line_id)
+    blocks = (*line.standing_blocks(at_us), event.block)
+    aggregate.customer = replace(customer, lines=customer.with_line(replace(line, blocks=blocks)))
+    return event.line_id
+
+
+def _block_lifted(aggregate: Aggregate, event: BlockLifted, _sequence: int, _at_us: int, _sealed: Sealed | None) -> str:
+    customer = aggregate.customer
+    line = customer.line(event.line_id)
+    if event.complete:
+        blocks = tuple(block for block in line.blocks if block.block_id != event.block_id)
+    else:
+        blocks = tuple(
+            replace(block, lift_approved_by=event.actor_id) if block.block_id == event.block_id else block
+            for block in line.blocks
+        )
+    aggregate.customer = replace(customer, lines=customer.with_line(replace(line, blocks=blocks)))
+    return event.line_id
+
+
+def _line_closed(aggregate: Aggregate, event: LineClosed, _sequence: int, _at_us: int, _sealed: Sealed | None) -> str:
+    customer = aggregate.customer
+    closed = replace(customer.line(event.line_id), life_cycle=LifeCycle.CLOSED)
+    aggregate.customer = replace(customer, lines=customer.with_line(closed))
+    return event.line_id
+
+
+def _review_passed(
+    aggregate: Aggregate, event: ReviewPassed, _sequence: int, _at_us: int, _sealed: Sealed | None
+) -> str:
+    purchase = replace(aggregate.purchases[event.transaction_id], review_deadline_us=0)
+    aggregate.purchases[event.transaction_id] = purchase
+    return purchase.line_id
+
+
+def _nothing(_aggregate: Aggregate, _event: Event, _sequence: int, _at_us: int, _sealed: Sealed | None) -> str:
+    return ""
+
+
+_EVOLVERS: Final[dict[type, Callable[[Aggregate, Any, int, int, Sealed | None], str]]] = {
+    LineOpened: _line_opened,
+    PurchaseDecided: _purchase_decided,
+    HoldCaptured: _hold_captured,
+    HoldIncremented: _hold_incremented,
+    HoldVoided: _hold_voided,
+    HoldExpired: _hold_expired,
+    CaptureRefunded: _capture_refunded,
+    PaymentRecorded: _payment_recorded,
+    PaymentReversed: _payment_reversed,
+    BlockPlaced: _block_placed,
+    BlockLifted: _block_lifted,
+    LineClosed: _line_closed,
+    DecisionAnnotated: _nothing,
+    ReviewPassed: _review_passed,
+    CommandRefused: _nothing,
+}

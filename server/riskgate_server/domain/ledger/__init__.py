@@ -1,0 +1,1 @@
+"""Double entry, holds and repayment of one credit line."""

@@ -1,0 +1,171 @@
+"""
+Everything that may be asked to change, as plain data: what crosses the queue to the writer.
+
+A command was authenticated, decoded and validated before it is made, so its fields are well formed;
+whether the state allows it is for the use case to say.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from riskgate_server.domain.credit.line import BlockKind
+from riskgate_server.domain.customer import CustomerKey
+from riskgate_server.domain.fraud.profile import PurchaseFacts
+from riskgate_server.domain.journal import Label
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What every command carries.
+
+    Args:
+        request_id: names the attempt within (tenant, customer); empty only for what the clock causes.
+        fingerprint: keyed digest of the request's whole content: same id and other fingerprint is refused.
+        deadline_us: monotonic time after which the command must not start; 0 for none.
+        event_us: when the caller says it happened, UTC; 0 for now.
+    """
+
+    tenant_id: str
+    customer_id: str
+    request_id: str = ""
+    fingerprint: bytes = b""
+    caller_id: str = ""
+    deadline_us: int = 0
+    event_us: int = 0
+
+    @property
+    def key(self) -> CustomerKey:
+        """Whose state it changes."""
+        return (self.tenant_id, self.customer_id)
+
+
+class OpenCreditLine(Command, frozen=True, kw_only=True):
+    """Grant a line, and open the customer with their first one."""
+
+    line_id: str
+    currency: str
+    limit_minor: int
+    product_id: str
+    time_zone: str
+    decision_reference: str
+    actor_id: str
+
+
+class CheckTransaction(Command, frozen=True, kw_only=True):
+    """
+    Decide about a purchase and hold the credit for it.
+
+    Args:
+        terms: keyed digest of amount and payee: a transaction id never changes its terms.
+        hold_lifetime_us: 0 for the product's own.
+    """
+
+    transaction_id: str
+    line_id: str
+    terms: bytes
+    facts: PurchaseFacts
+    hold_lifetime_us: int = 0
+    allow_partial: bool = False
+    validate_only: bool = False
+
+
+class CaptureHold(Command, frozen=True, kw_only=True):
+    """Take all (`amount_minor` None) or part of a hold."""
+
+    transaction_id: str
+    amount_minor: int | None
+    currency: str
+    final: bool
+    force: bool
+
+
+class IncrementHold(Command, frozen=True, kw_only=True):
+    """Raise an open hold."""
+
+    transaction_id: str
+    amount_minor: int
+    currency: str
+
+
+class VoidHold(Command, frozen=True, kw_only=True):
+    """Give up what a hold still reserves."""
+
+    transaction_id: str
+
+
+class RefundCapture(Command, frozen=True, kw_only=True):
+    """Give captured money back."""
+
+    transaction_id: str
+    amount_minor: int
+    currency: str
+
+
+class RecordPayment(Command, frozen=True, kw_only=True):
+    """Book a repayment. `value_us` 0 means now."""
+
+    line_id: str
+    payment_id: str
+    amount_minor: int
+    currency: str
+    value_us: int
+
+
+class ReversePayment(Command, frozen=True, kw_only=True):
+    """Undo a repayment that was returned."""
+
+    payment_id: str
+    reason_code: str
+    actor_id: str
+
+
+class PlaceBlock(Command, frozen=True, kw_only=True):
+    """Stop new spending. `expires_us` 0 means the kind's own lifetime."""
+
+    line_id: str
+    kind: BlockKind
+    reason_code: str
+    actor_id: str
+    note: str
+    expires_us: int
+
+
+class LiftBlock(Command, frozen=True, kw_only=True):
+    """Lift one named block. `liftable` are the kinds the caller's scopes allow."""
+
+    line_id: str
+    block_id: str
+    actor_id: str
+    note: str
+    liftable: frozenset[BlockKind]
+
+
+class CloseCreditLine(Command, frozen=True, kw_only=True):
+    """End a line that owes nothing."""
+
+    line_id: str
+    reason_code: str
+    actor_id: str
+
+
+class AnnotateDecision(Command, frozen=True, kw_only=True):
+    """Say what a purchase turned out to be."""
+
+    decision_sequence: int
+    label: Label
+    actor_id: str
+    note: str
+
+
+class ResolveReview(Command, frozen=True, kw_only=True):
+    """Decide a purchase under review, for or against the customer."""
+
+    transaction_id: str
+    approve: bool
+    actor_id: str
+    note: str
+
+
+class SettleLapsed(Command, frozen=True, kw_only=True):
+    """End the customer's holds whose time is over. The clock's own command: no request id, no reply to anybody."""

@@ -1,0 +1,36 @@
+"""From a command to its use case: the whole list of what the engine can be asked to change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from riskgate_server.engine import commands, holds, lines, payments, purchases
+from riskgate_server.engine.ports import RiskRules
+from riskgate_server.engine.replies import Reply, Settled
+from riskgate_server.engine.work import Work
+
+UseCase = Callable[[Work, Any, RiskRules], Reply]
+
+
+def _plain(use_case: Callable[[Work, Any], Reply]) -> UseCase:
+    return lambda work, command, _rules: use_case(work, command)
+
+
+USE_CASES: Final[dict[type[commands.Command], UseCase]] = {
+    commands.CheckTransaction: purchases.check_transaction,
+    commands.AnnotateDecision: _plain(purchases.annotate_decision),
+    commands.ResolveReview: _plain(purchases.resolve_review),
+    commands.CaptureHold: _plain(holds.capture_hold),
+    commands.IncrementHold: _plain(holds.increment_hold),
+    commands.VoidHold: _plain(holds.void_hold),
+    commands.RefundCapture: _plain(holds.refund_capture),
+    commands.RecordPayment: _plain(payments.record_payment),
+    commands.ReversePayment: _plain(payments.reverse_payment),
+    commands.OpenCreditLine: _plain(lines.open_credit_line),
+    commands.PlaceBlock: _plain(lines.place_block),
+    commands.LiftBlock: _plain(lines.lift_block),
+    commands.CloseCreditLine: _plain(lines.close_credit_line),
+    # Every command begins by ending what lapsed; this one does nothing else.
+    commands.SettleLapsed: lambda _work, _command, _rules: Settled(0),
+}

@@ -1,0 +1,244 @@
+"""
+The one write path: a batch of commands becomes one durable commit, and only then replies.
+
+`Pipeline.run` is synchronous and deterministic given its ports: the server drives it from its writer
+thread (`writer.py`), the simulator from a loop with a seed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+import structlog
+
+from riskgate_server.domain import errors
+from riskgate_server.domain.customer import CustomerKey
+from riskgate_server.domain.journal import CommandRefused, Happening, PurchaseDecided
+from riskgate_server.engine import sealing
+from riskgate_server.engine.commands import CheckTransaction, Command, OpenCreditLine, SettleLapsed
+from riskgate_server.engine.decide import USE_CASES
+from riskgate_server.engine.ports import (
+    BatchRow,
+    Clock,
+    CustomerRow,
+    Entropy,
+    EntrySink,
+    RequestRow,
+    RiskRules,
+    Sealer,
+    Store,
+    StoreBroken,
+    StoreFull,
+    Transaction,
+    Vault,
+)
+from riskgate_server.engine.replies import (
+    STICKY,
+    DecisionReply,
+    Reply,
+    Settled,
+    failure_of,
+    refusal_of,
+)
+from riskgate_server.engine.work import Batch, Loaded, Work
+
+log = structlog.get_logger()
+
+CACHED_CUSTOMERS: Final = 100_000
+"""Customers kept decoded in memory, about 3 KiB each."""
+
+QUARANTINE_MAX: Final = 10_000
+"""Commands remembered as harmful; beyond it the oldest is forgotten."""
+
+
+class BatchClock(Clock, Protocol):
+    """A clock that a batch may drive."""
+
+    def advance(self, commands: Sequence[Command]) -> None:
+        """Let time pass up to the newest event among `commands`."""
+
+    def at(self, command: Command, now_us: int) -> int:
+        """Return when a command of a batch that began at `now_us` happens."""
+
+
+class Pipeline:
+    """Decides, writes and remembers. Not thread-safe: exactly one thread runs it."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        vault: Vault,
+        sealer: Sealer,
+        clock: BatchClock,
+        entropy: Entropy,
+        rules: RiskRules,
+        sink: EntrySink | None = None,
+        monotonic_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
+        cached_customers: int = CACHED_CUSTOMERS,
+    ) -> None:
+        self.rules = rules
+        self._store = store
+        self._vault = vault
+        self._sealer = sealer
+        self._clock = clock
+        self._entropy = entropy
+        self._sink = sink
+        self._monotonic_us = monotonic_us
+        self._cached_customers = cached_customers
+        self._cache: OrderedDict[CustomerKey, Loaded] = OrderedDict()
+        self._quarantine: OrderedDict[tuple[CustomerKey, str], None] = OrderedDict()
+        self._tail: tuple[BatchRow | None, int] | None = None
+
+    def run(self, commands: Sequence[Command]) -> list[Reply]:
+        """
+        Run a batch in order, commit it, and return the replies in the same order.
+
+        Raises:
+            StoreBroken: the outcome of the whole batch is unknown, and nothing may be written any more.
+        """
+        self._clock.advance(commands)
+        try:
+            return self._commit(commands)
+        except StoreBroken:
+            raise
+        except StoreFull:
+            log.exception("store full", commands=len(commands))
+            full = errors.Unavailable("STORE_FULL", "the store has no room; nothing was done")
+            return [failure_of(full)] * len(commands)
+        except Exception:
+            # The commit failed and was rolled back. One command's fault must not fail the others.
+            log.exception("batch failed", commands=len(commands))
+            if len(commands) > 1:
+                return [reply for command in commands for reply in self.run([command])]
+            return [self._quarantined(commands[0])]
+
+    def _commit(self, commands: Sequence[Command]) -> list[Reply]:
+        now_us = self._clock.now_us()
+        with self._store.transaction() as tx:
+            batch = Batch(tx, vault=self._vault, sealer=self._sealer, entropy=self._entropy, now_us=now_us)
+            self._load(batch, tx, commands)
+            replies = [self._execute(batch, command) for command in commands]
+            tail = self._tail or tx.tail()
+            rows = batch.rows(tail)
+            if rows.customers or rows.requests or rows.entries:
+                tx.write(rows)
+        self._committed(batch, (rows.batch or tail[0], tail[1] + len(rows.entries)))
+        return replies
+
+    def _load(self, batch: Batch, tx: Transaction, commands: Sequence[Command]) -> None:
+        missing = []
+        for key in {command.key for command in commands}:
+            cached = self._cache.get(key)
+            if cached is not None:
+                batch.loaded[key] = cached
+            elif (row := tx.customer(key)) is not None:
+                missing.append(row)
+        if missing:
+            keys = self._vault.keys([row.key for row in missing])
+            batch.loaded.update((row.key, self._open(row, keys[row.key])) for row in missing)
+
+    def _open(self, row: CustomerRow, data_key: bytes | None) -> Loaded:
+        if data_key is None:
+            reason = f"no key for customer in row {row.sequence}"
+            raise LookupError(reason)
+        customer = sealing.open_customer(row)
+        profile = sealing.open_profile(row, data_key, self._sealer)
+        return Loaded(customer.with_profile(profile), data_key, row.next_lapse_us)
+
+    def _committed(self, batch: Batch, tail: tuple[BatchRow | None, int]) -> None:
+        # Only what is durable may be remembered, so the cache learns of a batch after its commit.
+        self._tail = tail
+        for key, loaded in batch.loaded.items():
+            self._cache[key] = loaded
+            self._cache.move_to_end(key)
+        while len(self._cache) > self._cached_customers:
+            self._cache.popitem(last=False)
+        if self._sink and batch.changed:
+            self._sink.committed(tail[1], batch.changed)
+
+    def _execute(self, batch: Batch, command: Command) -> Reply:
+        try:
+            return self._answer(batch, command)
+        except errors.RiskgateError as error:
+            return failure_of(error)
+        except (StoreBroken, StoreFull):
+            raise
+        except Exception:
+            log.exception("command failed", command=type(command).__name__)
+            return self._quarantined(command)
+
+    def _answer(self, batch: Batch, command: Command) -> Reply:
+        key, request_id = command.key, command.request_id
+        if (key, request_id) in self._quarantine:
+            return self._quarantined(command)
+        if command.deadline_us and self._monotonic_us() >= command.deadline_us:
+            reason, message = "DEADLINE_PASSED", "the deadline passed before the command started"
+            raise errors.DeadlinePassed(reason, message)
+        loaded = batch.loaded.get(key)
+        if loaded is None:
+            if not isinstance(command, OpenCreditLine):
+                reason, message = "CUSTOMER_NOT_FOUND", "no such customer"
+                raise errors.NotFound(reason, message)
+            loaded = batch.new_customer(key)
+        remembers = bool(request_id) and not getattr(command, "validate_only", False)
+        if remembers and (known := batch.request(key, request_id)) is not None:
+            return self._repeat(batch, known, command)
+        work = Work(batch, loaded, request_id=request_id, at_us=self._clock.at(command, batch.now_us))
+        settled = work.settle_lapsed()
+        before = len(work.entries)
+        reply: Reply
+        try:
+            reply = USE_CASES[type(command)](work, command, self.rules)
+        except errors.RiskgateError as error:
+            if len(work.entries) != before:
+                message = f"{type(command).__name__} was refused after it had recorded"
+                raise AssertionError(message) from error
+            if type(error).__name__ not in STICKY or not remembers:
+                raise
+            reply = refusal_of(error)
+            work.record(Happening(CommandRefused(type(command).__name__, error.reason)))
+        if isinstance(command, SettleLapsed):
+            reply = Settled(settled)
+        if isinstance(command, CheckTransaction) and command.validate_only:
+            return reply
+        batch.keep(work)
+        if remembers:
+            batch.requests[key, request_id] = _remembered(command, reply, work)
+        return reply
+
+    def _repeat(self, batch: Batch, known: RequestRow, command: Command) -> Reply:
+        """Answer a request id that was used before: the same content gets the same answer."""
+        if known.fingerprint != command.fingerprint:
+            reason, message = "REQUEST_ID_REUSED", "the request id was used with other content"
+            raise errors.AlreadyExists(reason, message, request_id=command.request_id)
+        if known.reply:
+            return sealing.decode_reply(known.reply)
+        entries = [e for e in batch.entries if e.key == known.key and e.sequence == known.sequence]
+        entry = (entries or batch.tx.entries(known.key, after=known.sequence - 1, limit=1))[0]
+        event = sealing.open_clear(entry).event
+        if isinstance(event, PurchaseDecided):
+            return DecisionReply(entry.key, entry.sequence, entry.at_us, entry.request_id, event)
+        reason, message = "REPLY_FORGOTTEN", "done before under this request id; the full reply is no longer kept"
+        raise errors.PreconditionFailed(reason, message, sequence=str(known.sequence))
+
+    def _quarantined(self, command: Command) -> Reply:
+        """Refuse a command that broke us, now and whenever it comes back."""
+        if command.request_id:
+            self._quarantine[command.key, command.request_id] = None
+            if len(self._quarantine) > QUARANTINE_MAX:
+                self._quarantine.popitem(last=False)
+        return failure_of(errors.InternalError("INTERNAL", "an internal error; it is logged"))
+
+
+def _remembered(command: Command, reply: Reply, work: Work) -> RequestRow:
+    if isinstance(reply, DecisionReply):
+        # A purchase's answer is rebuilt from its journal entry: nothing is stored twice.
+        return RequestRow(work.key, command.request_id, command.fingerprint, reply.sequence, work.now_us, b"")
+    sequence = work.customer.sequence
+    return RequestRow(
+        work.key, command.request_id, command.fingerprint, sequence, work.now_us, sealing.encode_reply(reply)
+    )

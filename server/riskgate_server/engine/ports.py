@@ -1,0 +1,319 @@
+"""
+What the engine needs from the edges, said in the engine's words.
+
+A store moves rows and knows nothing of their meaning: states arrive and leave as bytes, so every
+store holds the same bytes for the same history. Every "must" below is a test in `tests/contract/`,
+run against every store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import msgspec
+
+from riskgate_server.domain.customer import CustomerKey
+from riskgate_server.domain.fraud.decision import Assessment
+from riskgate_server.domain.fraud.features import FeatureValues, LineFacts
+from riskgate_server.domain.fraud.profile import Profile, PurchaseFacts
+
+
+class StoreBroken(Exception):
+    """The store failed in a way that leaves the outcome of the last commit unknown. The process must stop writing."""
+
+
+class StoreFull(Exception):
+    """The store has no room. The transaction was rolled back; a later one may succeed."""
+
+
+class StoreInUse(Exception):
+    """Another process serves this store."""
+
+
+class CustomerRow(msgspec.Struct, frozen=True):
+    """State of a customer as stored. `next_lapse_us` is when the clock will next end a hold; 0 when no hold is open."""
+
+    key: CustomerKey
+    sequence: int
+    next_lapse_us: int
+    state: bytes
+    profile: bytes
+
+
+class PurchaseRow(msgspec.Struct, frozen=True):
+    """A purchase as stored. `lapses_us` is 0 unless its hold is open; `owed_since` is 0 unless principal is owed."""
+
+    key: CustomerKey
+    transaction_id: str
+    lapses_us: int
+    owed_since: int
+    state: bytes
+
+
+class PaymentRow(msgspec.Struct, frozen=True):
+    """A payment as stored."""
+
+    key: CustomerKey
+    payment_id: str
+    state: bytes
+
+
+class RequestRow(msgspec.Struct, frozen=True):
+    """What a request id came to. `reply` is empty once forgotten, and for purchases: the journal has them."""
+
+    key: CustomerKey
+    request_id: str
+    fingerprint: bytes
+    sequence: int
+    at_us: int
+    reply: bytes
+
+
+class EntryRow(msgspec.Struct, frozen=True):
+    """One journal entry. `position` is its place in commit order within its writer's lane."""
+
+    key: CustomerKey
+    sequence: int
+    position: int
+    batch: int
+    at_us: int
+    tag: int
+    request_id: str
+    clear: bytes
+    nonce: bytes
+    sealed: bytes
+    hash: bytes
+
+
+class BatchRow(msgspec.Struct, frozen=True):
+    """One commit: the Merkle root of its entries, chained to the commit before it."""
+
+    sequence: int
+    at_us: int
+    first_position: int
+    count: int
+    root: bytes
+    hash: bytes
+
+
+class BatchWrite(msgspec.Struct):
+    """Everything one commit adds or replaces."""
+
+    customers: list[CustomerRow]
+    purchases: list[PurchaseRow]
+    payments: list[PaymentRow]
+    requests: list[RequestRow]
+    entries: list[EntryRow]
+    batch: BatchRow | None
+
+
+class Reads(Protocol):
+    """Questions a transaction and a snapshot both answer. Absent is None, never an error."""
+
+    def customer(self, key: CustomerKey) -> CustomerRow | None:
+        """Return the customer's state."""
+
+    def purchase(self, key: CustomerKey, transaction_id: str) -> PurchaseRow | None:
+        """Return one purchase."""
+
+    def payment(self, key: CustomerKey, payment_id: str) -> PaymentRow | None:
+        """Return one payment."""
+
+    def lapsed(self, key: CustomerKey, now_us: int) -> Sequence[PurchaseRow]:
+        """Return the customer's open holds with `lapses_us` at or before `now_us`, by (lapses_us, transaction_id)."""
+
+    def entries(self, key: CustomerKey, *, after: int, limit: int) -> Sequence[EntryRow]:
+        """Return the customer's entries with a sequence above `after`, ascending, at most `limit`."""
+
+
+class Transaction(Reads, Protocol):
+    """One atomic unit of work of the only writer of its lane."""
+
+    def request(self, key: CustomerKey, request_id: str) -> RequestRow | None:
+        """Return what a request id came to."""
+
+    def owed(self, key: CustomerKey) -> Sequence[PurchaseRow]:
+        """Return the customer's purchases that owe principal, by (owed_since, transaction_id)."""
+
+    def next_lapse(self, key: CustomerKey, after_us: int) -> int:
+        """Return the earliest `lapses_us` above `after_us` among the customer's open holds; 0 when there is none."""
+
+    def tail(self) -> tuple[BatchRow | None, int]:
+        """Return the last batch row and the position of the last entry (0 before the first)."""
+
+    def write(self, batch: BatchWrite) -> None:
+        """Add or replace everything in `batch`. Raises when an entry's (key, sequence) or a request id is taken."""
+
+
+class Snapshot(Reads, AbstractContextManager["Snapshot"], Protocol):
+    """A consistent view for reading; never sees an uncommitted row."""
+
+    def entries_by_position(
+        self, *, after: int, limit: int, tenant_id: str = "", tag: int | None = None
+    ) -> Sequence[EntryRow]:
+        """Return entries with a position above `after`, ascending, at most `limit`; of one tenant and tag if named."""
+
+    def entries_before(self, *, position: int, limit: int, tenant_id: str, tag: int) -> Sequence[EntryRow]:
+        """Return a tenant's entries of one tag with a position below `position`, descending, at most `limit`."""
+
+    def customer_entries_before(self, key: CustomerKey, *, sequence: int, limit: int, tag: int) -> Sequence[EntryRow]:
+        """Return a customer's entries of one tag with a sequence below `sequence`, descending, at most `limit`."""
+
+    def purchases(self, key: CustomerKey, *, after: str, limit: int, only_open: bool) -> Sequence[PurchaseRow]:
+        """Return the customer's purchases with a transaction id above `after`, ascending, at most `limit`."""
+
+    def payments(self, key: CustomerKey) -> Sequence[PaymentRow]:
+        """Return the customer's payments by payment id."""
+
+    def customers(self, *, after: CustomerKey, limit: int) -> Sequence[CustomerRow]:
+        """Return customers with a key above `after`, ascending, at most `limit`."""
+
+    def batches(self, *, after: int, limit: int) -> Sequence[BatchRow]:
+        """Return batch rows with a sequence above `after`, ascending, at most `limit`."""
+
+    def last_position(self) -> int:
+        """Return the position of the last entry; 0 before the first."""
+
+    def counts(self) -> Mapping[str, int]:
+        """Return how many rows there are: customers, purchases, payments, entries, batches."""
+
+    def ruleset_source(self, ruleset_hash: bytes) -> str | None:
+        """Return the source text of a ruleset that decided here."""
+
+
+class Store(Protocol):
+    """Durable rows. What a transaction committed survives any crash that follows."""
+
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """
+        One atomic unit of work: commits on clean exit, leaves nothing on any exception.
+
+        Raises:
+            StoreBroken: the commit failed and may or may not have happened.
+            StoreFull: there was no room; nothing happened.
+        """
+
+    def snapshot(self) -> Snapshot:
+        """A consistent view of everything committed so far. Safe from any thread; each call has its own."""
+
+    def customers_due(self, now_us: int, limit: int) -> Sequence[CustomerKey]:
+        """Return customers with a hold that lapsed at or before `now_us`, earliest first, at most `limit`."""
+
+    def forget_replies(self, before_us: int, limit: int) -> int:
+        """Empty the replies of at most `limit` requests older than `before_us`, oldest first; return how many."""
+
+    def remember_ruleset(self, ruleset_hash: bytes, source: str, at_us: int) -> None:
+        """Keep the source text of a ruleset, so that what it decided can be recomputed. Again is no effect."""
+
+    def close(self) -> None:
+        """Finish; use afterwards raises."""
+
+
+class Vault(Protocol):
+    """Customers' data keys, apart from the store so that a key can be truly forgotten."""
+
+    def keys(self, customers: Sequence[CustomerKey]) -> dict[CustomerKey, bytes | None]:
+        """Return the data key of each customer, None where there is none or it was forgotten."""
+
+    def create(self, keys: Mapping[CustomerKey, bytes]) -> dict[CustomerKey, bytes]:
+        """Keep new keys, durable on return, and return the keys that now stand (an older one wins)."""
+
+    def forget(self, customer: CustomerKey) -> None:
+        """Destroy one customer's key for good."""
+
+
+class Sealer(Protocol):
+    """Authenticated encryption under a customer's key."""
+
+    def seal(self, key: bytes, nonce: bytes, aad: bytes, plaintext: bytes) -> bytes:
+        """Encrypt `plaintext`, binding it to `aad`. A nonce must never repeat under one key."""
+
+    def open_sealed(self, key: bytes, nonce: bytes, aad: bytes, sealed: bytes) -> bytes:
+        """Decrypt, or raise when key, nonce, aad or a bit of the text is not what was sealed."""
+
+
+class Clock(Protocol):
+    """Where the engine's time comes from. Read once per batch."""
+
+    def now_us(self) -> int:
+        """Return the time in microseconds UTC."""
+
+
+class Entropy(Protocol):
+    """Where randomness comes from."""
+
+    def __call__(self, size: int, /) -> bytes:
+        """Return `size` random bytes."""
+
+
+class EntrySink(Protocol):
+    """Hears of every commit, after it is durable."""
+
+    def committed(self, position: int, keys: Iterable[CustomerKey]) -> None:
+        """Everything up to `position` is durable; `keys` changed."""
+
+
+class RiskRules(Protocol):
+    """A compiled ruleset."""
+
+    @property
+    def version(self) -> str:
+        """The version its author gave it."""
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of its source text, lower-case hex."""
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of what `features` returns, in its order."""
+
+    def features(self, profile: Profile, facts: PurchaseFacts, line: LineFacts) -> FeatureValues:
+        """Return what the rules see of a purchase, in the ruleset's order."""
+
+    def assess(self, values: FeatureValues) -> Assessment:
+        """Return what the rules make of it."""
+
+    def explain(self, values: FeatureValues) -> Sequence[RuleTrace]:
+        """Return what every rule makes of it, in the ruleset's order."""
+
+
+class RuleTrace(Protocol):
+    """What one rule made of one set of feature values; `result` is HIT, MISS or ERROR."""
+
+    @property
+    def rule_id(self) -> str:
+        """The rule."""
+
+    @property
+    def when(self) -> str:
+        """Its CEL expression."""
+
+    @property
+    def result(self) -> str:
+        """HIT, MISS or ERROR."""
+
+    @property
+    def reason_code(self) -> str:
+        """The code it gives on a hit."""
+
+    @property
+    def weight(self) -> int:
+        """What it adds to the risk score."""
+
+    @property
+    def why(self) -> str:
+        """Its author's one line."""
+
+    @property
+    def features(self) -> tuple[tuple[str, int | float | bool | str], ...]:
+        """The features it names, with their values."""
+
+
+class Rulesets(Protocol):
+    """Compiled rulesets by their source."""
+
+    def __call__(self, source: str, /) -> RiskRules:
+        """Compile a ruleset that decided before."""

@@ -1,0 +1,278 @@
+"""
+Questions: what stands now, what was decided, and why. Reads only what is committed.
+
+Expiry is evaluated at read: a hold whose time is over is shown as ended, and its credit as
+available, whether or not the books say so yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import lru_cache
+from typing import Final
+
+import msgspec
+
+from riskgate_server.domain.customer import Customer, CustomerKey
+from riskgate_server.domain.errors import InvalidRequest, NotFound
+from riskgate_server.domain.journal import (
+    Aggregate,
+    DecisionAnnotated,
+    Happening,
+    HoldExpired,
+    Outcome,
+    PurchaseDecided,
+    PurchaseSecrets,
+    evolve,
+)
+from riskgate_server.domain.ledger import postings
+from riskgate_server.domain.ledger.holds import HoldState, after_expiry
+from riskgate_server.engine import sealing
+from riskgate_server.engine.ports import (
+    Clock,
+    CustomerRow,
+    EntryRow,
+    RiskRules,
+    Rulesets,
+    RuleTrace,
+    Sealer,
+    Snapshot,
+    Store,
+    Vault,
+)
+from riskgate_server.engine.replies import AnnotationReply, DecisionReply, HoldReply, LineReply
+
+DECISION_TAG: Final = sealing.EVENT_TAGS[PurchaseDecided]
+ANNOTATION_TAG: Final = sealing.EVENT_TAGS[DecisionAnnotated]
+ANNOTATIONS_MAX: Final = 100
+"""Annotations shown with one decision."""
+TOKEN_DIGITS_MAX: Final = 18
+SCAN_MAX: Final = 2_000
+"""Entries one page of a filtered list looks at; a page may come back short, with a token."""
+
+
+class Page(msgspec.Struct):
+    """Some items, and where the next page begins; 0 at the end."""
+
+    decisions: list[DecisionReply]
+    next_before: int
+
+
+class Explanation(msgspec.Struct):
+    """Everything that led to a decision. `features` and `rules` are empty when the customer's key was destroyed."""
+
+    decision: DecisionReply
+    features: tuple[tuple[str, int | float | bool | str], ...]
+    rules: tuple[RuleTrace, ...]
+    annotations: list[AnnotationReply]
+    reproduced: bool
+
+
+class Queries:
+    """Answers questions from snapshots of the store. Safe from any thread."""
+
+    def __init__(self, store: Store, *, vault: Vault, sealer: Sealer, clock: Clock, rulesets: Rulesets) -> None:
+        self._store = store
+        self._vault = vault
+        self._sealer = sealer
+        self._clock = clock
+        self._compiled = lru_cache(maxsize=8)(rulesets)
+
+    def credit_line(self, key: CustomerKey, line_id: str) -> LineReply:
+        """
+        Return a line as it stands now.
+
+        Raises:
+            NotFound: no such customer in the tenant, or no such line.
+        """
+        with self._store.snapshot() as snapshot:
+            customer, now_us = self._as_of_now(snapshot, key)
+        return LineReply(key, customer.sequence, now_us, customer.line(line_id))
+
+    def credit_lines(self, key: CustomerKey) -> list[LineReply]:
+        """Return all lines of a customer, oldest first."""
+        with self._store.snapshot() as snapshot:
+            customer, now_us = self._as_of_now(snapshot, key)
+        return [LineReply(key, customer.sequence, now_us, line) for line in customer.lines]
+
+    def _as_of_now(self, snapshot: Snapshot, key: CustomerKey) -> tuple[Customer, int]:
+        row = _customer_row(snapshot, key)
+        customer = sealing.open_customer(row)
+        now_us = max(self._clock.now_us(), customer.last_us)
+        if not row.next_lapse_us or now_us < row.next_lapse_us:
+            return customer, now_us
+        aggregate = Aggregate(customer)
+        for lapsed in snapshot.lapsed(key, now_us):
+            purchase = sealing.decode_purchase(lapsed.state)
+            aggregate.purchases[purchase.transaction_id] = purchase
+            remaining = purchase.remaining_minor
+            ended = Happening(HoldExpired(purchase.transaction_id, remaining), postings.release(remaining))
+            evolve(aggregate, ended, sequence=customer.sequence, at_us=customer.last_us, head=customer.head)
+        return aggregate.customer, now_us
+
+    def hold(self, key: CustomerKey, transaction_id: str) -> HoldReply:
+        """
+        Return a hold as it stands now.
+
+        Raises:
+            NotFound: the customer has no such hold.
+        """
+        with self._store.snapshot() as snapshot:
+            customer = sealing.open_customer(_customer_row(snapshot, key))
+            row = snapshot.purchase(key, transaction_id)
+        purchase = sealing.decode_purchase(row.state) if row else None
+        if purchase is None or purchase.state is HoldState.NONE:
+            reason, message = "HOLD_NOT_FOUND", "the customer has no such hold"
+            raise NotFound(reason, message)
+        now_us = max(self._clock.now_us(), customer.last_us)
+        if purchase.lapsed(now_us):
+            purchase = after_expiry(purchase)
+        return HoldReply(key, customer.line(purchase.line_id).currency, purchase)
+
+    def holds(self, key: CustomerKey, *, after: str, limit: int, only_pending: bool) -> tuple[list[HoldReply], str]:
+        """Return a page of holds by transaction id, and where the next page begins (empty at the end)."""
+        with self._store.snapshot() as snapshot:
+            customer = sealing.open_customer(_customer_row(snapshot, key))
+            rows = snapshot.purchases(key, after=after, limit=limit + 1, only_open=only_pending)
+        now_us = max(self._clock.now_us(), customer.last_us)
+        more = rows[limit - 1].transaction_id if len(rows) > limit else ""
+        purchases = [sealing.decode_purchase(row.state) for row in rows[:limit]]
+        replies = [
+            HoldReply(key, customer.line(p.line_id).currency, after_expiry(p) if p.lapsed(now_us) else p)
+            for p in purchases
+            if p.state is not HoldState.NONE and not (only_pending and p.lapsed(now_us))
+        ]
+        return replies, more
+
+    def entries(self, key: CustomerKey, *, after: int, limit: int) -> tuple[list[EntryRow], str, int]:
+        """Return a page of the customer's journal, its currency, and where the next page begins (0 at the end)."""
+        with self._store.snapshot() as snapshot:
+            customer = sealing.open_customer(_customer_row(snapshot, key))
+            rows = list(snapshot.entries(key, after=after, limit=limit + 1))
+        more = rows[limit - 1].sequence if len(rows) > limit else 0
+        return rows[:limit], customer.lines[0].currency, more
+
+    def decision(self, key: CustomerKey, sequence: int) -> DecisionReply:
+        """
+        Return one decision as it was answered.
+
+        Raises:
+            NotFound: the customer has no such decision.
+        """
+        with self._store.snapshot() as snapshot:
+            return decision_of(_decision_entry(snapshot, key, sequence))
+
+    def decisions(
+        self, tenant_id: str, customer_id: str, *, outcomes: Collection[Outcome], before: int, limit: int
+    ) -> Page:
+        """Return a page of decisions, newest first; `before` is 0 for the first page."""
+        found: list[DecisionReply] = []
+        before = before or 2**62
+        with self._store.snapshot() as snapshot:
+            if customer_id:
+                key = (tenant_id, customer_id)
+                _customer_row(snapshot, key)
+                rows = snapshot.customer_entries_before(key, sequence=before, limit=SCAN_MAX, tag=DECISION_TAG)
+            else:
+                rows = snapshot.entries_before(position=before, limit=SCAN_MAX, tenant_id=tenant_id, tag=DECISION_TAG)
+        for row in rows:
+            place = row.sequence if customer_id else row.position
+            reply = decision_of(row)
+            if not outcomes or reply.decided.outcome in outcomes:
+                found.append(reply)
+            if len(found) == limit:
+                return Page(found, place if row is not rows[-1] or len(rows) == SCAN_MAX else 0)
+            before = place
+        return Page(found, before if len(rows) == SCAN_MAX else 0)
+
+    def decisions_after(
+        self, position: int, *, tenant_id: str, customer_id: str, limit: int
+    ) -> tuple[list[tuple[int, DecisionReply]], int]:
+        """Return decisions committed after `position` with their positions, and up to where that looked."""
+        with self._store.snapshot() as snapshot:
+            last = snapshot.last_position()
+            rows = snapshot.entries_by_position(after=position, limit=limit, tenant_id=tenant_id, tag=DECISION_TAG)
+        seen = rows[-1].position if len(rows) == limit else last
+        wanted = [row for row in rows if not customer_id or row.key[1] == customer_id]
+        return [(row.position, decision_of(row)) for row in wanted], max(seen, position)
+
+    def last_position(self) -> int:
+        """Return the position of the last entry."""
+        with self._store.snapshot() as snapshot:
+            return snapshot.last_position()
+
+    def explain(self, key: CustomerKey, sequence: int) -> Explanation:
+        """
+        Return a decision with what the rules saw and made of it, recomputed from the stored features.
+
+        Raises:
+            NotFound: the customer has no such decision.
+        """
+        data_key = self._vault.keys([key])[key]
+        with self._store.snapshot() as snapshot:
+            entry = _decision_entry(snapshot, key, sequence)
+            notes = snapshot.customer_entries_before(key, sequence=2**62, limit=SCAN_MAX, tag=ANNOTATION_TAG)
+            reply = decision_of(entry)
+            source = snapshot.ruleset_source(reply.decided.ruleset_hash)
+        annotations = [
+            AnnotationReply(key, event.decision_sequence, event.label, event.actor_id, row.at_us)
+            for row in reversed(notes)
+            if isinstance(event := sealing.open_clear(row).event, DecisionAnnotated)
+            and event.decision_sequence == sequence
+        ][:ANNOTATIONS_MAX]
+        secrets = sealing.open_secrets(entry, data_key, self._sealer)
+        if not isinstance(secrets, PurchaseSecrets) or source is None:
+            return Explanation(reply, (), (), annotations, reproduced=False)
+        rules = self._compiled(source)
+        return Explanation(
+            decision=reply,
+            features=tuple(zip(rules.feature_names, secrets.features, strict=True)),
+            rules=tuple(rules.explain(secrets.features)),
+            annotations=annotations,
+            reproduced=_reproduces(rules, secrets, reply.decided),
+        )
+
+
+def _reproduces(rules: RiskRules, secrets: PurchaseSecrets, decided: PurchaseDecided) -> bool:
+    """Whether the stored features still give the stored score and the rules that fired."""
+    assessment = rules.assess(secrets.features)
+    return (assessment.risk_score, assessment.fired) == (decided.risk_score, decided.fired)
+
+
+def decision_of(row: EntryRow) -> DecisionReply:
+    """Return the answer a decision's entry stands for."""
+    event = sealing.open_clear(row).event
+    assert isinstance(event, PurchaseDecided)
+    return DecisionReply(row.key, row.sequence, row.at_us, row.request_id, event)
+
+
+def _customer_row(snapshot: Snapshot, key: CustomerKey) -> CustomerRow:
+    row = snapshot.customer(key)
+    if row is None:
+        reason, message = "CUSTOMER_NOT_FOUND", "no such customer"
+        raise NotFound(reason, message)
+    return row
+
+
+def _decision_entry(snapshot: Snapshot, key: CustomerKey, sequence: int) -> EntryRow:
+    _customer_row(snapshot, key)
+    for row in snapshot.entries(key, after=sequence - 1, limit=1):
+        if row.sequence == sequence and row.tag == DECISION_TAG:
+            return row
+    reason, message = "DECISION_NOT_FOUND", "the customer has no such decision"
+    raise NotFound(reason, message)
+
+
+def position_of(token: str) -> int:
+    """
+    Read a page or resume token: a position, in decimal.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    if not token:
+        return 0
+    if not (token.isascii() and token.isdecimal() and len(token) <= TOKEN_DIGITS_MAX):
+        reason, message = "TOKEN_INVALID", "the token was not made by this call"
+        raise InvalidRequest(reason, message)
+    return int(token)

@@ -1,0 +1,140 @@
+"""What a command came to, as plain data: what crosses the queue back, and what a repeated request is answered from."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from riskgate_server.domain import errors
+from riskgate_server.domain.credit.line import Block, CreditLine
+from riskgate_server.domain.customer import CustomerKey
+from riskgate_server.domain.journal import Label, PurchaseDecided
+from riskgate_server.domain.ledger.holds import Purchase
+from riskgate_server.domain.ledger.repayment import Payment
+
+
+class DecisionReply(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """A purchase was decided as entry `sequence` (0 for validate_only)."""
+
+    key: CustomerKey
+    sequence: int
+    at_us: int
+    request_id: str
+    decided: PurchaseDecided
+
+
+class HoldReply(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """A hold as it stands after a command."""
+
+    key: CustomerKey
+    currency: str
+    purchase: Purchase
+    to_credit_minor: int = 0
+
+
+class PaymentReply(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """A payment as it stands after a command."""
+
+    key: CustomerKey
+    currency: str
+    payment: Payment
+    available_minor: int
+
+
+class LineReply(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """A line as it stands at `at_us`, after entry `sequence`."""
+
+    key: CustomerKey
+    sequence: int
+    at_us: int
+    line: CreditLine
+    block: Block | None = None
+    lifted: bool = False
+
+
+class AnnotationReply(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """A decision's truth as recorded."""
+
+    key: CustomerKey
+    decision_sequence: int
+    label: Label
+    actor_id: str
+    at_us: int
+
+
+class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """A refusal by the domain, kept so that the same id is refused for ever."""
+
+    family: str
+    reason: str
+    message: str
+    details: dict[str, str]
+
+
+class Settled(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """Lapsed holds were ended."""
+
+    holds: int
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """The command had no effect, or an unknown one, for a reason that is not remembered."""
+
+    family: str
+    reason: str
+    message: str
+    violations: tuple[errors.FieldViolation, ...] = ()
+    retry_after_seconds: float = 0
+
+
+Reply = DecisionReply | HoldReply | PaymentReply | LineReply | AnnotationReply | Refusal | Settled | Failed
+
+STICKY: Final[dict[str, type[errors.RiskgateError]]] = {
+    family.__name__: family
+    for family in (
+        errors.PreconditionFailed,
+        errors.AlreadyExists,
+        errors.PermissionRefused,
+        errors.NotFound,
+    )
+}
+"""Families of refusals by the domain: they consume the request id."""
+
+_FAMILIES: Final[dict[str, type[errors.RiskgateError]]] = {
+    family.__name__: family
+    for family in (
+        errors.Conflict,
+        errors.DeadlinePassed,
+        errors.InternalError,
+        errors.Unavailable,
+        errors.Unimplemented,
+    )
+}
+
+
+def refusal_of(error: errors.RiskgateError) -> Refusal:
+    """Return the refusal as data."""
+    return Refusal(type(error).__name__, error.reason, error.message, error.details)
+
+
+def failure_of(error: errors.RiskgateError) -> Failed:
+    """Return a failure that is not remembered as data."""
+    return Failed(
+        type(error).__name__,
+        error.reason,
+        error.message,
+        error.violations if isinstance(error, errors.InvalidRequest) else (),
+        error.retry_after_seconds if isinstance(error, errors.ResourceExhausted) else 0,
+    )
+
+
+def error_of(reply: Refusal | Failed) -> errors.RiskgateError:
+    """Return the error a refusal or failure stands for."""
+    if isinstance(reply, Refusal):
+        return STICKY[reply.family](reply.reason, reply.message, **reply.details)
+    if reply.family == errors.InvalidRequest.__name__:
+        return errors.InvalidRequest(reply.reason, reply.message, *reply.violations)
+    if reply.family == errors.ResourceExhausted.__name__:
+        return errors.ResourceExhausted(reply.reason, reply.message, retry_after_seconds=reply.retry_after_seconds)
+    return ({**STICKY, **_FAMILIES})[reply.family](reply.reason, reply.message)

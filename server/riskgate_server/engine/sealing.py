@@ -1,0 +1,175 @@
+"""
+How state and journal entries become bytes: what is in clear, what is sealed, and what is chained.
+
+An entry's hash covers the hash before it, the header, the clear part and the *ciphertext*, so the
+chain still verifies after a customer's key was destroyed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Final
+
+import msgspec
+
+from riskgate_server.domain.credit.line import CreditLine
+from riskgate_server.domain.customer import Customer, CustomerKey
+from riskgate_server.domain.fraud.profile import EMPTY_PROFILE, Profile
+from riskgate_server.domain.journal import Event, Happening, Sealed
+from riskgate_server.domain.ledger.holds import HoldState, Purchase
+from riskgate_server.domain.ledger.postings import Transfer
+from riskgate_server.domain.ledger.repayment import Payment
+from riskgate_server.engine.ports import BatchRow, CustomerRow, EntryRow, PaymentRow, PurchaseRow, Sealer
+from riskgate_server.engine.replies import Reply
+
+NONCE_SIZE: Final = 12
+GENESIS: Final = bytes(32)
+
+
+class ClearPart(msgspec.Struct, frozen=True, array_like=True):
+    """What anybody with the database may read of an entry."""
+
+    event: Event
+    transfers: tuple[Transfer, ...]
+
+
+class _State(msgspec.Struct, frozen=True, array_like=True):
+    sequence: int
+    last_us: int
+    head: bytes
+    lines: tuple[CreditLine, ...]
+
+
+encode: Final = msgspec.msgpack.Encoder().encode
+_decode_clear: Final = msgspec.msgpack.Decoder(ClearPart).decode
+_decode_sealed: Final[Callable[[bytes], Sealed]] = msgspec.msgpack.Decoder(Sealed).decode
+_decode_state: Final = msgspec.msgpack.Decoder(_State).decode
+_decode_profile: Final = msgspec.msgpack.Decoder(Profile).decode
+decode_purchase: Final = msgspec.msgpack.Decoder(Purchase).decode
+decode_payment: Final = msgspec.msgpack.Decoder(Payment).decode
+decode_reply: Final[Callable[[bytes], Reply]] = msgspec.msgpack.Decoder(Reply).decode
+encode_reply = encode
+EVENT_TAGS: Final[dict[type, int]] = {event: event.__struct_config__.tag for event in Event.__args__}
+
+
+def _header(key: CustomerKey, sequence: int, at_us: int, tag: int, request_id: str) -> bytes:
+    return encode((key[0], key[1], sequence, at_us, tag, request_id))
+
+
+def _chain(head: bytes, header: bytes, clear: bytes, nonce: bytes, sealed: bytes) -> bytes:
+    # Lengths are in front of every part that may vary, so no two entries share a byte string.
+    return sha256(
+        b"%b%d.%d.%d.%b%b%b%b" % (head, len(header), len(clear), len(sealed), header, clear, nonce, sealed)
+    ).digest()
+
+
+def seal_entry(
+    happening: Happening,
+    *,
+    key: CustomerKey,
+    sequence: int,
+    at_us: int,
+    request_id: str,
+    head: bytes,
+    data_key: bytes,
+    nonce: bytes,
+    sealer: Sealer,
+) -> EntryRow:
+    """Return the entry as it will be stored; `position` and `batch` are given at commit."""
+    tag = EVENT_TAGS[type(happening.event)]
+    header = _header(key, sequence, at_us, tag, request_id)
+    clear = encode((happening.event, happening.transfers))
+    if happening.sealed is None:
+        nonce = sealed = b""
+    else:
+        sealed = sealer.seal(data_key, nonce, header, encode(happening.sealed))
+    digest = _chain(head, header, clear, nonce, sealed)
+    return EntryRow(key, sequence, 0, 0, at_us, tag, request_id, clear, nonce, sealed, digest)
+
+
+def entry_hash(row: EntryRow, head: bytes) -> bytes:
+    """Recompute an entry's hash from what is stored and the hash of the entry before it."""
+    header = _header(row.key, row.sequence, row.at_us, row.tag, row.request_id)
+    return _chain(head, header, row.clear, row.nonce, row.sealed)
+
+
+def open_clear(row: EntryRow) -> ClearPart:
+    """Decode the clear part of an entry."""
+    return _decode_clear(row.clear)
+
+
+def open_secrets(row: EntryRow, data_key: bytes | None, sealer: Sealer) -> Sealed | None:
+    """Decrypt the sealed part of an entry; None when it has none, or when the key was destroyed."""
+    if not row.sealed or data_key is None:
+        return None
+    header = _header(row.key, row.sequence, row.at_us, row.tag, row.request_id)
+    return _decode_sealed(sealer.open_sealed(data_key, row.nonce, header, row.sealed))
+
+
+def customer_row(
+    customer: Customer, *, next_lapse_us: int, data_key: bytes, nonce: bytes, sealer: Sealer
+) -> CustomerRow:
+    """Return the customer's state as it will be stored: the line in clear, the profile sealed."""
+    key = (customer.tenant_id, customer.customer_id)
+    profile = nonce + sealer.seal(data_key, nonce, _profile_aad(key, customer.sequence), encode(customer.profile))
+    return CustomerRow(key, customer.sequence, next_lapse_us, encode_state(customer), profile)
+
+
+def encode_state(customer: Customer) -> bytes:
+    """Encode everything but the profile."""
+    return encode((customer.sequence, customer.last_us, customer.head, customer.lines))
+
+
+def _profile_aad(key: CustomerKey, sequence: int) -> bytes:
+    return encode((key[0], key[1], sequence, "profile"))
+
+
+def open_customer(row: CustomerRow) -> Customer:
+    """Decode the state without its profile."""
+    state = _decode_state(row.state)
+    return Customer(row.key[0], row.key[1], state.sequence, state.last_us, state.head, state.lines, EMPTY_PROFILE)
+
+
+def open_profile(row: CustomerRow, data_key: bytes, sealer: Sealer) -> Profile:
+    """Decrypt the customer's profile."""
+    nonce, text = row.profile[:NONCE_SIZE], row.profile[NONCE_SIZE:]
+    return _decode_profile(sealer.open_sealed(data_key, nonce, _profile_aad(row.key, row.sequence), text))
+
+
+def purchase_row(key: CustomerKey, purchase: Purchase) -> PurchaseRow:
+    """Return a purchase as it will be stored."""
+    lapses_us = purchase.lapses_us if purchase.state is HoldState.PENDING else 0
+    owed_since = purchase.owed_since if purchase.principal_minor else 0
+    return PurchaseRow(key, purchase.transaction_id, lapses_us, owed_since, encode(purchase))
+
+
+def payment_row(key: CustomerKey, payment: Payment) -> PaymentRow:
+    """Return a payment as it will be stored."""
+    return PaymentRow(key, payment.payment_id, encode(payment))
+
+
+def merkle_root(hashes: list[bytes]) -> bytes:
+    """Return the Merkle tree hash of RFC 9162 section 2.1.1 over entry hashes; at least one."""
+    level = [sha256(b"\x00" + leaf).digest() for leaf in hashes]
+    return _subtree(level)
+
+
+def _subtree(leaves: list[bytes]) -> bytes:
+    if len(leaves) == 1:
+        return leaves[0]
+    split = 1 << (len(leaves) - 1).bit_length() - 1
+    return sha256(b"\x01" + _subtree(leaves[:split]) + _subtree(leaves[split:])).digest()
+
+
+def batch_row(previous: BatchRow | None, *, at_us: int, first_position: int, hashes: list[bytes]) -> BatchRow:
+    """Return the row of one commit, chained to the commit before it."""
+    sequence = previous.sequence + 1 if previous else 1
+    root = merkle_root(hashes)
+    row = BatchRow(sequence, at_us, first_position, len(hashes), root, b"")
+    return msgspec.structs.replace(row, hash=batch_hash(row, previous.hash if previous else GENESIS))
+
+
+def batch_hash(row: BatchRow, previous: bytes) -> bytes:
+    """Return the hash of a batch row that follows the row with hash `previous`."""
+    return sha256(previous + encode((row.sequence, row.at_us, row.first_position, row.count, row.root))).digest()

@@ -1,0 +1,245 @@
+"""
+One command at work: the state it sees, and what it records.
+
+A batch is one transaction of the store. Inside it every command sees what the commands before it
+did; a command that fails leaves nothing behind for the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from riskgate_server.domain.customer import Customer, CustomerKey, new_customer
+from riskgate_server.domain.errors import NotFound
+from riskgate_server.domain.journal import Aggregate, Happening, HoldExpired, PurchaseDecided, evolve
+from riskgate_server.domain.ledger import postings
+from riskgate_server.domain.ledger.holds import HoldState, Purchase
+from riskgate_server.domain.ledger.repayment import Payment
+from riskgate_server.engine import sealing
+from riskgate_server.engine.ports import (
+    BatchRow,
+    BatchWrite,
+    Entropy,
+    EntryRow,
+    PurchaseRow,
+    RequestRow,
+    Sealer,
+    Transaction,
+    Vault,
+)
+
+
+class Loaded(msgspec.Struct):
+    """A customer as the engine keeps them between batches: decoded, with their key and when the next hold lapses."""
+
+    customer: Customer
+    data_key: bytes
+    next_lapse_us: int
+
+
+class Batch:
+    """What the commands of one commit have read and changed so far."""
+
+    def __init__(self, tx: Transaction, *, vault: Vault, sealer: Sealer, entropy: Entropy, now_us: int) -> None:
+        self.tx = tx
+        self.sealer = sealer
+        self.entropy = entropy
+        self.now_us = now_us
+        self.loaded: dict[CustomerKey, Loaded] = {}
+        self.changed: set[CustomerKey] = set()
+        self.purchases: dict[CustomerKey, dict[str, Purchase]] = {}
+        self.payments: dict[CustomerKey, dict[str, Payment]] = {}
+        self.requests: dict[tuple[CustomerKey, str], RequestRow] = {}
+        self.entries: list[EntryRow] = []
+        self._vault = vault
+
+    def request(self, key: CustomerKey, request_id: str) -> RequestRow | None:
+        """Return what a request id came to, in this batch or before."""
+        return self.requests.get((key, request_id)) or self.tx.request(key, request_id)
+
+    def new_customer(self, key: CustomerKey) -> Loaded:
+        """Return a customer nobody has heard of, with a key that is durable before anything is sealed with it."""
+        data_key = self._vault.create({key: self.entropy(32)})[key]
+        return Loaded(new_customer(*key), data_key, 0)
+
+    def keep(self, work: Work) -> None:
+        """Make what a command did visible to the commands after it."""
+        key = work.key
+        before = self.loaded.get(key)
+        self.loaded[key] = Loaded(work.aggregate.customer, work.data_key, work.next_lapse_us)
+        if work.entries or (before and before.next_lapse_us != work.next_lapse_us):
+            self.changed.add(key)
+        if work.entries:
+            self.entries.extend(work.entries)
+            if work.aggregate.purchases:
+                self.purchases.setdefault(key, {}).update(work.aggregate.purchases)
+            if work.aggregate.payments:
+                self.payments.setdefault(key, {}).update(work.aggregate.payments)
+
+    def rows(self, tail: tuple[BatchRow | None, int]) -> BatchWrite:
+        """Return everything to be written, with the batch row that chains this commit to the last."""
+        previous, position = tail
+        customers = []
+        for key in sorted(self.changed):
+            loaded = self.loaded[key]
+            row = sealing.customer_row(
+                loaded.customer,
+                next_lapse_us=loaded.next_lapse_us,
+                data_key=loaded.data_key,
+                nonce=self.entropy(sealing.NONCE_SIZE),
+                sealer=self.sealer,
+            )
+            customers.append(row)
+        batch = None
+        entries = self.entries
+        if entries:
+            batch = sealing.batch_row(
+                previous,
+                at_us=self.now_us,
+                first_position=position + 1,
+                hashes=[entry.hash for entry in entries],
+            )
+            entries = [
+                EntryRow(
+                    e.key, e.sequence, place, batch.sequence, e.at_us, e.tag, e.request_id, e.clear, e.nonce, e.sealed,
+                    e.hash,
+                )
+                for place, e in enumerate(entries, position + 1)
+            ]  # fmt: skip
+        return BatchWrite(
+            customers=customers,
+            purchases=[sealing.purchase_row(key, p) for key, found in self.purchases.items() for p in found.values()],
+            payments=[sealing.payment_row(key, p) for key, found in self.payments.items() for p in found.values()],
+            requests=list(self.requests.values()),
+            entries=entries,
+            batch=batch,
+        )
+
+
+class Work:
+    """The state one command sees and what it records. Discarded whole when the command fails."""
+
+    def __init__(self, batch: Batch, loaded: Loaded, *, request_id: str, at_us: int) -> None:
+        customer = loaded.customer
+        self.key: CustomerKey = (customer.tenant_id, customer.customer_id)
+        self.aggregate = Aggregate(customer)
+        self.data_key = loaded.data_key
+        self.next_lapse_us = loaded.next_lapse_us
+        self.request_id = request_id
+        # The customer's time never goes back, whatever the clock does.
+        self.now_us = max(at_us, customer.last_us)
+        self.entries: list[EntryRow] = []
+        self._batch = batch
+        self._seen_purchases = batch.purchases.get(self.key, {})
+        self._seen_payments = batch.payments.get(self.key, {})
+
+    @property
+    def customer(self) -> Customer:
+        """The customer after everything recorded so far."""
+        return self.aggregate.customer
+
+    def purchase(self, transaction_id: str) -> Purchase | None:
+        """Return a purchase as it stands."""
+        found = self.aggregate.purchases.get(transaction_id) or self._seen_purchases.get(transaction_id)
+        if found is None:
+            row = self._batch.tx.purchase(self.key, transaction_id)
+            if row is None:
+                return None
+            found = sealing.decode_purchase(row.state)
+        return found
+
+    def hold(self, transaction_id: str) -> Purchase:
+        """
+        Return a purchase that has, or had, a hold.
+
+        Raises:
+            NotFound: there is none.
+        """
+        purchase = self.purchase(transaction_id)
+        if purchase is None or purchase.state is HoldState.NONE:
+            reason, message = "HOLD_NOT_FOUND", "the customer has no such hold"
+            raise NotFound(reason, message, hold_id=transaction_id)
+        return purchase
+
+    def payment(self, payment_id: str) -> Payment | None:
+        """Return a payment as it stands."""
+        found = self.aggregate.payments.get(payment_id) or self._seen_payments.get(payment_id)
+        if found is None:
+            row = self._batch.tx.payment(self.key, payment_id)
+            found = sealing.decode_payment(row.state) if row else None
+        return found
+
+    def owed(self, line_id: str) -> list[Purchase]:
+        """Return the purchases of a line that owe principal, the one captured first first."""
+        owed = self._overlaid(self._batch.tx.owed(self.key), lambda p: p.principal_minor > 0)
+        return sorted((p for p in owed if p.line_id == line_id), key=lambda p: (p.owed_since, p.transaction_id))
+
+    def _overlaid(self, rows: Sequence[PurchaseRow], wanted: Callable[[Purchase], bool]) -> Iterator[Purchase]:
+        """Yield stored purchases as the commands of this batch have left them, with those they added."""
+        seen = {**self._seen_purchases, **self.aggregate.purchases}
+        yield from (p for p in seen.values() if wanted(p))
+        yield from (sealing.decode_purchase(row.state) for row in rows if row.transaction_id not in seen)
+
+    def is_decision(self, sequence: int) -> bool:
+        """Whether the customer's entry of this number answers a purchase."""
+        tag = sealing.EVENT_TAGS[PurchaseDecided]
+        if any(e.key == self.key and e.sequence == sequence and e.tag == tag for e in self._batch.entries):
+            return True
+        return any(
+            e.sequence == sequence and e.tag == tag
+            for e in self._batch.tx.entries(self.key, after=sequence - 1, limit=1)
+        )
+
+    def record(self, *happenings: Happening) -> None:
+        """Record what happened and change the state accordingly. A use case decides first and records last."""
+        for happening in happenings:
+            customer = self.aggregate.customer
+            sequence = customer.sequence + 1
+            entry = sealing.seal_entry(
+                happening,
+                key=self.key,
+                sequence=sequence,
+                at_us=self.now_us,
+                request_id=self.request_id,
+                head=customer.head,
+                data_key=self.data_key,
+                nonce=self._batch.entropy(sealing.NONCE_SIZE) if happening.sealed is not None else b"",
+                sealer=self._batch.sealer,
+            )
+            self.entries.append(entry)
+            evolve(self.aggregate, happening, sequence=sequence, at_us=self.now_us, head=entry.hash)
+
+    def change_purchase(self, purchase: Purchase, *happenings: Happening) -> Purchase:
+        """Record what happened to one purchase and return it as it stands afterwards."""
+        self.aggregate.purchases[purchase.transaction_id] = purchase
+        self.record(*happenings)
+        return self.aggregate.purchases[purchase.transaction_id]
+
+    def expect_lapse(self, purchase: Purchase) -> None:
+        """Wake up for this hold's end, if that is sooner than what is expected already."""
+        if not self.next_lapse_us or purchase.lapses_us < self.next_lapse_us:
+            self.next_lapse_us = purchase.lapses_us
+
+    def settle_lapsed(self) -> int:
+        """End the holds whose time is over; return how many. Every command begins with it: no sweeper is needed."""
+        if not self.next_lapse_us or self.now_us < self.next_lapse_us:
+            return 0
+        tx = self._batch.tx
+        stored = tx.lapsed(self.key, self.now_us)
+        over = sorted(
+            self._overlaid(stored, lambda p: p.lapsed(self.now_us)), key=lambda p: (p.lapses_us, p.transaction_id)
+        )
+        for purchase in over:
+            self.change_purchase(
+                purchase,
+                Happening(
+                    HoldExpired(purchase.transaction_id, purchase.remaining_minor),
+                    postings.release(purchase.remaining_minor),
+                ),
+            )
+        pending = [p.lapses_us for p in self._seen_purchases.values() if p.state is HoldState.PENDING]
+        later = [at for at in (tx.next_lapse(self.key, self.now_us), *pending) if at > self.now_us]
+        self.next_lapse_us = min(later, default=0)
+        return len(over)

@@ -1,0 +1,131 @@
+"""
+The thread that runs the pipeline: takes everything waiting, commits it, hands the replies back.
+
+Commands cross the queue as plain data under a ticket; the edge keeps who waits for which ticket. A
+caller that gave up is the edge's business: here a command that started always finishes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Final
+
+import structlog
+
+from riskgate_server.domain.errors import Unavailable
+from riskgate_server.engine.commands import Command, SettleLapsed
+from riskgate_server.engine.pipeline import Pipeline
+from riskgate_server.engine.ports import Clock, Store, StoreBroken
+from riskgate_server.engine.replies import Reply, failure_of
+
+log = structlog.get_logger()
+
+BATCH_MAX: Final = 512
+"""Commands in one commit."""
+
+SWEEP_SECONDS: Final = 1.0
+"""How often holds that lapsed unnoticed are ended."""
+
+SWEEP_CUSTOMERS_MAX: Final = 200
+"""Customers one sweep ends holds for."""
+
+REPLY_LIFETIME_US: Final = 7 * 86_400 * 1_000_000
+"""How long the full reply to a request id is kept; afterwards only that it was used, and for what."""
+
+FORGET_MAX: Final = 1_000
+"""Replies one sweep forgets."""
+
+Ticket = int
+Delivery = Callable[[Sequence[tuple[Ticket, Reply]]], None]
+
+_STOP: Final = (-1, None)
+
+
+class Writer:
+    """Owns the pipeline's thread."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        store: Store,
+        clock: Clock,
+        *,
+        deliver: Delivery,
+        on_broken: Callable[[], None],
+        batch_max: int = BATCH_MAX,
+    ) -> None:
+        self._pipeline = pipeline
+        self._store = store
+        self._clock = clock
+        self._deliver = deliver
+        self._on_broken = on_broken
+        self._batch_max = batch_max
+        self._queue: SimpleQueue[tuple[Ticket, Command | None]] = SimpleQueue()
+        self._swept_at = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take commands."""
+        self._thread.start()
+
+    def put(self, ticket: Ticket, command: Command) -> None:
+        """Queue a command. Never blocks; how much may wait is the edge's bound."""
+        self._queue.put((ticket, command))
+
+    def stop(self) -> None:
+        """Finish what is queued and end the thread."""
+        self._queue.put(_STOP)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while self._step():
+                if time.monotonic() - self._swept_at >= SWEEP_SECONDS:
+                    self._swept_at = time.monotonic()
+                    self._sweep()
+        except StoreBroken:
+            log.critical("store broken", exc_info=True)
+            self._on_broken()
+            self._refuse_the_rest()
+
+    def _step(self) -> bool:
+        taken: list[tuple[Ticket, Command | None]] = []
+        try:
+            taken.append(self._queue.get(timeout=SWEEP_SECONDS))
+            while len(taken) < self._batch_max:
+                taken.append(self._queue.get_nowait())
+        except Empty:
+            pass  # everything that waited is taken
+        batch = [(ticket, command) for ticket, command in taken if command is not None]
+        if batch:
+            self._run_batch(batch)
+        return len(batch) == len(taken)
+
+    def _run_batch(self, batch: Sequence[tuple[Ticket, Command]]) -> None:
+        try:
+            replies = self._pipeline.run([command for _, command in batch])
+        except StoreBroken:
+            unknown = failure_of(Unavailable("OUTCOME_UNKNOWN", "the outcome is unknown; repeat the same request id"))
+            self._deliver([(ticket, unknown) for ticket, _ in batch])
+            raise
+        self._deliver([(ticket, reply) for (ticket, _), reply in zip(batch, replies, strict=True)])
+
+    def _refuse_the_rest(self) -> None:
+        """Answer what never started: it had no effect."""
+        refused = failure_of(Unavailable("SHUTTING_DOWN", "the server is stopping; nothing was done"))
+        while True:
+            ticket, command = self._queue.get()
+            if command is None:
+                return
+            self._deliver([(ticket, refused)])
+
+    def _sweep(self) -> None:
+        """End lapsed holds nobody asked about, and forget old replies."""
+        now_us = self._clock.now_us()
+        due = self._store.customers_due(now_us, SWEEP_CUSTOMERS_MAX)
+        if due:
+            self._pipeline.run([SettleLapsed(tenant_id=tenant, customer_id=customer) for tenant, customer in due])
+        self._store.forget_replies(now_us - REPLY_LIFETIME_US, FORGET_MAX)

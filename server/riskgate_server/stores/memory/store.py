@@ -1,0 +1,254 @@
+"""The memory store: one dictionary per kind of row, replaced as a whole at commit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from types import TracebackType
+from typing import Self, TypeVar
+
+import msgspec
+
+from riskgate_server.domain.customer import CustomerKey
+from riskgate_server.engine.ports import (
+    BatchRow,
+    BatchWrite,
+    CustomerRow,
+    EntryRow,
+    PaymentRow,
+    PurchaseRow,
+    RequestRow,
+)
+
+_Row = TypeVar("_Row")
+
+
+class _Tables:
+    """Everything that was committed."""
+
+    def __init__(self) -> None:
+        self.customers: dict[CustomerKey, CustomerRow] = {}
+        self.purchases: dict[CustomerKey, dict[str, PurchaseRow]] = {}
+        self.payments: dict[CustomerKey, dict[str, PaymentRow]] = {}
+        self.requests: dict[tuple[CustomerKey, str], RequestRow] = {}
+        self.chains: dict[CustomerKey, list[EntryRow]] = {}
+        self.journal: list[EntryRow] = []
+        self.batches: list[BatchRow] = []
+        self.rulesets: dict[bytes, str] = {}
+
+
+class MemoryStore:
+    """Keeps `engine.ports.Store`. A lock makes each transaction and each snapshot's answers consistent."""
+
+    def __init__(self) -> None:
+        self._tables = _Tables()
+        self._lock = threading.RLock()
+        self._closed = False
+
+    @contextmanager
+    def transaction(self) -> Iterator[MemoryTransaction]:
+        """One atomic unit of work."""
+        self._check_open()
+        with self._lock:
+            tx = MemoryTransaction(self._tables)
+            yield tx
+            tx.apply()
+
+    def snapshot(self) -> MemorySnapshot:
+        """A view of everything committed so far."""
+        self._check_open()
+        return MemorySnapshot(self._tables, self._lock)
+
+    def customers_due(self, now_us: int, limit: int) -> Sequence[CustomerKey]:
+        """Return customers with a hold that lapsed, earliest first."""
+        with self._lock:
+            due = [row for row in self._tables.customers.values() if 0 < row.next_lapse_us <= now_us]
+        return [row.key for row in sorted(due, key=lambda row: (row.next_lapse_us, row.key))[:limit]]
+
+    def forget_replies(self, before_us: int, limit: int) -> int:
+        """Empty the replies of old requests."""
+        with self._lock:
+            old = [(where, row) for where, row in self._tables.requests.items() if row.reply and row.at_us < before_us]
+            old.sort(key=lambda item: item[1].at_us)
+            for where, row in old[:limit]:
+                self._tables.requests[where] = msgspec.structs.replace(row, reply=b"")
+        return len(old[:limit])
+
+    def remember_ruleset(self, ruleset_hash: bytes, source: str, at_us: int) -> None:
+        """Keep the source text of a ruleset."""
+        del at_us
+        with self._lock:
+            self._tables.rulesets.setdefault(ruleset_hash, source)
+
+    def close(self) -> None:
+        """Finish."""
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            message = "the store is closed"
+            raise RuntimeError(message)
+
+
+class _MemoryReads:
+    def __init__(self, tables: _Tables) -> None:
+        self._tables = tables
+
+    def customer(self, key: CustomerKey) -> CustomerRow | None:
+        """Return the customer's state."""
+        return self._tables.customers.get(key)
+
+    def purchase(self, key: CustomerKey, transaction_id: str) -> PurchaseRow | None:
+        """Return one purchase."""
+        return self._tables.purchases.get(key, {}).get(transaction_id)
+
+    def payment(self, key: CustomerKey, payment_id: str) -> PaymentRow | None:
+        """Return one payment."""
+        return self._tables.payments.get(key, {}).get(payment_id)
+
+    def lapsed(self, key: CustomerKey, now_us: int) -> Sequence[PurchaseRow]:
+        """Return the customer's open holds that lapsed."""
+        rows = [p for p in self._tables.purchases.get(key, {}).values() if 0 < p.lapses_us <= now_us]
+        return sorted(rows, key=lambda p: (p.lapses_us, p.transaction_id))
+
+    def entries(self, key: CustomerKey, *, after: int, limit: int) -> Sequence[EntryRow]:
+        """Return the customer's entries above `after`."""
+        start = max(after, 0)
+        return self._tables.chains.get(key, [])[start : start + limit]
+
+
+class MemoryTransaction(_MemoryReads):
+    """Keeps `engine.ports.Transaction`: reads what is committed, applies what is written at the end."""
+
+    def __init__(self, tables: _Tables) -> None:
+        super().__init__(tables)
+        self._writes: list[BatchWrite] = []
+
+    def request(self, key: CustomerKey, request_id: str) -> RequestRow | None:
+        """Return what a request id came to."""
+        return self._tables.requests.get((key, request_id))
+
+    def owed(self, key: CustomerKey) -> Sequence[PurchaseRow]:
+        """Return the purchases that owe principal."""
+        rows = [p for p in self._tables.purchases.get(key, {}).values() if p.owed_since]
+        return sorted(rows, key=lambda p: (p.owed_since, p.transaction_id))
+
+    def next_lapse(self, key: CustomerKey, after_us: int) -> int:
+        """Return the earliest lapse above `after_us`."""
+        rows = self._tables.purchases.get(key, {}).values()
+        return min((p.lapses_us for p in rows if p.lapses_us > after_us), default=0)
+
+    def tail(self) -> tuple[BatchRow | None, int]:
+        """Return the last batch row and the position of the last entry."""
+        return (self._tables.batches[-1] if self._tables.batches else None), len(self._tables.journal)
+
+    def write(self, batch: BatchWrite) -> None:
+        """Add or replace everything in `batch` when the transaction ends."""
+        for row in batch.requests:
+            if (row.key, row.request_id) in self._tables.requests:
+                message = f"request id {row.request_id} is taken"
+                raise ValueError(message)
+        expected = {entry.key: len(self._tables.chains.get(entry.key, ())) for entry in batch.entries}
+        for entry in batch.entries:
+            expected[entry.key] += 1
+            if entry.sequence != expected[entry.key]:
+                message = f"entry {entry.sequence} does not follow {expected[entry.key] - 1}"
+                raise ValueError(message)
+        self._writes.append(batch)
+
+    def apply(self) -> None:
+        """Commit."""
+        tables = self._tables
+        for batch in self._writes:
+            tables.customers.update((row.key, row) for row in batch.customers)
+            for purchase in batch.purchases:
+                tables.purchases.setdefault(purchase.key, {})[purchase.transaction_id] = purchase
+            for payment in batch.payments:
+                tables.payments.setdefault(payment.key, {})[payment.payment_id] = payment
+            tables.requests.update(((row.key, row.request_id), row) for row in batch.requests)
+            for entry in batch.entries:
+                tables.chains.setdefault(entry.key, []).append(entry)
+                tables.journal.append(entry)
+            if batch.batch:
+                tables.batches.append(batch.batch)
+
+
+class MemorySnapshot(_MemoryReads):
+    """Keeps `engine.ports.Snapshot`: holds the lock, so nothing is committed while it is open."""
+
+    def __init__(self, tables: _Tables, lock: threading.RLock) -> None:
+        super().__init__(tables)
+        self._lock = lock
+
+    def __enter__(self) -> Self:
+        self._lock.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def entries_by_position(
+        self, *, after: int, limit: int, tenant_id: str = "", tag: int | None = None
+    ) -> Sequence[EntryRow]:
+        """Return entries above a position, ascending."""
+        wanted = _wanted(tenant_id, tag)
+        return _first(limit, (e for e in self._tables.journal[max(after, 0) :] if wanted(e)))
+
+    def entries_before(self, *, position: int, limit: int, tenant_id: str, tag: int) -> Sequence[EntryRow]:
+        """Return entries below a position, descending."""
+        wanted = _wanted(tenant_id, tag)
+        return _first(limit, (e for e in reversed(self._tables.journal[: max(position - 1, 0)]) if wanted(e)))
+
+    def customer_entries_before(self, key: CustomerKey, *, sequence: int, limit: int, tag: int) -> Sequence[EntryRow]:
+        """Return a customer's entries below a sequence, descending."""
+        chain = self._tables.chains.get(key, [])[: max(sequence - 1, 0)]
+        return _first(limit, (e for e in reversed(chain) if e.tag == tag))
+
+    def purchases(self, key: CustomerKey, *, after: str, limit: int, only_open: bool) -> Sequence[PurchaseRow]:
+        """Return the customer's purchases by transaction id."""
+        rows = sorted(self._tables.purchases.get(key, {}).items())
+        return _first(limit, (p for i, p in rows if i > after and (p.lapses_us or not only_open)))
+
+    def payments(self, key: CustomerKey) -> Sequence[PaymentRow]:
+        """Return the customer's payments by id."""
+        return [row for _, row in sorted(self._tables.payments.get(key, {}).items())]
+
+    def customers(self, *, after: CustomerKey, limit: int) -> Sequence[CustomerRow]:
+        """Return customers by key."""
+        return _first(limit, (row for key, row in sorted(self._tables.customers.items()) if key > after))
+
+    def batches(self, *, after: int, limit: int) -> Sequence[BatchRow]:
+        """Return batch rows by sequence."""
+        start = max(after, 0)
+        return self._tables.batches[start : start + limit]
+
+    def last_position(self) -> int:
+        """Return the position of the last entry."""
+        return len(self._tables.journal)
+
+    def counts(self) -> Mapping[str, int]:
+        """Return how many rows there are."""
+        tables = self._tables
+        return {
+            "customers": len(tables.customers),
+            "purchases": sum(map(len, tables.purchases.values())),
+            "payments": sum(map(len, tables.payments.values())),
+            "entries": len(tables.journal),
+            "batches": len(tables.batches),
+        }
+
+    def ruleset_source(self, ruleset_hash: bytes) -> str | None:
+        """Return the source text of a ruleset."""
+        return self._tables.rulesets.get(ruleset_hash)
+
+
+def _wanted(tenant_id: str, tag: int | None) -> Callable[[EntryRow], bool]:
+    return lambda e: (not tenant_id or e.key[0] == tenant_id) and (tag is None or e.tag == tag)
+
+
+def _first(limit: int, rows: Iterator[_Row]) -> list[_Row]:
+    return list(islice(rows, limit))

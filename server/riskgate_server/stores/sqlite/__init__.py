@@ -1,0 +1,1 @@
+"""Rows in one SQLite file, and customers' keys in another."""

@@ -1,0 +1,98 @@
+"""
+The tables of riskgate.db, as numbered migrations.
+
+Every key of a customer's row leads with (tenant_id, customer_id), the key a distributed database
+would place it by. Rows of a few hundred bytes cluster under that key (WITHOUT ROWID); bigger rows
+and the append-only journal have a rowid and an index.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+SCHEMA_VERSION: Final = 1
+"""Stored as PRAGMA user_version; equal to the number of migrations below."""
+
+_FIRST: Final = """
+CREATE TABLE customers (
+  tenant_id TEXT NOT NULL, customer_id TEXT NOT NULL,
+  sequence INTEGER NOT NULL, next_lapse_us INTEGER NOT NULL,
+  state BLOB NOT NULL, profile BLOB NOT NULL,
+  PRIMARY KEY (tenant_id, customer_id)
+) STRICT;
+CREATE INDEX customers_by_lapse ON customers (next_lapse_us) WHERE next_lapse_us > 0;
+
+CREATE TABLE purchases (
+  tenant_id TEXT NOT NULL, customer_id TEXT NOT NULL, transaction_id TEXT NOT NULL,
+  lapses_us INTEGER NOT NULL, owed_since INTEGER NOT NULL, state BLOB NOT NULL,
+  PRIMARY KEY (tenant_id, customer_id, transaction_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX purchases_by_lapse ON purchases (tenant_id, customer_id, lapses_us) WHERE lapses_us > 0;
+CREATE INDEX purchases_owed ON purchases (tenant_id, customer_id, owed_since) WHERE owed_since > 0;
+
+CREATE TABLE payments (
+  tenant_id TEXT NOT NULL, customer_id TEXT NOT NULL, payment_id TEXT NOT NULL,
+  state BLOB NOT NULL,
+  PRIMARY KEY (tenant_id, customer_id, payment_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE requests (
+  tenant_id TEXT NOT NULL, customer_id TEXT NOT NULL, request_id TEXT NOT NULL,
+  fingerprint BLOB NOT NULL, sequence INTEGER NOT NULL, at_us INTEGER NOT NULL, reply BLOB NOT NULL,
+  PRIMARY KEY (tenant_id, customer_id, request_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX requests_with_reply ON requests (at_us) WHERE reply != x'';
+
+CREATE TABLE entries (
+  position INTEGER PRIMARY KEY,
+  tenant_id TEXT NOT NULL, customer_id TEXT NOT NULL, sequence INTEGER NOT NULL,
+  batch INTEGER NOT NULL, at_us INTEGER NOT NULL, tag INTEGER NOT NULL, request_id TEXT NOT NULL,
+  clear BLOB NOT NULL, nonce BLOB NOT NULL, sealed BLOB NOT NULL, hash BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX entries_by_customer ON entries (tenant_id, customer_id, sequence);
+
+CREATE TABLE batches (
+  sequence INTEGER PRIMARY KEY, at_us INTEGER NOT NULL,
+  first_position INTEGER NOT NULL, count INTEGER NOT NULL, root BLOB NOT NULL, hash BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE rulesets (
+  hash BLOB PRIMARY KEY, source TEXT NOT NULL, at_us INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
+
+class SchemaTooNew(Exception):
+    """The file was written by a newer program. It is left untouched."""
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """
+    Bring the tables up to `SCHEMA_VERSION`; each step commits with its record or leaves no trace.
+
+    Raises:
+        SchemaTooNew: the file is newer than this program.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == SCHEMA_VERSION:
+        return
+    if version > SCHEMA_VERSION:
+        message = f"the database has schema {version}; this program knows {SCHEMA_VERSION}"
+        raise SchemaTooNew(message)
+    # sqlite-utils takes a fifth of a second to import: only a migration pays for it.
+    from sqlite_utils import Database, Migrations  # noqa: PLC0415
+
+    migrations = Migrations("riskgate")
+
+    @migrations()
+    def m001_first(db: Database) -> None:
+        for statement in _FIRST.split(";"):
+            if statement.strip():
+                db.execute(statement)
+        db.execute("PRAGMA user_version = 1")
+
+    migrations.apply(Database(connection))

@@ -1,0 +1,428 @@
+"""
+The SQLite store: one file, one connection that writes and checkpoints, any number that read.
+
+`synchronous=FULL` in WAL mode makes a commit durable before it returns. Exactly one connection
+writes and checkpoints, because SQLite 3.7.0 to 3.51.2 can lose a commit when two connections reset
+the WAL at once (fixed in 3.51.3); readers are opened read-only and never checkpoint.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from riskgate_server.domain.customer import CustomerKey
+from riskgate_server.engine.ports import (
+    BatchRow,
+    BatchWrite,
+    CustomerRow,
+    EntryRow,
+    PaymentRow,
+    PurchaseRow,
+    RequestRow,
+    StoreBroken,
+    StoreFull,
+    StoreInUse,
+)
+from riskgate_server.stores.sqlite.schema import migrate
+
+CHECKPOINT_PAGES: Final = 4_000
+"""Pages of WAL after which a commit also checkpoints, 16 MiB at the default page size."""
+
+CACHE_KIB: Final = 64 * 1024
+"""Page cache of the writing connection."""
+
+_FAULTS_OF_THE_DISK: Final = ("SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CANTOPEN", "SQLITE_READONLY")
+
+
+class SettingsRefused(Exception):
+    """SQLite does not run with the settings that durability needs."""
+
+
+class SQLiteStore:
+    """Keeps `engine.ports.Store` over one file. `synchronous` is for the test that shows why it must be FULL."""
+
+    def __init__(self, path: Path, *, synchronous: str = "FULL") -> None:
+        self._path = path
+        self._lock_file = _lock(path)
+        self._local = threading.local()
+        self._readers: list[sqlite3.Connection] = []
+        self._readers_lock = threading.Lock()
+        self._closed = False
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+            for pragma in (
+                "journal_mode=WAL",
+                f"synchronous={synchronous}",
+                f"wal_autocheckpoint={CHECKPOINT_PAGES}",
+                f"cache_size=-{CACHE_KIB}",
+                "temp_store=MEMORY",
+            ):
+                self._db.execute(f"PRAGMA {pragma}").fetchall()
+            migrate(self._db)
+            self._probe(synchronous)
+        except BaseException:
+            self._lock_file.close()
+            raise
+
+    def _probe(self, synchronous: str) -> None:
+        """Refuse to start unless the settings are in force; a pragma that does not take is silent."""
+        found = {name: self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")}
+        wanted = {"journal_mode": "wal", "synchronous": {"FULL": 2, "NORMAL": 1}[synchronous]}
+        if found != wanted:
+            message = f"SQLite {sqlite3.sqlite_version} runs with {found}, not {wanted}"
+            raise SettingsRefused(message)
+
+    @contextmanager
+    def transaction(self) -> Iterator[SQLiteTransaction]:
+        """One atomic unit of work, durable when it ends without an exception."""
+        db = self._db
+        with _translated():
+            db.execute("BEGIN IMMEDIATE")
+        try:
+            yield SQLiteTransaction(db)
+            with _translated():
+                db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+
+    def snapshot(self) -> SQLiteSnapshot:
+        """A consistent view, on this thread's own read-only connection."""
+        return SQLiteSnapshot(self._reader())
+
+    def _reader(self) -> sqlite3.Connection:
+        if self._closed:
+            message = "the store is closed"
+            raise RuntimeError(message)
+        reader: sqlite3.Connection | None = getattr(self._local, "reader", None)
+        if reader is None:
+            reader = sqlite3.connect(
+                f"{self._path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+            )
+            # A reader must never move the WAL: it is the writer's alone.
+            reader.execute("PRAGMA wal_autocheckpoint=0").fetchall()
+            reader.execute("PRAGMA query_only=ON").fetchall()
+            self._local.reader = reader
+            with self._readers_lock:
+                self._readers.append(reader)
+        return reader
+
+    def customers_due(self, now_us: int, limit: int) -> Sequence[CustomerKey]:
+        """Return customers with a hold that lapsed, earliest first."""
+        return self._reader().execute(
+            "SELECT tenant_id, customer_id FROM customers WHERE next_lapse_us > 0 AND next_lapse_us <= ?"
+            " ORDER BY next_lapse_us, tenant_id, customer_id LIMIT ?",
+            (now_us, limit),
+        ).fetchall()  # fmt: skip
+
+    def forget_replies(self, before_us: int, limit: int) -> int:
+        """Empty the replies of old requests. Runs on the writing connection: call it from the writer's thread."""
+        with _translated():
+            return self._db.execute(
+                "UPDATE requests SET reply = x'' WHERE (tenant_id, customer_id, request_id) IN ("
+                "SELECT tenant_id, customer_id, request_id FROM requests"
+                " WHERE reply != x'' AND at_us < ? ORDER BY at_us LIMIT ?)",
+                (before_us, limit),
+            ).rowcount  # fmt: skip
+
+    def remember_ruleset(self, ruleset_hash: bytes, source: str, at_us: int) -> None:
+        """Keep the source text of a ruleset."""
+        with _translated():
+            self._db.execute("INSERT OR IGNORE INTO rulesets VALUES (?, ?, ?)", (ruleset_hash, source, at_us))
+
+    def close(self) -> None:
+        """Finish: readers first, so that the writer's close makes the last checkpoint."""
+        if self._closed:
+            return
+        self._closed = True
+        for reader in self._readers:
+            reader.close()
+        self._db.close()
+        self._lock_file.close()
+
+
+def _lock(path: Path) -> Any:
+    """Take the file for this process; the kernel lets go when the process ends, however it ends."""
+    lock_file = path.with_suffix(path.suffix + ".lock").open("a+")
+    try:
+        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock_file.seek(0)
+        holder = lock_file.read().strip() or "another process"
+        lock_file.close()
+        message = f"{path} is served by {holder}; one file takes one server"
+        raise StoreInUse(message) from None
+    lock_file.truncate(0)
+    lock_file.write(f"process {os.getpid()}")
+    lock_file.flush()
+    return lock_file
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Say SQLite's errors in the port's words; the original stays as the cause."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith("SQLITE_FULL"):
+            raise StoreFull(str(error)) from error
+        if name.startswith(_FAULTS_OF_THE_DISK):
+            raise StoreBroken(str(error)) from error
+        raise
+
+
+_CUSTOMER = "tenant_id, customer_id, sequence, next_lapse_us, state, profile"
+_PURCHASE = "tenant_id, customer_id, transaction_id, lapses_us, owed_since, state"
+_REQUEST = "tenant_id, customer_id, request_id, fingerprint, sequence, at_us, reply"
+_ENTRY = "tenant_id, customer_id, sequence, position, batch, at_us, tag, request_id, clear, nonce, sealed, hash"
+
+
+def _customer(row: tuple[Any, ...]) -> CustomerRow:
+    return CustomerRow((row[0], row[1]), *row[2:])
+
+
+def _purchase(row: tuple[Any, ...]) -> PurchaseRow:
+    return PurchaseRow((row[0], row[1]), *row[2:])
+
+
+def _entry(row: tuple[Any, ...]) -> EntryRow:
+    return EntryRow((row[0], row[1]), *row[2:])
+
+
+class _SQLiteReads:
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def _one(self, sql: str, parameters: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        with _translated():
+            found: tuple[Any, ...] | None = self._db.execute(sql, parameters).fetchone()
+        return found
+
+    def _all(self, sql: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        with _translated():
+            return self._db.execute(sql, parameters).fetchall()
+
+    def customer(self, key: CustomerKey) -> CustomerRow | None:
+        """Return the customer's state."""
+        row = self._one(f"SELECT {_CUSTOMER} FROM customers WHERE tenant_id = ? AND customer_id = ?", key)
+        return _customer(row) if row else None
+
+    def purchase(self, key: CustomerKey, transaction_id: str) -> PurchaseRow | None:
+        """Return one purchase."""
+        row = self._one(
+            f"SELECT {_PURCHASE} FROM purchases WHERE tenant_id = ? AND customer_id = ? AND transaction_id = ?",
+            (*key, transaction_id),
+        )
+        return _purchase(row) if row else None
+
+    def payment(self, key: CustomerKey, payment_id: str) -> PaymentRow | None:
+        """Return one payment."""
+        row = self._one(
+            "SELECT state FROM payments WHERE tenant_id = ? AND customer_id = ? AND payment_id = ?",
+            (*key, payment_id),
+        )
+        return PaymentRow(key, payment_id, row[0]) if row else None
+
+    def lapsed(self, key: CustomerKey, now_us: int) -> Sequence[PurchaseRow]:
+        """Return the customer's open holds that lapsed."""
+        rows = self._all(
+            f"SELECT {_PURCHASE} FROM purchases WHERE tenant_id = ? AND customer_id = ?"
+            " AND lapses_us > 0 AND lapses_us <= ? ORDER BY lapses_us, transaction_id",
+            (*key, now_us),
+        )
+        return [_purchase(row) for row in rows]
+
+    def entries(self, key: CustomerKey, *, after: int, limit: int) -> Sequence[EntryRow]:
+        """Return the customer's entries above `after`."""
+        rows = self._all(
+            f"SELECT {_ENTRY} FROM entries WHERE tenant_id = ? AND customer_id = ? AND sequence > ?"
+            " ORDER BY sequence LIMIT ?",
+            (*key, after, limit),
+        )
+        return [_entry(row) for row in rows]
+
+
+class SQLiteTransaction(_SQLiteReads):
+    """Keeps `engine.ports.Transaction` on the writing connection."""
+
+    def request(self, key: CustomerKey, request_id: str) -> RequestRow | None:
+        """Return what a request id came to."""
+        row = self._one(
+            "SELECT fingerprint, sequence, at_us, reply FROM requests"
+            " WHERE tenant_id = ? AND customer_id = ? AND request_id = ?",
+            (*key, request_id),
+        )
+        return RequestRow(key, request_id, *row) if row else None
+
+    def owed(self, key: CustomerKey) -> Sequence[PurchaseRow]:
+        """Return the purchases that owe principal."""
+        rows = self._all(
+            f"SELECT {_PURCHASE} FROM purchases WHERE tenant_id = ? AND customer_id = ?"
+            " AND owed_since > 0 ORDER BY owed_since, transaction_id",
+            key,
+        )
+        return [_purchase(row) for row in rows]
+
+    def next_lapse(self, key: CustomerKey, after_us: int) -> int:
+        """Return the earliest lapse above `after_us`."""
+        row = self._one(
+            "SELECT min(lapses_us) FROM purchases WHERE tenant_id = ? AND customer_id = ?"
+            " AND lapses_us > 0 AND lapses_us > ?",
+            (*key, after_us),
+        )
+        return (row and row[0]) or 0
+
+    def tail(self) -> tuple[BatchRow | None, int]:
+        """Return the last batch row and the position of the last entry."""
+        row = self._one(
+            "SELECT sequence, at_us, first_position, count, root, hash FROM batches ORDER BY sequence DESC LIMIT 1", ()
+        )
+        last = self._one("SELECT max(position) FROM entries", ())
+        return (BatchRow(*row) if row else None), (last and last[0]) or 0
+
+    def write(self, batch: BatchWrite) -> None:
+        """Add or replace everything in `batch`."""
+        db = self._db
+        with _translated():
+            db.executemany(
+                "INSERT INTO customers VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (tenant_id, customer_id) DO UPDATE SET"
+                " sequence = excluded.sequence, next_lapse_us = excluded.next_lapse_us,"
+                " state = excluded.state, profile = excluded.profile",
+                [(*r.key, r.sequence, r.next_lapse_us, r.state, r.profile) for r in batch.customers],
+            )
+            db.executemany(
+                "INSERT INTO purchases VALUES (?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (tenant_id, customer_id, transaction_id) DO UPDATE SET"
+                " lapses_us = excluded.lapses_us, owed_since = excluded.owed_since, state = excluded.state",
+                [(*r.key, r.transaction_id, r.lapses_us, r.owed_since, r.state) for r in batch.purchases],
+            )
+            if batch.payments:
+                db.executemany(
+                    "INSERT INTO payments VALUES (?, ?, ?, ?)"
+                    " ON CONFLICT (tenant_id, customer_id, payment_id) DO UPDATE SET state = excluded.state",
+                    [(*r.key, r.payment_id, r.state) for r in batch.payments],
+                )
+            db.executemany(
+                "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [(*r.key, r.request_id, r.fingerprint, r.sequence, r.at_us, r.reply) for r in batch.requests],
+            )
+            db.executemany(
+                f"INSERT INTO entries ({_ENTRY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        *e.key, e.sequence, e.position, e.batch, e.at_us, e.tag, e.request_id, e.clear, e.nonce,
+                        e.sealed, e.hash,
+                    )
+                    for e in batch.entries
+                ],
+            )  # fmt: skip
+            if (b := batch.batch) is not None:
+                db.execute(
+                    "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?)",
+                    (b.sequence, b.at_us, b.first_position, b.count, b.root, b.hash),
+                )
+
+
+class SQLiteSnapshot(_SQLiteReads):
+    """Keeps `engine.ports.Snapshot` on a reading connection: one read transaction from enter to exit."""
+
+    def __enter__(self) -> Self:
+        with _translated():
+            self._db.execute("BEGIN")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._db.execute("ROLLBACK")
+
+    def entries_by_position(
+        self, *, after: int, limit: int, tenant_id: str = "", tag: int | None = None
+    ) -> Sequence[EntryRow]:
+        """Return entries above a position, ascending."""
+        rows = self._all(
+            f"SELECT {_ENTRY} FROM entries WHERE position > ? AND (? = '' OR tenant_id = ?)"
+            " AND (? IS NULL OR tag = ?) ORDER BY position LIMIT ?",
+            (after, tenant_id, tenant_id, tag, tag, limit),
+        )
+        return [_entry(row) for row in rows]
+
+    def entries_before(self, *, position: int, limit: int, tenant_id: str, tag: int) -> Sequence[EntryRow]:
+        """Return entries below a position, descending."""
+        rows = self._all(
+            f"SELECT {_ENTRY} FROM entries WHERE position < ? AND tenant_id = ? AND tag = ?"
+            " ORDER BY position DESC LIMIT ?",
+            (position, tenant_id, tag, limit),
+        )
+        return [_entry(row) for row in rows]
+
+    def customer_entries_before(self, key: CustomerKey, *, sequence: int, limit: int, tag: int) -> Sequence[EntryRow]:
+        """Return a customer's entries below a sequence, descending."""
+        rows = self._all(
+            f"SELECT {_ENTRY} FROM entries WHERE tenant_id = ? AND customer_id = ? AND sequence < ? AND tag = ?"
+            " ORDER BY sequence DESC LIMIT ?",
+            (*key, sequence, tag, limit),
+        )
+        return [_entry(row) for row in rows]
+
+    def purchases(self, key: CustomerKey, *, after: str, limit: int, only_open: bool) -> Sequence[PurchaseRow]:
+        """Return the customer's purchases by transaction id."""
+        rows = self._all(
+            f"SELECT {_PURCHASE} FROM purchases WHERE tenant_id = ? AND customer_id = ? AND transaction_id > ?"
+            " AND (lapses_us > 0 OR NOT ?) ORDER BY transaction_id LIMIT ?",
+            (*key, after, only_open, limit),
+        )
+        return [_purchase(row) for row in rows]
+
+    def payments(self, key: CustomerKey) -> Sequence[PaymentRow]:
+        """Return the customer's payments by id."""
+        rows = self._all(
+            "SELECT payment_id, state FROM payments WHERE tenant_id = ? AND customer_id = ? ORDER BY payment_id", key
+        )
+        return [PaymentRow(key, *row) for row in rows]
+
+    def customers(self, *, after: CustomerKey, limit: int) -> Sequence[CustomerRow]:
+        """Return customers by key."""
+        rows = self._all(
+            f"SELECT {_CUSTOMER} FROM customers WHERE (tenant_id, customer_id) > (?, ?)"
+            " ORDER BY tenant_id, customer_id LIMIT ?",
+            (*after, limit),
+        )
+        return [_customer(row) for row in rows]
+
+    def batches(self, *, after: int, limit: int) -> Sequence[BatchRow]:
+        """Return batch rows by sequence."""
+        rows = self._all(
+            "SELECT sequence, at_us, first_position, count, root, hash FROM batches WHERE sequence > ?"
+            " ORDER BY sequence LIMIT ?",
+            (after, limit),
+        )
+        return [BatchRow(*row) for row in rows]
+
+    def last_position(self) -> int:
+        """Return the position of the last entry."""
+        row = self._one("SELECT max(position) FROM entries", ())
+        return (row and row[0]) or 0
+
+    def counts(self) -> Mapping[str, int]:
+        """Return how many rows there are."""
+        counted = {}
+        for table in ("customers", "purchases", "payments", "entries", "batches"):
+            row = self._one(f"SELECT count(*) FROM {table}", ())
+            counted[table] = row[0] if row else 0
+        return counted
+
+    def ruleset_source(self, ruleset_hash: bytes) -> str | None:
+        """Return the source text of a ruleset."""
+        row = self._one("SELECT source FROM rulesets WHERE hash = ?", (ruleset_hash,))
+        return row[0] if row else None
