@@ -61,9 +61,7 @@ class ProtoError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of the commands and return the exit status."""
     commands = {"generate": generate, "check": check, "lint": lint}
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=sorted(commands))
     try:
         commands[parser.parse_args(arguments).command]()
@@ -104,9 +102,7 @@ def lint() -> None:
         return
     image = compile_image(BUILD / "image.binpb")
     _must(_buf("lint", str(image), "--config", BUF_CONFIG), "buf lint")
-    _must(
-        _buf("format", "--diff", "--exit-code", str(SOURCES)), f"buf format (npx {BUF} format --write protos)"
-    )
+    _must(_buf("format", "--diff", "--exit-code", str(SOURCES)), f"buf format (npx {BUF} format --write protos)")
     print("protos: buf lint and format passed")
     release = _last_release()
     if release is None:
@@ -161,9 +157,7 @@ def compile_python(target: Path) -> None:
 def compile_image(image: Path, root: Path = SOURCES) -> Path:
     """Write all sources with their imports and comments as one descriptor set, and return its path."""
     image.parent.mkdir(parents=True, exist_ok=True)
-    _protoc(
-        [f"--descriptor_set_out={image}", "--include_imports", "--include_source_info"], root, sources(root)
-    )
+    _protoc([f"--descriptor_set_out={image}", "--include_imports", "--include_source_info"], root, sources(root))
     return image
 
 
@@ -235,13 +229,9 @@ def _run(
     command: Sequence[str], *, environment: dict[str, str] | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(
-            command, check=False, capture_output=True, text=True, env=environment, timeout=timeout
-        )
+        return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=timeout)
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(
-            command, returncode=124, stdout="", stderr=f"no answer in {timeout} s"
-        )
+        return subprocess.CompletedProcess(command, returncode=124, stdout="", stderr=f"no answer in {timeout} s")
 
 
 if __name__ == "__main__":

@@ -41,9 +41,7 @@ def test_generated_code_is_what_the_sources_give() -> None:
 def test_every_element_of_the_contract_is_commented(files: list[descriptor_pb2.FileDescriptorProto]) -> None:
     uncommented = []
     for file in files:
-        commented = {
-            tuple(place.path) for place in file.source_code_info.location if place.leading_comments.strip()
-        }
+        commented = {tuple(place.path) for place in file.source_code_info.location if place.leading_comments.strip()}
         uncommented += [name for path, name in _elements(file) if path not in commented]
 
     assert uncommented == []
@@ -55,9 +53,7 @@ def test_the_folder_of_a_file_is_its_package(files: list[descriptor_pb2.FileDesc
 
 def test_every_call_names_the_scope_it_needs(files: list[descriptor_pb2.FileDescriptorProto]) -> None:
     unscoped = [
-        method.full_name
-        for method in _methods(files)
-        if not method.GetOptions().Extensions[access_pb2.required_scope]
+        method.full_name for method in _methods(files) if not method.GetOptions().Extensions[access_pb2.required_scope]
     ]
 
     assert unscoped == []
@@ -69,8 +65,7 @@ def test_requests_and_responses_are_used_by_one_call_each(
     misnamed = [
         method.full_name
         for method in _methods(files)
-        if method.input_type.name != f"{method.name}Request"
-        or method.output_type.name != f"{method.name}Response"
+        if method.input_type.name != f"{method.name}Request" or method.output_type.name != f"{method.name}Response"
     ]
 
     assert misnamed == []
@@ -154,9 +149,7 @@ def _elements(file: descriptor_pb2.FileDescriptorProto) -> Iterator[Element]:
             yield (*path, SERVICE_METHOD, number), f"{name}.{method.name}"
 
 
-def _message_elements(
-    message: descriptor_pb2.DescriptorProto, path: tuple[int, ...], scope: str
-) -> Iterator[Element]:
+def _message_elements(message: descriptor_pb2.DescriptorProto, path: tuple[int, ...], scope: str) -> Iterator[Element]:
     if message.options.map_entry:  # protoc's own, for a map field
         return
     name = f"{scope}.{message.name}"
@@ -173,9 +166,7 @@ def _message_elements(
         yield from _enum_elements(enum, (*path, MESSAGE_ENUM, index), name)
 
 
-def _enum_elements(
-    enum: descriptor_pb2.EnumDescriptorProto, path: tuple[int, ...], scope: str
-) -> Iterator[Element]:
+def _enum_elements(enum: descriptor_pb2.EnumDescriptorProto, path: tuple[int, ...], scope: str) -> Iterator[Element]:
     name = f"{scope}.{enum.name}"
     yield path, name
     for index, value in enumerate(enum.value):

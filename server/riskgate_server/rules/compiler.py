@@ -197,11 +197,7 @@ class _Translator:
         if container.WhichOneof("expr_kind") == "list_expr":
             members = [self.translate(member) for member in container.list_expr.elements]
             # Whole numbers and text only: with doubles, membership in a Python set is not CEL's equality.
-            if (
-                not members
-                or cel_type not in {"int", "string"}
-                or any(kind != cel_type for _, kind in members)
-            ):
+            if not members or cel_type not in {"int", "string"} or any(kind != cel_type for _, kind in members):
                 raise _Unknown
             return f"({code} in {{{', '.join(member for member, _ in members)}}})", "bool"
         name, container_type = self.translate(container)

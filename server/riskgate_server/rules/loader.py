@@ -67,9 +67,7 @@ class CompiledRuleset:
         self._checker = checker
         self._checked = tuple(checked)
         self._windows = WindowReader(ruleset.windows)
-        self._evaluate, self.left_to_engine = compile_rules(
-            [rule.tree for rule in checked], types, ruleset.lists
-        )
+        self._evaluate, self.left_to_engine = compile_rules([rule.tree for rule in checked], types, ruleset.lists)
 
     def features(self, profile: Profile, facts: PurchaseFacts, line: LineFacts) -> FeatureValues:
         """Return what the rules will see of this purchase, in the order of `feature_names`."""

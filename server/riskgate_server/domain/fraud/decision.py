@@ -55,9 +55,7 @@ def combine(ruleset: Ruleset, hits: Collection[int], errors: Collection[int] = (
         severity = max(severity, SEVERITY[rule.outcome])
         left = left * (SCORE_MAX - rule.weight) // SCORE_MAX
     # sorted() is stable: equal rules keep the order in which the ruleset names them.
-    ranked = [
-        (-SEVERITY[rule.outcome], -rule.weight, rule.reason_code) for rule in sorted(hit, key=_gravest_first)
-    ]
+    ranked = [(-SEVERITY[rule.outcome], -rule.weight, rule.reason_code) for rule in sorted(hit, key=_gravest_first)]
     for position in errors:
         fallback = ruleset.groups[rules[position].group].fallback
         severity = max(severity, SEVERITY[fallback])

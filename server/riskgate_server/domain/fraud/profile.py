@@ -137,9 +137,7 @@ def observe(profile: Profile, facts: PurchaseFacts, *, spent: bool) -> Profile:
         first_seen_us,
         last_event_us,
         _with_device(profile.devices, facts.device_id, at_us) if facts.device_id else profile.devices,
-        _with_category(profile.categories, facts.merchant_category)
-        if facts.merchant_category
-        else profile.categories,
+        _with_category(profile.categories, facts.merchant_category) if facts.merchant_category else profile.categories,
         _most_recent(profile.merchants, merchant_mark(facts.merchant_id), MERCHANTS_MAX)
         if facts.merchant_id
         else profile.merchants,
@@ -186,9 +184,7 @@ def _with_device(devices: tuple[KnownDevice, ...], device_id: str, at_us: int) -
     return (*devices, KnownDevice(device_id, at_us))[-DEVICES_MAX:]
 
 
-def _with_category(
-    categories: tuple[KnownCategory, ...], merchant_category: str
-) -> tuple[KnownCategory, ...]:
+def _with_category(categories: tuple[KnownCategory, ...], merchant_category: str) -> tuple[KnownCategory, ...]:
     for position, category in enumerate(categories):
         if category.merchant_category == merchant_category:
             more = KnownCategory(merchant_category, min(category.count + 1, CATEGORY_COUNT_MAX))

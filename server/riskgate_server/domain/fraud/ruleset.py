@@ -167,9 +167,7 @@ class _Reader:
             fields = self.mapping(body, path, required=("fallback", "why"))
             fallback = self.outcome(fields.get("fallback"), f"{path}.fallback")
             if fallback == APPROVE:
-                self.problem(
-                    f"{path}.fallback", "a rule that fails must not approve: STEP_UP, REVIEW or DECLINE"
-                )
+                self.problem(f"{path}.fallback", "a rule that fails must not approve: STEP_UP, REVIEW or DECLINE")
             groups[key] = Group(key, fallback, self.text(fields.get("why"), f"{path}.why"))
         return groups
 
@@ -210,14 +208,10 @@ class _Reader:
         for code, body in self.named(value, "reasons", _REASON, RULES_MAX).items():
             path = f"reasons.{code}"
             fields = self.mapping(body, path, required=LANGUAGES)
-            reasons[code] = {
-                language: self.text(fields.get(language), f"{path}.{language}") for language in LANGUAGES
-            }
+            reasons[code] = {language: self.text(fields.get(language), f"{path}.{language}") for language in LANGUAGES}
         return reasons
 
-    def rules(
-        self, value: object, groups: Mapping[str, Group], reasons: Mapping[str, dict[str, str]]
-    ) -> list[Rule]:
+    def rules(self, value: object, groups: Mapping[str, Group], reasons: Mapping[str, dict[str, str]]) -> list[Rule]:
         rules: list[Rule] = []
         seen: set[str] = set()
         for position, body in enumerate(self.sequence(value, "rules", RULES_MAX)):
@@ -316,9 +310,7 @@ class _Reader:
             self.problem(path, f"expected text, got {_kind(value)}; quote it")
             return ""
         if len(value) > _NAME_CHARACTERS_MAX or not pattern.fullmatch(value):
-            self.problem(
-                path, f"must match {pattern.pattern} and have at most {_NAME_CHARACTERS_MAX} characters"
-            )
+            self.problem(path, f"must match {pattern.pattern} and have at most {_NAME_CHARACTERS_MAX} characters")
             return ""
         return value
 
