@@ -2,10 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Final, cast
+
 import click
 
+COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
+    "init": (
+        "riskgate_server.cli.init:init",
+        "Make a data directory: keys, certificates, a first credential.",
+    ),
+    "callers": (
+        "riskgate_server.cli.callers:callers",
+        "Say who may call: add, change, rotate, revoke, list.",
+    ),
+}
+"""Name → where the command is, and its line in the help. A command is imported when it is run."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class LazyGroup(click.Group):
+    """A group that imports a command only to run it: `riskgate --help` and every other command stay fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands in the order of their table."""
+        return [*COMMANDS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command."""
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        return cast("click.Command", getattr(import_module(module), name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  click's
+        """Write the commands' lines without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="riskgate")
 def main() -> None:
     """Decide about purchases, reserve the credit for them, and prove it."""

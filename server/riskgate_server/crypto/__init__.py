@@ -1,1 +1,1 @@
-"""Keys, seals and proofs: the only room that touches cryptography."""
+"""Keys and proofs: what is sealed, signed and issued. The only room that imports `cryptography`."""

@@ -1,0 +1,77 @@
+"""What commands share: the data directory, answers for people and programs, times, who asks."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from riskgate_server.datadir import DataDirectory, DataDirectoryError
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def data_option(function: _F) -> _F:
+    """Add `--data DIR`, also read from RISKGATE_DATA."""
+    return click.option(
+        "--data",
+        "data",
+        metavar="DIR",
+        envvar="RISKGATE_DATA",
+        show_envvar=True,
+        required=True,
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Data directory made by `riskgate init`.",
+    )(function)
+
+
+def json_option(function: _F) -> _F:
+    """Add `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Answer as one JSON object.")(function)
+
+
+def checked_directory(root: Path) -> DataDirectory:
+    """Return the data directory, or leave with exit code 1 and the reason."""
+    directory = DataDirectory(root.absolute())
+    try:
+        directory.check()
+    except DataDirectoryError as error:
+        raise click.ClickException(str(error)) from error
+    return directory
+
+
+def say(answer: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """Print an answer the way it was asked for."""
+    click.echo(json.dumps(answer, ensure_ascii=False) if as_json else text)
+
+
+def show_time(time_us: int) -> str | None:
+    """Write a time as ISO 8601 in UTC; 0 is never, None."""
+    if time_us == 0:
+        return None
+    return datetime.fromtimestamp(time_us / 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def who() -> str:
+    """Name the person at the keyboard, for logs of changes."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = f"uid {os.geteuid()}"
+    behind = os.environ.get("SUDO_USER")
+    return f"{behind} as {user}" if behind and behind != user else user
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Lay out rows in columns as wide as they need."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)
+    ]
+    return "\n".join(line.rstrip() for line in lines)

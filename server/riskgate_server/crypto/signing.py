@@ -1,0 +1,257 @@
+"""
+Signed heads: what the journal's end was and when, kept outside the database.
+
+Whoever can write the database can rewrite a whole chain of hashes. They cannot rewrite a head that
+was signed and copied elsewhere before. Each line names the hash of the line before it, so a line
+missing from the middle shows; a missing end shows against any older copy of the file.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_public_key,
+)
+
+_SIGNED_AS: Final = b"riskgate journal head v1\n"
+"""No signature made here means anything elsewhere, nor the other way round."""
+_FIRST: Final = "0" * 64
+LINE_BYTES_MAX: Final = 4096
+
+
+class HeadsBroken(Exception):
+    """A line of the log of heads is not what was signed, or lines are missing before it."""
+
+    def __init__(self, line: int, why: str) -> None:
+        super().__init__(f"line {line}: {why}")
+        self.line = line
+        self.why = why
+
+
+class HeadRefused(Exception):
+    """The head contradicts one signed before: the journal was rewritten, or an old copy was restored."""
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a writer's journal at one instant: its last batch row and how many entries there were."""
+
+    writer: str
+    batch: int
+    batch_hash: bytes
+    entries: int
+    at_us: int
+
+
+class _Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    v: int
+    writer: str
+    batch: int
+    batch_hash: str
+    entries: int
+    at_us: int
+    previous: str
+    key: str
+    signature: str
+
+
+class HeadVerifier:
+    """Checks heads with the public key alone."""
+
+    def __init__(self, public_key_pem: bytes) -> None:
+        try:
+            key = load_pem_public_key(public_key_pem)
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise ValueError("not a public key in PEM form") from error
+        if not isinstance(key, Ed25519PublicKey):
+            raise ValueError("not an Ed25519 public key")  # noqa: TRY004  the content is wrong, not its type
+        self._key = key
+        self.key_id = _key_id(key)
+
+    def check(self, line: bytes, number: int, previous: str) -> tuple[Head, str]:
+        """
+        Return the head of a line and the hash that the next line must name.
+
+        Raises:
+            HeadsBroken: naming `number`.
+        """
+        try:
+            fields = msgspec.json.decode(line, type=_Line)
+            signature = base64.b64decode(fields.signature, validate=True)
+            batch_hash = bytes.fromhex(fields.batch_hash)
+        except (msgspec.MsgspecError, binascii.Error, ValueError) as error:
+            raise HeadsBroken(number, "not a head") from error
+        if fields.v != 1:
+            raise HeadsBroken(number, f"version {fields.v} is not known here")
+        if fields.key != self.key_id:
+            raise HeadsBroken(number, "signed with another key")
+        signed = canonical_bytes(fields)
+        # One spelling per head: otherwise a changed line could keep a valid signature.
+        if line != _line_bytes(fields, signature):
+            raise HeadsBroken(number, "not in canonical form")
+        try:
+            self._key.verify(signature, _SIGNED_AS + signed)
+        except InvalidSignature:
+            raise HeadsBroken(number, "the signature does not fit") from None
+        if fields.previous != previous:
+            raise HeadsBroken(number, "does not follow the line before it: lines are missing or were moved")
+        head = Head(
+            writer=fields.writer,
+            batch=fields.batch,
+            batch_hash=batch_hash,
+            entries=fields.entries,
+            at_us=fields.at_us,
+        )
+        return head, hashlib.sha256(line).hexdigest()
+
+
+class HeadSigner:
+    """Signs heads. The secret is the seed of an Ed25519 key."""
+
+    def __init__(self, seed: bytes) -> None:
+        self._key = Ed25519PrivateKey.from_private_bytes(seed)
+        self.key_id = _key_id(self._key.public_key())
+
+    def __repr__(self) -> str:
+        return f"HeadSigner({self.key_id}, ***)"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a signing key is not copied or sent elsewhere")
+
+    def public_key_pem(self) -> bytes:
+        """Return what others verify with."""
+        return self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+    def sign_line(self, head: Head, previous: str) -> bytes:
+        """Return the line for `head` that follows the line whose hash is `previous`, without a line end."""
+        fields = _Line(
+            v=1,
+            writer=head.writer,
+            batch=head.batch,
+            batch_hash=head.batch_hash.hex(),
+            entries=head.entries,
+            at_us=head.at_us,
+            previous=previous,
+            key=self.key_id,
+            signature="",
+        )
+        return _line_bytes(fields, self._key.sign(_SIGNED_AS + canonical_bytes(fields)))
+
+
+def canonical_bytes(fields: _Line) -> bytes:
+    """Return what is signed: all fields but the signature as JSON, keys sorted, no spaces, ASCII."""
+    values = {name: getattr(fields, name) for name in fields.__struct_fields__ if name != "signature"}
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def _line_bytes(fields: _Line, signature: bytes) -> bytes:
+    values = {name: getattr(fields, name) for name in fields.__struct_fields__}
+    values["signature"] = base64.b64encode(signature).decode()
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def read_heads(lines: Iterable[bytes], verifier: HeadVerifier) -> Iterator[Head]:
+    """
+    Yield every head of a log in order, each verified and in its place.
+
+    Raises:
+        HeadsBroken: at the first line that is not what was signed, does not follow, or goes back.
+    """
+    previous = _FIRST
+    last: dict[str, Head] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n"):
+            raise HeadsBroken(number, "the line is incomplete")
+        head, previous = verifier.check(line[:-1], number, previous)
+        before = last.get(head.writer)
+        if before is not None and (head.batch <= before.batch or head.entries < before.entries):
+            raise HeadsBroken(number, "goes back in the journal")
+        last[head.writer] = head
+        yield head
+
+
+class HeadLog:
+    """The growing file of heads, for the one process that writes the journal."""
+
+    def __init__(self, path: Path, signer: HeadSigner) -> None:
+        """
+        Open the log and verify its last line. What a crash left of a line is taken away: nobody relied on it.
+
+        Raises:
+            HeadsBroken: the last line is not one this key signed.
+        """
+        self._path = path
+        self._signer = signer
+        self._previous = _FIRST
+        self.last: Head | None = None
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            self._read_last()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def append(self, head: Head) -> bool:
+        """
+        Sign `head` and add it, durably on return; False if it is already the last one.
+
+        Raises:
+            HeadRefused: it does not lie beyond the last head of the log.
+        """
+        if self.last is not None and self.last.writer == head.writer:
+            if head.batch == self.last.batch and head.batch_hash == self.last.batch_hash:
+                return False
+            if head.batch <= self.last.batch or head.entries < self.last.entries:
+                raise HeadRefused(
+                    f"batch {head.batch} does not lie beyond batch {self.last.batch}, which was signed before"
+                )
+        line = self._signer.sign_line(head, self._previous)
+        assert len(line) < LINE_BYTES_MAX
+        written = os.write(self._descriptor, line + b"\n")
+        if written != len(line) + 1:
+            raise OSError(f"{self._path}: only {written} bytes of a line were written")
+        os.fsync(self._descriptor)
+        self._previous = hashlib.sha256(line).hexdigest()
+        self.last = head
+        return True
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def _read_last(self) -> None:
+        size = os.fstat(self._descriptor).st_size
+        # Two lines always fit: the last whole one, and what a crash left of the next.
+        tail = os.pread(self._descriptor, 2 * LINE_BYTES_MAX, max(0, size - 2 * LINE_BYTES_MAX))
+        whole = tail.rfind(b"\n") + 1
+        if whole < len(tail):
+            size -= len(tail) - whole
+            os.ftruncate(self._descriptor, size)
+            os.fsync(self._descriptor)
+        if whole == 0:
+            return
+        line = tail[tail.rfind(b"\n", 0, whole - 1) + 1 : whole - 1]
+        verifier = HeadVerifier(self._signer.public_key_pem())
+        claimed = _FIRST
+        # What it follows is not read again; a line that is no head is refused by the check.
+        with contextlib.suppress(msgspec.MsgspecError):
+            claimed = msgspec.json.decode(line, type=_Line).previous
+        self.last, self._previous = verifier.check(line, -1, claimed)
+
+
+def _key_id(key: Ed25519PublicKey) -> str:
+    raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    return hashlib.sha256(raw).hexdigest()[:16]

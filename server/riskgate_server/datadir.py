@@ -1,0 +1,218 @@
+"""A data directory: where everything is, who may read it, and how files are put there."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+PRIVATE_FILE: Final = 0o600
+PRIVATE_DIRECTORY: Final = 0o700
+_NOT_OWNER: Final = 0o077
+
+
+class DataDirectoryError(Exception):
+    """The directory cannot be used as it is. The message names the path and the remedy."""
+
+
+class DataDirectory(msgspec.Struct, frozen=True):
+    """All paths of a data directory."""
+
+    root: Path
+
+    @property
+    def unfinished(self) -> Path:
+        """Present while `riskgate init` works; whatever else is there counts for nothing until it is gone."""
+        return self.root / "INITIALISING"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that serves the directory."""
+        return self.root / "lock"
+
+    @property
+    def store(self) -> Path:
+        """Journal and state."""
+        return self.root / "riskgate.db"
+
+    @property
+    def vault(self) -> Path:
+        """Customers' data keys, each wrapped under the master key."""
+        return self.root / "vault.db"
+
+    @property
+    def access(self) -> Path:
+        """Callers, their keys, and the log of changes to them."""
+        return self.root / "access.db"
+
+    @property
+    def heads(self) -> Path:
+        """Signed heads of the journal, one JSON object per line."""
+        return self.root / "heads.log"
+
+    @property
+    def heads_public_key(self) -> Path:
+        """What the heads are verified with; may be given to anyone."""
+        return self.root / "heads.pub"
+
+    @property
+    def tls(self) -> Path:
+        """The local certificate authority and what it issued to the server."""
+        return self.root / "tls"
+
+    @property
+    def ca_certificate(self) -> Path:
+        """What callers verify the server with, and the server its callers."""
+        return self.tls / "ca.crt"
+
+    @property
+    def ca_key(self) -> Path:
+        """Issues certificates. The server never reads it."""
+        return self.tls / "ca.key"
+
+    @property
+    def server_certificate(self) -> Path:
+        """The server's certificate."""
+        return self.tls / "server.crt"
+
+    @property
+    def server_key(self) -> Path:
+        """The key of the server's certificate."""
+        return self.tls / "server.key"
+
+    @property
+    def secrets(self) -> Path:
+        """Keys that nothing can replace: without them the store is unreadable."""
+        return self.root / "secrets"
+
+    @property
+    def master_key(self) -> Path:
+        """Wraps the customers' data keys."""
+        return self.secrets / "master.key"
+
+    @property
+    def fingerprint_key(self) -> Path:
+        """Keys the hashes that stand for values which must not be stored in clear."""
+        return self.secrets / "fingerprint.key"
+
+    @property
+    def heads_key(self) -> Path:
+        """Signs the heads of the journal."""
+        return self.secrets / "heads.key"
+
+    def private_files(self) -> tuple[Path, ...]:
+        """Files that nobody but the owner may read."""
+        databases = (self.store, self.vault, self.access)
+        beside = tuple(
+            Path(f"{path}{suffix}") for path in databases for suffix in ("-wal", "-shm", "-journal")
+        )
+        return (
+            self.master_key,
+            self.fingerprint_key,
+            self.heads_key,
+            self.ca_key,
+            self.server_key,
+            *databases,
+            *beside,
+        )
+
+    def required_files(self) -> tuple[Path, ...]:
+        """Files that every finished `riskgate init` has left here."""
+        return (
+            self.master_key,
+            self.fingerprint_key,
+            self.heads_key,
+            self.heads_public_key,
+            self.ca_certificate,
+            self.ca_key,
+            self.server_certificate,
+            self.server_key,
+            self.vault,
+            self.access,
+        )
+
+    def check(self) -> None:
+        """
+        Refuse a directory that is unfinished, incomplete, or readable by others.
+
+        Raises:
+            DataDirectoryError: with the first thing that is wrong and what to do about it.
+        """
+        if not self.root.is_dir():
+            raise DataDirectoryError(
+                f"{self.root} is not a directory: create it with `riskgate init {self.root}`"
+            )
+        if self.unfinished.exists():
+            raise DataDirectoryError(
+                f"{self.root} was left by an interrupted init: finish it with `riskgate init {self.root}`"
+            )
+        if not self.access.exists() and not self.master_key.exists():
+            raise DataDirectoryError(
+                f"{self.root} is not a data directory: create one with `riskgate init DIR`"
+            )
+        for path in self.required_files():
+            # Never made anew: a fresh master key beside an old store would look like total loss.
+            if not path.is_file():
+                raise DataDirectoryError(f"{path} is missing: restore it from a backup")
+        for path in (self.root, self.secrets, self.tls, *self.private_files()):
+            _refuse_if_open_to_others(path)
+
+
+def _refuse_if_open_to_others(path: Path) -> None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & _NOT_OWNER:
+        raise DataDirectoryError(
+            f"{path} is open to other users (mode {mode:04o}): run `chmod go-rwx {path}`"
+        )
+    if status.st_uid not in (os.geteuid(), 0):
+        raise DataDirectoryError(
+            f"{path} belongs to another user (uid {status.st_uid}): chown it to the server's"
+        )
+
+
+def make_private_directory(path: Path) -> None:
+    """Create `path` for its owner only, durably; one that exists is made private."""
+    path.mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
+    path.chmod(PRIVATE_DIRECTORY)
+    sync_directory(path.parent)
+
+
+def write_file(path: Path, content: bytes, *, mode: int = PRIVATE_FILE) -> None:
+    """Put a whole new file at `path`, durably: readers see none or all of it, and others never see it."""
+    staged = path.with_name(f".{path.name}.new")
+    staged.unlink(missing_ok=True)
+    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        # The umask may have taken bits away that the file is meant to have.
+        os.fchmod(descriptor, mode)
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+    staged.replace(path)
+    sync_directory(path.parent)
+
+
+def create_empty_private(path: Path) -> None:
+    """Create an empty file for its owner only, before a library follows the umask; one that exists stays."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
+    except FileExistsError:
+        return
+    os.close(descriptor)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,263 @@
+"""
+Customers' data keys in a SQLite file of their own, so that a key can be truly forgotten.
+
+A key is stored wrapped (the wrapping is given by whoever opens the vault). Forgetting overwrites it
+in place; `secure_delete` and a truncated log see to copies, and since copies may hide where we did
+not think of, forgetting ends by searching the files for what was destroyed.
+
+One connection writes and checkpoints; others, in this or another process, open the vault to read.
+"""
+
+from __future__ import annotations
+
+import mmap
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from riskgate_server.datadir import create_empty_private
+from riskgate_server.domain.customer import CustomerKey
+from riskgate_server.engine.ports import StoreBroken, StoreFull
+
+Wrap = Callable[[CustomerKey, bytes], bytes]
+
+SCHEMA_VERSION: Final = 1
+CACHED_MAX: Final = 65_536
+"""About 20 MB of memory; spares a customer's next command a query and an unwrapping."""
+
+_BUSY_SECONDS: Final = 5.0
+_FRAGMENT_BYTES: Final = 8
+"""What is searched for after forgetting: any 15 bytes left of a key contain one such piece."""
+
+_NOBODY: Final[CustomerKey] = ("", "")
+_PROOF: Final = bytes(32)
+
+_SCHEMA: Final = """
+CREATE TABLE proof (
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    wrapped BLOB NOT NULL
+) STRICT;
+
+-- A forgotten key stays as a row of zeros of the same length.
+CREATE TABLE keys (
+    tenant_id TEXT NOT NULL,
+    customer_id TEXT NOT NULL,
+    wrapped BLOB NOT NULL,
+    PRIMARY KEY (tenant_id, customer_id)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+class VaultUnusable(Exception):
+    """The file is not a vault this version can use. The message says why."""
+
+
+def create_vault(path: Path, wrap: Wrap) -> None:
+    """Make an empty vault, with a proof of the master key it belongs to."""
+    create_empty_private(path)
+    connection = _connect(path, read_only=False)
+    try:
+        connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};")
+        connection.execute("INSERT INTO proof VALUES (1, ?)", (wrap(_NOBODY, _PROOF),))
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
+
+
+class SqliteVault:
+    """Keeps the port `engine.ports.Vault`. Safe from any thread."""
+
+    def __init__(self, path: Path, *, wrap: Wrap, unwrap: Wrap, read_only: bool = False) -> None:
+        """
+        Open an existing vault, and finish a forgetting that a crash may have interrupted.
+
+        Raises:
+            VaultUnusable: there is no vault at `path`, or a newer version made it.
+            Exception: what `unwrap` raises when the vault belongs to another master key.
+        """
+        self._path = path
+        self._wrap = wrap
+        self._unwrap = unwrap
+        self._read_only = read_only
+        self._cached: dict[CustomerKey, bytes] = {}
+        self._lock = threading.Lock()
+        # SQLite would make a new, empty vault of a missing one, and every customer unreadable.
+        if not path.is_file():
+            raise VaultUnusable(f"{path} is missing: restore it from a backup")
+        self._connection = _connect(path, read_only=read_only)
+        try:
+            self._verify()
+            if not read_only:
+                self._empty_log()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def keys(self, customers: Sequence[CustomerKey]) -> dict[CustomerKey, bytes | None]:
+        """Return the data key of each customer, None where there is none or it was forgotten."""
+        found: dict[CustomerKey, bytes | None] = {}
+        for customer in customers:
+            cached = self._cached.get(customer)
+            if cached is None:
+                with self._lock, _translated():
+                    cached = self._load(customer)
+            found[customer] = cached
+        return found
+
+    def create(self, keys: Mapping[CustomerKey, bytes]) -> dict[CustomerKey, bytes]:
+        """
+        Keep new keys, durable on return, and return the keys that now stand (an older one wins).
+
+        An older one is what a crash between this commit and the store's left behind; it is as good as new.
+
+        Raises:
+            ValueError: the key of a customer was forgotten: what it sealed must not seem damaged, but gone.
+        """
+        rows = [(*customer, self._wrap(customer, key)) for customer, key in keys.items()]
+        standing: dict[CustomerKey, bytes] = {}
+        with self._lock, _translated():
+            self._write("INSERT OR IGNORE INTO keys VALUES (?, ?, ?)", rows)
+            for customer in keys:
+                key = self._load(customer)
+                if key is None:
+                    raise ValueError("the key of this customer was forgotten")
+                standing[customer] = key
+        return standing
+
+    def forget(self, customer: CustomerKey) -> None:
+        """Destroy one customer's key: on return it is in no file of the vault. Again is no effect."""
+        with self._lock, _translated():
+            wrapped = self._wrapped(customer)
+            if wrapped is None or _is_forgotten(wrapped):
+                return
+            self._cached.pop(customer, None)
+            self._write(
+                "UPDATE keys SET wrapped = zeroblob(length(wrapped)) WHERE tenant_id = ? AND customer_id = ?",
+                [customer],
+            )
+            self._empty_log()
+            if self._left_over(wrapped):
+                self._connection.execute("VACUUM")
+                self._empty_log()
+                if self._left_over(wrapped):
+                    raise StoreBroken("a forgotten key is still in the vault's files")
+
+    def forgotten(self, customers: Sequence[CustomerKey]) -> set[CustomerKey]:
+        """Return those of `customers` whose key was destroyed."""
+        with self._lock, _translated():
+            rows = {customer: self._wrapped(customer) for customer in customers}
+        return {customer for customer, wrapped in rows.items() if wrapped and _is_forgotten(wrapped)}
+
+    def close(self) -> None:
+        """Finish; use afterwards raises."""
+        with self._lock:
+            self._cached.clear()
+            self._connection.close()
+
+    def _wrapped(self, customer: CustomerKey) -> bytes | None:
+        row = self._connection.execute(
+            "SELECT wrapped FROM keys WHERE tenant_id = ? AND customer_id = ?", customer
+        ).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def _load(self, customer: CustomerKey) -> bytes | None:
+        wrapped = self._wrapped(customer)
+        if wrapped is None or _is_forgotten(wrapped):
+            return None
+        key = self._unwrap(customer, wrapped)
+        # A reader cannot see that another process forgets, so it keeps nothing.
+        if not self._read_only:
+            if len(self._cached) >= CACHED_MAX:
+                self._cached.pop(next(iter(self._cached)))
+            self._cached[customer] = key
+        return key
+
+    def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            self._connection.executemany(statement, rows)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def _empty_log(self) -> None:
+        """Bring everything into the main file and cut the log to nothing."""
+        busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise StoreBroken("the vault's log cannot be emptied: a reader holds it open")
+
+    def _left_over(self, wrapped: bytes) -> bool:
+        pieces = [
+            wrapped[start : start + _FRAGMENT_BYTES]
+            for start in range(0, len(wrapped) - _FRAGMENT_BYTES + 1, _FRAGMENT_BYTES)
+            # The first pieces name version and master key, and are in every row.
+            if start >= _FRAGMENT_BYTES
+        ]
+        for suffix in ("", "-wal", "-journal"):
+            file = Path(f"{self._path}{suffix}")
+            if not file.exists() or file.stat().st_size == 0:
+                continue
+            with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                if any(content.find(piece) >= 0 for piece in pieces):
+                    return True
+        return False
+
+    def _verify(self) -> None:
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if version != SCHEMA_VERSION:
+            raise VaultUnusable(f"{self._path} has format {version}, this version knows {SCHEMA_VERSION}")
+        row = self._connection.execute("SELECT wrapped FROM proof").fetchone()
+        if row is None or self._unwrap(_NOBODY, row[0]) != _PROOF:
+            raise VaultUnusable(f"{self._path} does not prove which master key it belongs to")
+
+
+def _is_forgotten(wrapped: bytes) -> bool:
+    return not any(wrapped)
+
+
+def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    mode = "ro" if read_only else "rw"
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=_BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        _set_up(connection, path, read_only=read_only)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _set_up(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
+    if not read_only:
+        connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA secure_delete = ON")
+    # What is in force, not what was asked for: a build or a file system may refuse silently.
+    needed = {"synchronous": 2, "secure_delete": 1} | ({} if read_only else {"journal_mode": "wal"})
+    for setting, value in needed.items():
+        (actual,) = connection.execute(f"PRAGMA {setting}").fetchone()
+        if actual != value:
+            raise VaultUnusable(f"{path}: SQLite has {setting} = {actual}, the vault needs {value}")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Say a driver's errors in the engine's words."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            raise StoreFull("the vault has no room") from error
+        raise StoreBroken("the vault failed") from error
+    except sqlite3.DatabaseError as error:
+        raise StoreBroken("the vault failed") from error
