@@ -94,7 +94,7 @@ FEATURES: Final[dict[str, tuple[str, str]]] = {
     "known_categories": ("int", "Merchant categories remembered, at most 32."),
     "category_known": ("bool", "The customer has bought in this category."),
     "category_new": ("bool", "A category is given, the customer has bought in others, not in this one."),
-    "known_merchants": ("int", "Merchants remembered, the latest 12."),
+    "known_merchants": ("int", "Merchants remembered, the latest 10."),
     "merchant_known": ("bool", "The merchant is among those remembered."),
     "merchant_new": ("bool", "A merchant is given, others are remembered, this one is not."),
     "known_countries": ("int", "Countries remembered, at most 8."),

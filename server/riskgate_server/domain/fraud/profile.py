@@ -21,7 +21,7 @@ _Item = TypeVar("_Item")
 
 DEVICES_MAX: Final = 8
 CATEGORIES_MAX: Final = 32
-MERCHANTS_MAX: Final = 12
+MERCHANTS_MAX: Final = 10
 COUNTRIES_MAX: Final = 8
 CATEGORY_COUNT_MAX: Final = 1_000_000
 """Counting purchases of one category stops here, so that a counter never outgrows its place."""
@@ -162,7 +162,7 @@ def merchant_mark(merchant_id: str) -> int:
     """
     Return the 32 bits by which a merchant is remembered.
 
-    A stranger meets one of twelve marks by chance once in 358 million, and then is not called new.
+    A stranger meets one of ten marks by chance once in 429 million, and then is not called new.
     """
     return crc32(merchant_id.encode())
 
