@@ -106,9 +106,7 @@ class DataDirectory(msgspec.Struct, frozen=True):
     def private_files(self) -> tuple[Path, ...]:
         """Files that nobody but the owner may read."""
         databases = (self.store, self.vault, self.access)
-        beside = tuple(
-            Path(f"{path}{suffix}") for path in databases for suffix in ("-wal", "-shm", "-journal")
-        )
+        beside = tuple(Path(f"{path}{suffix}") for path in databases for suffix in ("-wal", "-shm", "-journal"))
         return (
             self.master_key,
             self.fingerprint_key,
@@ -142,17 +140,13 @@ class DataDirectory(msgspec.Struct, frozen=True):
             DataDirectoryError: with the first thing that is wrong and what to do about it.
         """
         if not self.root.is_dir():
-            raise DataDirectoryError(
-                f"{self.root} is not a directory: create it with `riskgate init {self.root}`"
-            )
+            raise DataDirectoryError(f"{self.root} is not a directory: create it with `riskgate init {self.root}`")
         if self.unfinished.exists():
             raise DataDirectoryError(
                 f"{self.root} was left by an interrupted init: finish it with `riskgate init {self.root}`"
             )
         if not self.access.exists() and not self.master_key.exists():
-            raise DataDirectoryError(
-                f"{self.root} is not a data directory: create one with `riskgate init DIR`"
-            )
+            raise DataDirectoryError(f"{self.root} is not a data directory: create one with `riskgate init DIR`")
         for path in self.required_files():
             # Never made anew: a fresh master key beside an old store would look like total loss.
             if not path.is_file():
@@ -168,13 +162,9 @@ def _refuse_if_open_to_others(path: Path) -> None:
         return
     mode = stat.S_IMODE(status.st_mode)
     if mode & _NOT_OWNER:
-        raise DataDirectoryError(
-            f"{path} is open to other users (mode {mode:04o}): run `chmod go-rwx {path}`"
-        )
+        raise DataDirectoryError(f"{path} is open to other users (mode {mode:04o}): run `chmod go-rwx {path}`")
     if status.st_uid not in (os.geteuid(), 0):
-        raise DataDirectoryError(
-            f"{path} belongs to another user (uid {status.st_uid}): chown it to the server's"
-        )
+        raise DataDirectoryError(f"{path} belongs to another user (uid {status.st_uid}): chown it to the server's")
 
 
 def make_private_directory(path: Path) -> None:

@@ -53,19 +53,17 @@ def callers() -> None:
 
 
 def _tenant_option(function: _F) -> _F:
-    return click.option(
-        "--tenant", metavar="T", help="Tenant of the caller; by default the one named at init."
-    )(function)
+    return click.option("--tenant", metavar="T", help="Tenant of the caller; by default the one named at init.")(
+        function
+    )
 
 
 def _rights_options(function: _F) -> _F:
-    function = click.option(
-        "--burst", type=int, help="Calls at once after a pause; by default a second's worth."
-    )(function)
-    function = click.option("--rate", type=int, help="Calls per second.")(function)
-    return click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="May do this. Repeatable.")(
+    function = click.option("--burst", type=int, help="Calls at once after a pause; by default a second's worth.")(
         function
     )
+    function = click.option("--rate", type=int, help="Calls per second.")(function)
+    return click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="May do this. Repeatable.")(function)
 
 
 def _out_option(function: _F) -> _F:
@@ -91,9 +89,7 @@ def _expires_option(function: _F) -> _F:
 @_tenant_option
 @_rights_options
 @click.option("--key", "with_key", is_flag=True, help="Issue an API key, shown once.")
-@click.option(
-    "--certificate", "with_certificate", is_flag=True, help="Issue a client certificate into --out."
-)
+@click.option("--certificate", "with_certificate", is_flag=True, help="Issue a client certificate into --out.")
 @_out_option
 @_expires_option
 @json_option
@@ -201,9 +197,7 @@ def change(  # noqa: PLR0917  as above
 @click.argument("name", metavar="NAME")
 @data_option
 @_tenant_option
-@click.option(
-    "--certificate", "with_certificate", is_flag=True, help="A new certificate instead of a new key."
-)
+@click.option("--certificate", "with_certificate", is_flag=True, help="A new certificate instead of a new key.")
 @click.option(
     "--grace-hours",
     type=click.IntRange(0, HOURS_MAX),
@@ -247,8 +241,7 @@ def rotate(  # noqa: PLR0917  as above
             answer["still_active"] = [_old_key(key) for key in done.still_active]
             answer["revoked"] = list(done.revoked)
             kept = [
-                f"Key {key.key_id} stays active"
-                + (f" until {show_time(key.expires_us)}." if key.expires_us else ".")
+                f"Key {key.key_id} stays active" + (f" until {show_time(key.expires_us)}." if key.expires_us else ".")
                 for key in done.still_active
             ]
             gone = [f"Key {key_id} is revoked." for key_id in done.revoked]
@@ -298,9 +291,7 @@ def list_(data: Path, tenant: str | None, as_json: bool) -> None:
         )
         for each in found
     ]
-    text = (
-        table(("TENANT", "CALLER", "STATE", "RATE", "CREDENTIALS", "SCOPES"), rows) if rows else "No callers."
-    )
+    text = table(("TENANT", "CALLER", "STATE", "RATE", "CREDENTIALS", "SCOPES"), rows) if rows else "No callers."
     say({"callers": found}, text, as_json=as_json)
 
 
@@ -503,8 +494,6 @@ def _state(*, active: bool, expires_us: int, at_us: int) -> str:
 def _credentials_text(answer: dict[str, Any]) -> str:
     keys = [f"key {each['key_id']}" for each in answer["keys"] if each["state"] == "active"]
     certificates = [
-        f"certificate {each['certificate_id']}"
-        for each in answer["certificates"]
-        if each["state"] == "active"
+        f"certificate {each['certificate_id']}" for each in answer["certificates"] if each["state"] == "active"
     ]
     return ", ".join(keys + certificates) or "none"

@@ -71,7 +71,5 @@ def who() -> str:
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     """Lay out rows in columns as wide as they need."""
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)
-    ]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
     return "\n".join(line.rstrip() for line in lines)

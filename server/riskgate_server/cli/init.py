@@ -64,9 +64,7 @@ class InitRefused(Exception):
     metavar="HOST",
     help="A DNS name or address by which callers reach the server, beside localhost. Repeatable.",
 )
-@click.option(
-    "--tenant", default="default", show_default=True, help="Tenant meant when a command names none."
-)
+@click.option("--tenant", default="default", show_default=True, help="Tenant meant when a command names none.")
 @json_option
 def init(directory: Path, names: tuple[str, ...], tenant: str, as_json: bool) -> None:
     """

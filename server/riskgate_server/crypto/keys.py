@@ -99,9 +99,7 @@ class MasterKey:
         if header[1:] != self._key_id:
             raise MasterKeyMismatch
         nonce = wrapped[5 : 5 + NONCE_BYTES]
-        return self._sealer.open_sealed(
-            self._secret, nonce, header + _bound_to(customer), wrapped[5 + NONCE_BYTES :]
-        )
+        return self._sealer.open_sealed(self._secret, nonce, header + _bound_to(customer), wrapped[5 + NONCE_BYTES :])
 
 
 class FingerprintKey:

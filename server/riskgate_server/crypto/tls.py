@@ -82,9 +82,7 @@ def issue_server(authority: Credential, names: tuple[str, ...], now: datetime) -
     )
 
 
-def issue_client(
-    authority: Credential, uri: str, now: datetime, lifetime: timedelta = CLIENT_LIFETIME
-) -> Credential:
+def issue_client(authority: Credential, uri: str, now: datetime, lifetime: timedelta = CLIENT_LIFETIME) -> Credential:
     """Issue a client certificate whose only identity is `uri`."""
     assert timedelta(0) < lifetime <= CLIENT_LIFETIME_MAX
     return _issue(
@@ -134,9 +132,7 @@ def _issue(
         .add_extension(_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         .add_extension(alternatives, critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
-        )
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
     )
     return _signed(builder, key, issuer_key)
 
@@ -178,9 +174,7 @@ def _name(common_name: str) -> x509.Name:
     )
 
 
-def _usage(
-    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
-) -> x509.KeyUsage:
+def _usage(*, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=digital_signature,
         content_commitment=False,

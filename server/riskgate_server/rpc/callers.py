@@ -164,9 +164,7 @@ class Authenticator:
             _refuse_invalid()
         return _caller(record, caller.credential_id)
 
-    def _certificate_stands(
-        self, snapshot: CallersSnapshot, record: CallerRecord, credential_id: str
-    ) -> bool:
+    def _certificate_stands(self, snapshot: CallersSnapshot, record: CallerRecord, credential_id: str) -> bool:
         if not record.certificates_allowed:
             return False
         for certificate in snapshot.certificates.values():

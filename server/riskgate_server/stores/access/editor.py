@@ -202,9 +202,7 @@ class CallerEditor:
             follows = before.burst == before.rate_per_second
             chosen = burst if burst is not None else (rate if follows else before.burst)
             _check_rate(rate, chosen)
-            certificates = (
-                before.certificates_allowed if certificates_allowed is None else certificates_allowed
-            )
+            certificates = before.certificates_allowed if certificates_allowed is None else certificates_allowed
             self._db.table("callers").update(
                 caller,
                 {
@@ -239,9 +237,7 @@ class CallerEditor:
                     if key.expires_us == 0 or key.expires_us > ends_us:
                         self._db.table("keys").update(key.key_id, {"expires_us": ends_us})
             issued = self._issue_key(caller, at_us, expires_us)
-            still_active = tuple(
-                key for key in self._keys_of(caller) if key.key_id in {k.key_id for k in kept}
-            )
+            still_active = tuple(key for key in self._keys_of(caller) if key.key_id in {k.key_id for k in kept})
             self._note(
                 at_us,
                 "key rotated",
@@ -267,9 +263,7 @@ class CallerEditor:
                 return
             self._db.table("callers").update(caller, {"enabled": 0})
             revoked = self._retire(caller, keep=set())
-            self._db.execute(
-                "UPDATE certificates SET active = 0 WHERE tenant_id = ? AND caller_id = ?", list(caller)
-            )
+            self._db.execute("UPDATE certificates SET active = 0 WHERE tenant_id = ? AND caller_id = ?", list(caller))
             self._note(at_us, "caller revoked", caller, keys=revoked)
 
     def revoke_credential(self, credential_id: str) -> CallerKey:
@@ -296,9 +290,7 @@ class CallerEditor:
         """Return the latest changes, oldest first."""
         assert 0 < limit <= CHANGES_PAGE_MAX
         rows = list(self._db.table("changes").rows_where(order_by="sequence desc", limit=limit))
-        return [
-            msgspec.convert({**row, "details": json.loads(row["details"])}, Change) for row in reversed(rows)
-        ]
+        return [msgspec.convert({**row, "details": json.loads(row["details"])}, Change) for row in reversed(rows)]
 
     @contextmanager
     def _changing(self) -> Iterator[int]:
@@ -351,9 +343,7 @@ class CallerEditor:
         _check_expiry(expires_us, at_us)
         taken = {
             row["slot"]
-            for row in self._db.table("keys").rows_where(
-                "tenant_id = ? AND caller_id = ? AND active = 1", list(caller)
-            )
+            for row in self._db.table("keys").rows_where("tenant_id = ? AND caller_id = ? AND active = 1", list(caller))
         }
         slot = next(slot for slot in range(1, KEYS_ACTIVE_MAX + 1) if slot not in taken)
         key_id = key_id_of(self._entropy(KEY_ID_LENGTH))

@@ -51,9 +51,7 @@ class MemoryCallers:
     ) -> str:
         """Give a caller the key with this secret and number, and return the key as its holder writes it."""
         key_id = key_id_of(number.to_bytes(KEY_ID_LENGTH, "big"))
-        self._keys[key_id] = KeyRecord(
-            key_id, caller[0], caller[1], secret_digest(secret), 0, expires_us, active
-        )
+        self._keys[key_id] = KeyRecord(key_id, caller[0], caller[1], secret_digest(secret), 0, expires_us, active)
         self._publish()
         return format_api_key(key_id, secret)
 

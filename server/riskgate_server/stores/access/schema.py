@@ -23,9 +23,7 @@ migrations: Final = Migrations("riskgate.access")
 @migrations()
 def first_tables(db: Database) -> None:
     """Make callers, keys, certificates, changes."""
-    db.table("settings").create(
-        {"name": str, "value": str}, pk="name", not_null={"name", "value"}, strict=True
-    )
+    db.table("settings").create({"name": str, "value": str}, pk="name", not_null={"name", "value"}, strict=True)
     db.table("callers").create(
         {
             "tenant_id": str,
