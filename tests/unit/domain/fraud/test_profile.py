@@ -99,7 +99,8 @@ def test_a_purchase_without_a_hold_makes_nothing_known() -> None:
 
     profile = observe(EMPTY_PROFILE, facts, spent=False)
 
-    assert not (profile.devices or profile.categories or profile.merchants or profile.countries)
+    assert (profile.devices, profile.categories) == ((), ())
+    assert (profile.merchants, profile.countries) == ((), ())
     assert profile.last_place is None
     assert profile.lifetime.n == 0
     assert profile.last_event_us == START_US
