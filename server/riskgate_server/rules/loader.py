@@ -19,6 +19,7 @@ from riskgate_server.rules.checker import Checked, Checker, ExpressionInvalid
 from riskgate_server.rules.compiler import compile_rules
 
 SOURCE_CHARACTERS_MAX: Final = 512 * 1024
+KEY_CHARACTERS_MAX: Final = 100
 DEPTH_MAX: Final = 8
 """No part of a ruleset nests deeper; checked before the text is turned into values."""
 
@@ -170,44 +171,66 @@ class _Constructor(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: igno
 def _read_yaml(source: str) -> tuple[object, Mapping[str, int]]:
     """Return the document and, per path, the line it stands on."""
     lines: dict[str, int] = {}
-    loader = _Constructor(source)
     try:
-        root = loader.get_single_node()
-        if root is None:
-            return None, lines
-        _walk(root, "", 1, lines, set())
-        return loader.construct_document(root), lines
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        _guard(source)
+        loader = _Constructor(source)
+        try:
+            root = loader.get_single_node()
+            if root is None:
+                return None, lines
+            _record(root, "", lines)
+            return loader.construct_document(root), lines
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         text = str(getattr(error, "problem", None) or type(error).__name__)
         raise RulesetInvalid(FieldViolation("(top)", f"{place}not valid YAML: {text}")) from None
-    finally:
-        loader.dispose()
 
 
-def _walk(node: yaml.Node, path: str, depth: int, lines: dict[str, int], seen: set[int]) -> None:
-    """Record lines; refuse what plain data has no use for: aliases, repeated keys, deep nesting."""
-    line = node.start_mark.line + 1
-    lines[path] = line
-    if id(node) in seen:
-        raise RulesetInvalid(FieldViolation(path or "(top)", f"line {line}: YAML aliases are not allowed"))
-    if depth > DEPTH_MAX:
-        raise RulesetInvalid(FieldViolation(path or "(top)", f"line {line}: nested deeper than {DEPTH_MAX}"))
-    seen.add(id(node))
+def _guard(source: str) -> None:
+    """
+    Refuse what plain data has no use for: deep nesting, aliases, tags.
+
+    Runs over the flat stream of events first, because the composer behind it recurses in C and ends
+    the process on a text that is nested deeply enough.
+    """
+    depth = 0
+    for event in yaml.parse(source, Loader=_Constructor):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        refused = ""
+        if depth > DEPTH_MAX:
+            refused = f"nested deeper than {DEPTH_MAX}"
+        elif isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            refused = "anchors and aliases are not allowed"
+        elif getattr(event, "tag", None):
+            refused = "tags are not allowed"
+        if refused:
+            line = event.start_mark.line + 1 if event.start_mark else 0
+            raise RulesetInvalid(FieldViolation("(top)", f"line {line}: {refused}"))
+
+
+def _record(node: yaml.Node, path: str, lines: dict[str, int]) -> None:
+    """Note the line of every path; refuse repeated keys, of which YAML would keep the last in silence."""
+    lines[path] = node.start_mark.line + 1
     if isinstance(node, yaml.SequenceNode):
         for position, child in enumerate(node.value):
-            _walk(child, f"{path}[{position}]", depth + 1, lines, seen)
+            _record(child, f"{path}[{position}]", lines)
     elif isinstance(node, yaml.MappingNode):
         keys: set[str] = set()
         for key, child in node.value:
-            name = str(key.value)[:100] if isinstance(key, yaml.ScalarNode) else "?"
+            name = str(key.value)[:KEY_CHARACTERS_MAX] if isinstance(key, yaml.ScalarNode) else ""
             here = f"{path}.{name}" if path else name
-            if name in keys or not isinstance(key, yaml.ScalarNode):
-                problem = "a key must be plain text" if name == "?" else "the key is repeated"
-                raise RulesetInvalid(FieldViolation(here, f"line {key.start_mark.line + 1}: {problem}"))
+            if name in keys or not name:
+                problem = "the key is repeated" if name else "a key must be plain text"
+                line = key.start_mark.line + 1
+                raise RulesetInvalid(FieldViolation(here or "(top)", f"line {line}: {problem}"))
             keys.add(name)
-            _walk(child, here, depth + 1, lines, seen)
+            _record(child, here, lines)
 
 
 def _with_line(violation: FieldViolation, lines: Mapping[str, int]) -> FieldViolation:
