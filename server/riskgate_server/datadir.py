@@ -195,6 +195,7 @@ def create_empty_private(path: Path) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
     except FileExistsError:
         return
+    os.fchmod(descriptor, PRIVATE_FILE)
     os.close(descriptor)
     sync_directory(path.parent)
 

@@ -107,15 +107,17 @@ def open_database(path: Path, *, create: bool = False) -> Database:
         # Rollback journal: edits are rare, and readers in other processes never meet a half-applied log.
         db.execute("PRAGMA synchronous = EXTRA")
         db.execute("PRAGMA foreign_keys = ON")
-        _migrate(db, path)
+        _migrate(db, path, create=create)
     except BaseException:
         db.close()
         raise
     return db
 
 
-def _migrate(db: Database, path: Path) -> None:
+def _migrate(db: Database, path: Path, *, create: bool) -> None:
     applied = {migration.name for migration in migrations.applied(db)}
+    if not applied and not create:
+        raise RegistryUnusable(f"{path} is not a caller registry: restore it from a backup")
     newer = applied - MIGRATION_NAMES
     if newer:
         raise RegistryUnusable(f"{path} was made by a newer version ({', '.join(sorted(newer))})")

@@ -20,7 +20,7 @@ from typing import Final
 
 from riskgate_server.datadir import create_empty_private
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import StoreBroken, StoreFull
+from riskgate_server.engine.ports import StoreBroken, StoreFull, StoreInUse
 
 Wrap = Callable[[CustomerKey, bytes], bytes]
 
@@ -128,12 +128,18 @@ class SqliteVault:
         return standing
 
     def forget(self, customer: CustomerKey) -> None:
-        """Destroy one customer's key: on return it is in no file of the vault. Again is no effect."""
+        """
+        Destroy one customer's key: on return it is in no file of the vault. Again is no effect.
+
+        Raises:
+            StoreInUse: the key is destroyed, but a reader still holds the log that has it: forget again.
+        """
         with self._lock, _translated():
             wrapped = self._wrapped(customer)
-            if wrapped is None or _is_forgotten(wrapped):
-                return
             self._cached.pop(customer, None)
+            if wrapped is None or _is_forgotten(wrapped):
+                self._empty_log()
+                return
             self._write(
                 "UPDATE keys SET wrapped = zeroblob(length(wrapped)) WHERE tenant_id = ? AND customer_id = ?",
                 [customer],
@@ -189,7 +195,7 @@ class SqliteVault:
         """Bring everything into the main file and cut the log to nothing."""
         busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
-            raise StoreBroken("the vault's log cannot be emptied: a reader holds it open")
+            raise StoreInUse("the vault's log cannot be emptied: a reader holds it")
 
     def _left_over(self, wrapped: bytes) -> bool:
         pieces = [

@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from riskgate_server.cli import main
+from riskgate_server.datadir import DataDirectory
+from riskgate_server.domain.errors import Unauthenticated
+from riskgate_server.rpc.callers import Authenticator, Caller
+from riskgate_server.scopes import SCOPES
+from riskgate_server.stores.access.registry import CallerRegistry
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("made") / "data"
+    assert CliRunner().invoke(main, ["init", str(root), "--tenant", "bank"]).exit_code == 0
+    return root
+
+
+@pytest.fixture
+def data(made_once: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made_once, tmp_path / "data"))
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    out = tmp_path / "out"
+    out.mkdir()
+    return out
+
+
+def callers(data: Path, *arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["callers", *map(str, arguments), "--data", str(data)])
+
+
+def answered(data: Path, *arguments: str | Path) -> dict[str, Any]:
+    result = callers(data, *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    answer: dict[str, Any] = json.loads(result.stdout)
+    return answer
+
+
+def let_in(data: Path, key: str) -> Caller:
+    registry = CallerRegistry(DataDirectory(data).access)
+    try:
+        return Authenticator(registry).by_key((("authorization", f"Bearer {key}"),))
+    finally:
+        registry.close()
+
+
+def refused(data: Path, key: str) -> bool:
+    try:
+        let_in(data, key)
+    except Unauthenticated:
+        return True
+    return False
+
+
+def add(data: Path, name: str = "backend", *more: str | Path) -> dict[str, Any]:
+    return answered(data, "add", name, "--scope", "risk:check", "--key", *more)
+
+
+def test_an_added_caller_is_let_in_with_what_it_was_given(data: Path) -> None:
+    answer = add(data, "backend", "--scope", "limit:read", "--rate", "50", "--burst", "70")
+    caller = let_in(data, answer["key"]["api_key"])
+
+    assert (caller.tenant_id, caller.caller_id) == ("bank", "backend")
+    assert caller.scopes == {"risk:check", "limit:read"}
+    assert (caller.rate_per_second, caller.burst) == (50, 70)
+
+
+def test_callers_of_the_same_name_in_two_tenants_are_two(data: Path) -> None:
+    first = add(data)["key"]["api_key"]
+    second = add(data, "backend", "--tenant", "shop")["key"]["api_key"]
+    callers(data, "revoke", "backend", "--tenant", "shop")
+
+    assert let_in(data, first).tenant_id == "bank"
+    assert refused(data, second)
+
+
+def test_a_certificate_comes_with_its_key_and_the_ca_and_is_private(data: Path, out: Path) -> None:
+    answer = answered(
+        data, "add", "backend", "--scope", "risk:check", "--certificate", "--out", out, "--expires-days", "30"
+    )
+    certificate = x509.load_pem_x509_certificate((out / "backend.crt").read_bytes())
+
+    assert "key" not in answer
+    assert answer["certificate"]["certificate_id"] == certificate.fingerprint(hashes.SHA256()).hex()[:16]
+    assert stat.S_IMODE((out / "backend.key").stat().st_mode) == 0o600
+    assert (out / "riskgate-ca.crt").read_bytes() == DataDirectory(data).ca_certificate.read_bytes()
+    life = certificate.not_valid_after_utc - datetime.now(UTC)
+    assert timedelta(days=29) < life <= timedelta(days=30)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert list(names) == [x509.UniformResourceIdentifier("spiffe://riskgate/tenant/bank/caller/backend")]
+
+
+def test_a_refused_addition_leaves_neither_files_nor_a_caller(data: Path, out: Path) -> None:
+    result = callers(data, "add", "backend", "--scope", "nonsense", "--certificate", "--out", out)
+
+    assert result.exit_code == 2
+    assert not list(out.glob("backend*"))
+    assert [each["caller"] for each in answered(data, "list")["callers"]] == ["admin"]
+
+
+def test_an_existing_file_is_never_overwritten(data: Path, out: Path) -> None:
+    (out / "backend.key").write_text("mine")
+    result = callers(data, "add", "backend", "--scope", "risk:check", "--certificate", "--out", out)
+
+    assert result.exit_code == 2
+    assert "--out" in result.stderr
+    assert (out / "backend.key").read_text() == "mine"
+
+
+def test_the_old_key_works_until_the_second_rotation(data: Path) -> None:
+    first = add(data)["key"]["api_key"]
+    second = answered(data, "rotate", "backend")
+    assert second["still_active"] == [{"key_id": first[4:16], "expires": None}]
+    assert not refused(data, first)
+    third = answered(data, "rotate", "backend")
+
+    assert third["revoked"] == [first[4:16]]
+    assert refused(data, first)
+    assert not refused(data, second["key"]["api_key"])
+    assert not refused(data, third["key"]["api_key"])
+
+
+def test_without_grace_the_old_key_stops_at_once_when_told_zero_hours(data: Path) -> None:
+    first = add(data)["key"]["api_key"]
+    answered(data, "rotate", "backend", "--grace-hours", "0")
+
+    assert refused(data, first)
+
+
+def test_a_key_can_be_given_an_end(data: Path) -> None:
+    answer = add(data, "backend", "--expires-days", "7")
+
+    ends = datetime.fromisoformat(answer["key"]["expires"])
+    assert abs(ends - datetime.now(UTC) - timedelta(days=7)) < timedelta(minutes=1)
+
+
+def test_a_revoked_key_is_refused_and_the_other_one_is_not(data: Path) -> None:
+    first = add(data)["key"]["api_key"]
+    second = answered(data, "rotate", "backend")["key"]["api_key"]
+    answer = answered(data, "revoke", "--credential", first[4:16])
+
+    assert answer == {"tenant": "bank", "caller": "backend", "revoked": first[4:16]}
+    assert refused(data, first)
+    assert not refused(data, second)
+
+
+def test_a_revoked_caller_is_refused_whatever_it_presents(data: Path) -> None:
+    key = add(data)["key"]["api_key"]
+    answered(data, "revoke", "backend")
+
+    assert refused(data, key)
+    assert callers(data, "rotate", "backend").exit_code == 2
+
+
+def test_changed_rights_are_the_only_ones(data: Path) -> None:
+    key = add(data)["key"]["api_key"]
+    answered(data, "change", "backend", "--scope", "limit:read", "--rate", "5")
+    caller = let_in(data, key)
+
+    assert (caller.scopes, caller.rate_per_second, caller.burst) == (frozenset({"limit:read"}), 5, 5)
+
+
+def test_neither_list_nor_log_ever_shows_a_secret(data: Path, out: Path) -> None:
+    texts = [
+        callers(data, "add", "backend", "--scope", "risk:check", "--key", "--certificate", "--out", out).stdout,
+        callers(data, "rotate", "backend").stdout,
+    ]
+    secrets = [word[-43:] for text in texts for word in text.split() if word.startswith("rgk_")]
+    assert len(secrets) == 2
+
+    for shown in (
+        callers(data, "list").stdout,
+        callers(data, "list", "--json").stdout,
+        callers(data, "log").stdout,
+        callers(data, "log", "--json").stdout,
+    ):
+        assert "backend" in shown
+        assert not [secret for secret in secrets if secret in shown]
+
+
+def test_the_list_tells_the_state_of_every_credential(data: Path) -> None:
+    first = add(data)["key"]["key_id"]
+    second = answered(data, "rotate", "backend")["key"]["key_id"]
+    answered(data, "revoke", "--credential", first)
+    (backend,) = [each for each in answered(data, "list")["callers"] if each["caller"] == "backend"]
+
+    assert {key["key_id"]: key["state"] for key in backend["keys"]} == {first: "revoked", second: "active"}
+    assert answered(data, "list", "--tenant", "nobody") == {"callers": []}
+
+
+def test_the_log_tells_who_did_what(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "carol")
+    monkeypatch.setenv("SUDO_USER", "dave")
+    add(data)
+    change = answered(data, "log", "--limit", "1")["changes"][0]
+
+    assert (change["who"], change["what"], change["caller"]) == ("dave as carol", "caller added", "backend")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["add", "Backend", "--scope", "risk:check", "--key"], "NAME"),
+        (["add", "../backend", "--scope", "risk:check", "--key"], "NAME"),
+        (["add", "backend", "--key"], "--scope"),
+        (["add", "backend", "--scope", "risk:chekc", "--key"], "--scope"),
+        (["add", "backend", "--scope", "risk:check"], "--key"),
+        (["add", "backend", "--scope", "risk:check", "--key", "--rate", "0"], "--rate"),
+        (["add", "backend", "--scope", "risk:check", "--key", "--rate", "many"], "--rate"),
+        (["add", "backend", "--scope", "risk:check", "--key", "--burst", "-1"], "--burst"),
+        (["add", "backend", "--scope", "risk:check", "--key", "--tenant", "A B"], "--tenant"),
+        (["add", "backend", "--scope", "risk:check", "--key", "--expires-days", "0"], "--expires-days"),
+        (["add", "backend", "--scope", "risk:check", "--certificate"], "--out"),
+        (["add", "backend", "--scope", "risk:check", "--certificate", "--out", "/nowhere"], "--out"),
+        (["add", "backend", "--scope", "risk:check", "--key", "--out", "."], "--out"),
+        (
+            ["add", "backend", "--scope", "risk:check", "--certificate", "--out", ".", "--expires-days", "900"],
+            "--expires-days",
+        ),
+        (["add", "admin", "--scope", "risk:check", "--key"], "NAME"),
+        (["rotate", "nobody"], "NAME"),
+        (["rotate", "admin", "--grace-hours", "-1"], "--grace-hours"),
+        (["rotate", "admin", "--certificate", "--out", ".", "--grace-hours", "1"], "--grace-hours"),
+        (["revoke"], "--credential"),
+        (["revoke", "admin", "--credential", "x"], "--credential"),
+        (["revoke", "--credential", "x"], "--credential"),
+        (["revoke", "nobody"], "NAME"),
+        (["change", "admin"], "--scope"),
+        (["change", "nobody", "--rate", "5"], "NAME"),
+        (["log", "--limit", "0"], "--limit"),
+    ],
+)
+def test_bad_input_names_the_option_exits_2_and_changes_nothing(data: Path, arguments: list[str], said: str) -> None:
+    before = answered(data, "list"), answered(data, "log")
+    result = callers(data, *arguments)
+
+    assert result.exit_code == 2, result.output
+    assert said in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.output
+    assert (answered(data, "list"), answered(data, "log")) == before
+
+
+def test_an_unknown_scope_is_answered_with_those_there_are(data: Path) -> None:
+    result = callers(data, "add", "backend", "--scope", "x", "--key")
+
+    assert all(scope in result.stderr for scope in SCOPES)
+    assert CliRunner().invoke(main, ["callers", "scopes"]).stdout.count("\n") == len(SCOPES) + 1
+
+
+def test_a_place_that_is_no_data_directory_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "absent"):
+        result = callers(place, "list")
+        assert result.exit_code == 1
+        assert "riskgate init" in result.stderr
+
+
+def test_the_data_directory_may_come_from_the_environment(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RISKGATE_DATA", str(data))
+
+    assert CliRunner().invoke(main, ["callers", "list"]).exit_code == 0
