@@ -102,7 +102,7 @@ def generated(checked: Checked, values: tuple[Value, ...]) -> Verdict:
     return Verdict(bool(hits))
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(of_type("bool", 3), st.lists(contexts, min_size=1, max_size=6))
 def test_generated_python_answers_as_the_engine_does(source: str, several: list[tuple[Value, ...]]) -> None:
     checked = CHECKER.check(source)
@@ -111,7 +111,7 @@ def test_generated_python_answers_as_the_engine_does(source: str, several: list[
         assert generated(checked, values).hit == CHECKER.run(checked.program, values).hit
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(of_type("bool", 2), contexts)
 def test_a_second_cel_agrees_wherever_both_answer(source: str, values: tuple[Value, ...]) -> None:
     """The second engine wraps on overflow and orders errors differently, so only answers are compared."""
@@ -161,6 +161,7 @@ def test_cel_is_not_python(source: str, hit: bool | None) -> None:  # noqa: FBT0
     assert CHECKER.run(checked.program, values).hit is hit
 
 
+@settings(deadline=None)
 @given(words, words)
 def test_text_reaches_the_source_only_as_a_literal(first: str, second: str) -> None:
     checked = CHECKER.check(f"s1 == {quoted(first)} || s1 in [{quoted(second)}]")

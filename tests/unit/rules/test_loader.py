@@ -7,7 +7,7 @@ from importlib.resources import files
 import msgspec
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 
 from riskgate_server.domain.fraud.decision import CHECK_INCOMPLETE, CLEAN
 from riskgate_server.domain.fraud.features import FEATURES, LineFacts
@@ -161,6 +161,7 @@ def test_the_shipped_texts_are_in_their_languages(default: CompiledRuleset) -> N
         assert any("\u4e00" <= character <= "\u9fff" for character in text["zh-Hans"]), code
 
 
+@settings(deadline=None)
 @given(facts_of_any_kind)
 def test_nothing_but_the_limit_speaks_on_a_first_purchase(default: CompiledRuleset, facts: PurchaseFacts) -> None:
     plain = msgspec.structs.replace(facts, merchant_category="", amount_minor=min(facts.amount_minor, 1000))
@@ -169,6 +170,7 @@ def test_nothing_but_the_limit_speaks_on_a_first_purchase(default: CompiledRules
     assert default.assess(values) == CLEAN
 
 
+@settings(deadline=None)
 @given(pasts, facts_of_any_kind, lines)
 def test_the_shipped_rules_never_fail_and_agree_with_the_engine(
     default: CompiledRuleset, past: list[tuple[PurchaseFacts, bool]], facts: PurchaseFacts, line: LineFacts

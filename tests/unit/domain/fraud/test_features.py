@@ -6,7 +6,7 @@ import math
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from riskgate_server.domain.fraud.features import FEATURES, NEVER_SECONDS, LineFacts, Value, feature_types, features
@@ -37,6 +37,7 @@ def seen(profile: Profile, facts: PurchaseFacts, line: LineFacts = LINE) -> dict
     return dict(zip(TYPES, features(profile, facts, line, WINDOWS), strict=True))
 
 
+@settings(deadline=None)
 @given(pasts, facts_of_any_kind, lines)
 def test_every_feature_has_its_type_and_is_finite(
     past: list[tuple[PurchaseFacts, bool]], facts: PurchaseFacts, line: LineFacts
@@ -51,6 +52,7 @@ def test_every_feature_has_its_type_and_is_finite(
             assert -(2**63) <= value < 2**63, name
 
 
+@settings(deadline=None)
 @given(pasts, facts_of_any_kind, lines)
 def test_features_depend_on_nothing_but_their_arguments(
     past: list[tuple[PurchaseFacts, bool]], facts: PurchaseFacts, line: LineFacts
@@ -61,6 +63,7 @@ def test_features_depend_on_nothing_but_their_arguments(
     assert features(stored, facts, line, WINDOWS) == features(profile, facts, line, WINDOWS)
 
 
+@settings(deadline=None)
 @given(facts_of_any_kind)
 def test_a_first_purchase_raises_no_alarm_about_a_past(facts: PurchaseFacts) -> None:
     values = seen(EMPTY_PROFILE, facts)
@@ -73,6 +76,7 @@ def test_a_first_purchase_raises_no_alarm_about_a_past(facts: PurchaseFacts) -> 
     assert all(values[spec.name] == 0 for spec in WINDOWS.specs)
 
 
+@settings(deadline=None)
 @given(pasts)
 def test_what_is_not_given_is_never_new(past: list[tuple[PurchaseFacts, bool]]) -> None:
     values = seen(remembered(past), purchase(START_US + DAY_US))

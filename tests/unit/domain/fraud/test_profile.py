@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import msgspec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from riskgate_server.domain.fraud.profile import (
@@ -46,6 +46,7 @@ def remembered(past: list[tuple[PurchaseFacts, bool]]) -> Profile:
     return profile
 
 
+@settings(deadline=None)
 @given(pasts)
 def test_a_profile_survives_storage_and_is_built_the_same_twice(past: list[tuple[PurchaseFacts, bool]]) -> None:
     profile = remembered(past)
@@ -55,6 +56,7 @@ def test_a_profile_survives_storage_and_is_built_the_same_twice(past: list[tuple
     assert msgspec.msgpack.encode(remembered(past)) == stored
 
 
+@settings(deadline=None)
 @given(pasts)
 def test_nothing_in_a_profile_grows_without_bound(past: list[tuple[PurchaseFacts, bool]]) -> None:
     profile = remembered(past)
@@ -128,6 +130,7 @@ def test_a_late_purchase_moves_neither_the_clock_nor_the_last_place_back() -> No
     assert profile.last_place.latitude_e6 == 10
 
 
+@settings(deadline=None)
 @given(pasts, facts_of_any_kind)
 def test_a_resumed_purchase_counts_once(past: list[tuple[PurchaseFacts, bool]], facts: PurchaseFacts) -> None:
     resumed = observe(retract(remembered([*past, (facts, False)]), facts), facts, spent=True)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from riskgate_server.domain.fraud.windows import (
@@ -94,6 +94,7 @@ def by_hand(spec: WindowSpec, events: list[Event], as_of_us: int) -> int | float
     }[spec.aggregate]
 
 
+@settings(deadline=None)
 @given(histories(), st.integers(0, 40 * DAY_US))
 def test_every_window_equals_the_sum_over_all_events(events: list[Event], later_us: int) -> None:
     as_of_us = max([START_US, *(event.at_us for event in events)]) + later_us
@@ -107,6 +108,7 @@ def test_every_window_equals_the_sum_over_all_events(events: list[Event], later_
     ]
 
 
+@settings(deadline=None)
 @given(histories(), st.data())
 def test_an_event_taken_back_counts_in_no_window(events: list[Event], data: st.DataObject) -> None:
     gone = Event(START_US + data.draw(st.integers(-DAY_US, DAY_US)), data.draw(amounts), spent=False)
@@ -122,6 +124,7 @@ def test_an_event_taken_back_counts_in_no_window(events: list[Event], data: st.D
     assert values == [by_hand(spec, events, as_of_us) for spec in specs]
 
 
+@settings(deadline=None)
 @given(histories())
 def test_a_history_survives_storage(events: list[Event]) -> None:
     spend, _ = fold(events)
