@@ -76,6 +76,15 @@ def test_no_flipped_bit_of_a_line_goes_unseen(five_lines: list[bytes]) -> None:
         assert refusal.value.line in {3, 4}
 
 
+def test_a_last_line_that_was_never_signed_is_refused_whatever_it_claims(five_lines: list[bytes]) -> None:
+    """Nothing follows the last line, so no chain protects it: the signature alone does."""
+    fields = json.loads(five_lines[-1])
+    for claim in ({"entries": 51}, {"batch": 6}, {"batch_hash": "00" * 32}, {"at_us": 0}, {"writer": "1"}):
+        forged = json.dumps({**fields, **claim}, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+        with pytest.raises(HeadsBroken, match="signature"):
+            verified([*five_lines[:-1], forged])
+
+
 def test_a_line_missing_doubled_or_moved_is_seen_and_named(five_lines: list[bytes]) -> None:
     one, two, three, four, five = five_lines
     for changed, at in (
