@@ -13,6 +13,14 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "riskgate_server.cli.init:init",
         "Make a data directory: keys, certificates, a first credential.",
     ),
+    "serve": (
+        "riskgate_server.cli.serve:serve",
+        "Serve until told to stop.",
+    ),
+    "ledger": (
+        "riskgate_server.cli.ledger:ledger",
+        "Prove that the books are right: verify.",
+    ),
     "callers": (
         "riskgate_server.cli.callers:callers",
         "Say who may call: add, change, rotate, revoke, list.",

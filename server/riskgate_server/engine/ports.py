@@ -173,6 +173,9 @@ class Snapshot(Reads, AbstractContextManager["Snapshot"], Protocol):
     def batches(self, *, after: int, limit: int) -> Sequence[BatchRow]:
         """Return batch rows with a sequence above `after`, ascending, at most `limit`."""
 
+    def last_batch(self) -> BatchRow | None:
+        """Return the last batch row."""
+
     def last_position(self) -> int:
         """Return the position of the last entry; 0 before the first."""
 
@@ -183,7 +186,14 @@ class Snapshot(Reads, AbstractContextManager["Snapshot"], Protocol):
         """Return the source text of a ruleset that decided here."""
 
 
-class Store(Protocol):
+class Snapshots(Protocol):
+    """Where consistent views come from."""
+
+    def snapshot(self) -> Snapshot:
+        """A consistent view of everything committed so far. Safe from any thread; each call has its own."""
+
+
+class Store(Snapshots, Protocol):
     """Durable rows. What a transaction committed survives any crash that follows."""
 
     def transaction(self) -> AbstractContextManager[Transaction]:
@@ -194,9 +204,6 @@ class Store(Protocol):
             StoreBroken: the commit failed and may or may not have happened.
             StoreFull: there was no room; nothing happened.
         """
-
-    def snapshot(self) -> Snapshot:
-        """A consistent view of everything committed so far. Safe from any thread; each call has its own."""
 
     def customers_due(self, now_us: int, limit: int) -> Sequence[CustomerKey]:
         """Return customers with a hold that lapsed at or before `now_us`, earliest first, at most `limit`."""

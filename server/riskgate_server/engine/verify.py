@@ -8,8 +8,8 @@ through the same `evolve` that the live engine uses, and the result compared wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, Protocol
 
 import msgspec
 
@@ -19,7 +19,7 @@ from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState
 from riskgate_server.domain.ledger.postings import Account, Layer
 from riskgate_server.engine import sealing
-from riskgate_server.engine.ports import CustomerRow, EntryRow, Sealer, Snapshot, Store, Vault
+from riskgate_server.engine.ports import CustomerRow, EntryRow, Sealer, Snapshot, Snapshots, Vault
 
 CHUNK: Final = 2_000
 FAULTS_MAX: Final = 100
@@ -35,6 +35,7 @@ class Report(msgspec.Struct):
     customers: int = 0
     entries: int = 0
     batches: int = 0
+    heads: int = 0
     erased: int = 0
     outstanding_minor: dict[str, int] = msgspec.field(default_factory=dict)
     held_minor: dict[str, int] = msgspec.field(default_factory=dict)
@@ -47,12 +48,33 @@ class Report(msgspec.Struct):
             self.faults.append(text)
 
 
-def verify(store: Store, vault: Vault, sealer: Sealer, progress: Progress = lambda *_: None) -> Report:
+class SignedHead(Protocol):
+    """The end of the journal as it was signed at some instant, outside the database."""
+
+    @property
+    def batch(self) -> int:
+        """Sequence of the last batch row."""
+
+    @property
+    def batch_hash(self) -> bytes:
+        """Its hash."""
+
+
+def verify(
+    snapshots: Snapshots,
+    vault: Vault,
+    sealer: Sealer,
+    progress: Progress = lambda *_: None,
+    heads: Iterable[SignedHead] = (),
+) -> Report:
     """Recompute the whole store from its journal. Reads one snapshot, so it may run beside a live server."""
     report = Report()
-    with store.snapshot() as snapshot:
+    # Heads first: those signed after the snapshot was taken would seem to be cut off.
+    signed = {head.batch: head.batch_hash for head in heads}
+    report.heads = len(signed)
+    with snapshots.snapshot() as snapshot:
         counts = snapshot.counts()
-        _verify_batches(snapshot, report, counts["batches"], progress)
+        _verify_batches(snapshot, report, counts["batches"], progress, signed)
         if report.entries != counts["entries"]:
             report.fault(f"{counts['entries']} entries are stored, {report.entries} belong to a batch")
         verified_entries = 0
@@ -74,7 +96,9 @@ def _customers(snapshot: Snapshot) -> Iterator[Sequence[CustomerRow]]:
         after = rows[-1].key
 
 
-def _verify_batches(snapshot: Snapshot, report: Report, total: int, progress: Progress) -> None:
+def _verify_batches(
+    snapshot: Snapshot, report: Report, total: int, progress: Progress, signed: dict[int, bytes]
+) -> None:
     position = 0
     while batches := snapshot.batches(after=report.batches, limit=CHUNK // 10):
         for batch in batches:
@@ -90,11 +114,15 @@ def _verify_batches(snapshot: Snapshot, report: Report, total: int, progress: Pr
                 report.fault(f"batch {batch.sequence}: an entry names another batch")
             if not hashes or batch.root != sealing.merkle_root(hashes):
                 report.fault(f"batch {batch.sequence}: its Merkle root is not that of its entries")
+            if signed.pop(batch.sequence, batch.hash) != batch.hash:
+                report.fault(f"batch {batch.sequence}: another one was signed in its place")
             position += batch.count
             report.head = batch.hash
             report.entries += len(entries)
             report.batches = batch.sequence
         progress("batches", report.batches, total)
+    for sequence in sorted(signed):
+        report.fault(f"batch {sequence} was signed and is gone")
 
 
 def _verify_customer(

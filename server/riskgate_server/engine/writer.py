@@ -54,7 +54,7 @@ class Writer:
         clock: Clock,
         *,
         deliver: Delivery,
-        on_broken: Callable[[], None],
+        on_broken: Callable[[], object],
         batch_max: int = BATCH_MAX,
     ) -> None:
         self._pipeline = pipeline

@@ -226,6 +226,10 @@ class MemorySnapshot(_MemoryReads):
         start = max(after, 0)
         return self._tables.batches[start : start + limit]
 
+    def last_batch(self) -> BatchRow | None:
+        """Return the last batch row."""
+        return self._tables.batches[-1] if self._tables.batches else None
+
     def last_position(self) -> int:
         """Return the position of the last entry."""
         return len(self._tables.journal)

@@ -105,12 +105,7 @@ class SQLiteStore:
             raise RuntimeError(message)
         reader: sqlite3.Connection | None = getattr(self._local, "reader", None)
         if reader is None:
-            reader = sqlite3.connect(
-                f"{self._path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
-            )
-            # A reader must never move the WAL: it is the writer's alone.
-            reader.execute("PRAGMA wal_autocheckpoint=0").fetchall()
-            reader.execute("PRAGMA query_only=ON").fetchall()
+            reader = _connect_to_read(self._path)
             self._local.reader = reader
             with self._readers_lock:
                 self._readers.append(reader)
@@ -150,6 +145,31 @@ class SQLiteStore:
         self._lock_file.close()
 
 
+class SQLiteSnapshots:
+    """Reads a file that a live server may be writing; keeps `engine.ports.Snapshots`."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = _connect_to_read(path)
+
+    def snapshot(self) -> SQLiteSnapshot:
+        """A consistent view of everything committed so far."""
+        return SQLiteSnapshot(self._db)
+
+    def close(self) -> None:
+        """Finish."""
+        self._db.close()
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    reader = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+    )
+    # A reader must never move the WAL: it is the writer's alone.
+    reader.execute("PRAGMA wal_autocheckpoint=0").fetchall()
+    reader.execute("PRAGMA query_only=ON").fetchall()
+    return reader
+
+
 def _lock(path: Path) -> Any:
     """Take the file for this process; the kernel lets go when the process ends, however it ends."""
     lock_file = path.with_suffix(path.suffix + ".lock").open("a+")
@@ -184,6 +204,7 @@ def _translated() -> Iterator[None]:
 _CUSTOMER = "tenant_id, customer_id, sequence, next_lapse_us, state, profile"
 _PURCHASE = "tenant_id, customer_id, transaction_id, lapses_us, owed_since, state"
 _REQUEST = "tenant_id, customer_id, request_id, fingerprint, sequence, at_us, reply"
+_BATCH = "sequence, at_us, first_position, count, root, hash"
 _ENTRY = "tenant_id, customer_id, sequence, position, batch, at_us, tag, request_id, clear, nonce, sealed, hash"
 
 
@@ -251,6 +272,11 @@ class _SQLiteReads:
         )
         return [_entry(row) for row in rows]
 
+    def last_batch(self) -> BatchRow | None:
+        """Return the last batch row."""
+        row = self._one(f"SELECT {_BATCH} FROM batches ORDER BY sequence DESC LIMIT 1", ())
+        return BatchRow(*row) if row else None
+
 
 class SQLiteTransaction(_SQLiteReads):
     """Keeps `engine.ports.Transaction` on the writing connection."""
@@ -284,11 +310,8 @@ class SQLiteTransaction(_SQLiteReads):
 
     def tail(self) -> tuple[BatchRow | None, int]:
         """Return the last batch row and the position of the last entry."""
-        row = self._one(
-            "SELECT sequence, at_us, first_position, count, root, hash FROM batches ORDER BY sequence DESC LIMIT 1", ()
-        )
         last = self._one("SELECT max(position) FROM entries", ())
-        return (BatchRow(*row) if row else None), (last and last[0]) or 0
+        return self.last_batch(), (last and last[0]) or 0
 
     def write(self, batch: BatchWrite) -> None:
         """Add or replace everything in `batch`."""
@@ -403,8 +426,7 @@ class SQLiteSnapshot(_SQLiteReads):
     def batches(self, *, after: int, limit: int) -> Sequence[BatchRow]:
         """Return batch rows by sequence."""
         rows = self._all(
-            "SELECT sequence, at_us, first_position, count, root, hash FROM batches WHERE sequence > ?"
-            " ORDER BY sequence LIMIT ?",
+            f"SELECT {_BATCH} FROM batches WHERE sequence > ? ORDER BY sequence LIMIT ?",
             (after, limit),
         )
         return [BatchRow(*row) for row in rows]

@@ -1,0 +1,251 @@
+"""Puts the rooms together. The only module that knows every one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from riskgate_server.crypto.keys import FINGERPRINT, HEADS, MASTER, FingerprintKey, MasterKey, decode_secret
+from riskgate_server.crypto.seal import Sealer
+from riskgate_server.crypto.signing import Head, HeadLog, HeadsBroken, HeadSigner, HeadVerifier, read_heads
+from riskgate_server.datadir import DataDirectory, create_empty_private
+from riskgate_server.engine.clocks import DataClock, SystemClock
+from riskgate_server.engine.pipeline import Pipeline
+from riskgate_server.engine.ports import Store
+from riskgate_server.engine.queries import Queries
+from riskgate_server.engine.verify import Progress, Report, verify
+from riskgate_server.engine.writer import Writer
+from riskgate_server.rpc.callers import Authenticator, RateLimits
+from riskgate_server.rpc.convert import DecisionWriter, ReasonTexts
+from riskgate_server.rpc.door import Door
+from riskgate_server.rpc.feed import Feed
+from riskgate_server.rpc.gateway import Gateway
+from riskgate_server.rpc.metrics import Metrics
+from riskgate_server.rpc.server import RpcServer, ServerTLS
+from riskgate_server.rpc.service import Rooms
+from riskgate_server.rules.loader import CompiledRuleset, load_ruleset
+from riskgate_server.settings import Settings
+from riskgate_server.stores.access.registry import CallerRegistry
+from riskgate_server.stores.sqlite.store import SQLiteSnapshots, SQLiteStore
+from riskgate_server.stores.sqlite.vault import SqliteVault
+
+log = structlog.get_logger()
+
+READERS: Final = 4
+"""Threads that answer questions from snapshots."""
+
+SWITCH_SECONDS: Final = 0.001
+"""How long the writer's thread and the event loop wait for each other at most; Python's own 5 ms is a long tail."""
+
+WRITER: Final = "w0"
+"""Name of the one writer of an embedded store, in signed heads."""
+
+
+class Listening(msgspec.Struct, frozen=True):
+    """Where the server listens."""
+
+    address: str
+    certificate_port: int
+    key_port: int
+    metrics_port: int
+
+
+class OpenedStore(msgspec.Struct, frozen=True):
+    """A data directory's rows and keys, opened."""
+
+    store: SQLiteStore
+    vault: SqliteVault
+    sealer: Sealer
+
+    def close(self) -> None:
+        """Finish with both."""
+        self.store.close()
+        self.vault.close()
+
+
+def open_store(directory: DataDirectory, *, synchronous: str = "FULL") -> OpenedStore:
+    """Open a checked data directory for writing; only one process may."""
+    create_empty_private(directory.store)
+    store = SQLiteStore(directory.store, synchronous=synchronous)
+    try:
+        master = MasterKey(decode_secret(MASTER, directory.master_key.read_bytes()))
+        vault = SqliteVault(directory.vault, wrap=master.wrap, unwrap=master.unwrap)
+    except BaseException:
+        store.close()
+        raise
+    return OpenedStore(store, vault, Sealer())
+
+
+def verify_directory(directory: DataDirectory, progress: Progress) -> Report:
+    """Verify a checked data directory, whether or not a server is running on it."""
+    master = MasterKey(decode_secret(MASTER, directory.master_key.read_bytes()))
+    with contextlib.ExitStack() as closing:
+        verifier = HeadVerifier(directory.heads_public_key.read_bytes())
+        heads: list[Head] = []
+        broken = ""
+        if directory.heads.exists():
+            try:
+                heads = list(read_heads(directory.heads.read_bytes().splitlines(keepends=True), verifier))
+            except HeadsBroken as error:
+                broken = str(error)
+        if not directory.store.exists():
+            return Report()
+        vault = SqliteVault(directory.vault, wrap=master.wrap, unwrap=master.unwrap, read_only=True)
+        closing.callback(vault.close)
+        snapshots = SQLiteSnapshots(directory.store)
+        closing.callback(snapshots.close)
+        report = verify(snapshots, vault, Sealer(), progress, heads)
+        if broken:
+            report.fault(f"heads.log: {broken}")
+    return report
+
+
+def read_ruleset(path: str) -> tuple[CompiledRuleset, str]:
+    """Return the ruleset to decide by, compiled, and its source text."""
+    if path:
+        source = Path(path).read_text(encoding="utf-8")
+    else:
+        source = (files("riskgate_server") / "rulesets" / "default.yaml").read_text(encoding="utf-8")
+    return load_ruleset(source), source
+
+
+class Server:
+    """The engine in one process, from opening the store to the last signed head."""
+
+    def __init__(self, settings: Settings, *, synchronous: str = "FULL") -> None:
+        self._settings = settings
+        self._directory = DataDirectory(settings.root.absolute())
+        self._synchronous = synchronous
+        self._stopping = asyncio.Event()
+        self._broken = False
+
+    async def run(self, *, ready: asyncio.Future[Listening] | None = None) -> int:
+        """Serve until told to stop, and return the process's exit code: 0 for an orderly end."""
+        settings, directory = self._settings, self._directory
+        directory.check()
+        rules, source = read_ruleset(settings.ruleset)
+        loop = asyncio.get_running_loop()
+        with contextlib.ExitStack() as closing:
+            opened = open_store(directory, synchronous=self._synchronous)
+            closing.callback(opened.close)
+            store = opened.store
+            with store.transaction() as tx:
+                last, _ = tx.tail()
+            clock = DataClock(last.at_us if last else 0) if settings.clock == "data" else SystemClock()
+            store.remember_ruleset(bytes.fromhex(rules.hash), source, clock.now_us())
+            registry = CallerRegistry(directory.access)
+            closing.callback(registry.close)
+            heads = HeadLog(directory.heads, HeadSigner(decode_secret(HEADS, directory.heads_key.read_bytes())))
+            closing.callback(heads.close)
+            metrics = Metrics()
+            door = Door(Authenticator(registry), RateLimits(), metrics)
+            gateway = Gateway(waiting_max=settings.waiting_max)
+            metrics.watch_queue(lambda: gateway.waiting)
+            feed = Feed()
+            readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
+            closing.callback(readers.shutdown)
+            queries = Queries(store, vault=opened.vault, sealer=opened.sealer, clock=clock, rulesets=load_ruleset)
+            rooms = Rooms(
+                door=door,
+                gateway=gateway,
+                queries=queries,
+                feed=feed,
+                clock=clock,
+                readers=readers,
+                fingerprint=FingerprintKey(decode_secret(FINGERPRINT, directory.fingerprint_key.read_bytes())).digest,
+                write_decision=DecisionWriter(ReasonTexts(rules.reason_text)),
+            )
+            pipeline = Pipeline(
+                store=store,
+                vault=opened.vault,
+                sealer=opened.sealer,
+                clock=clock,
+                entropy=os.urandom,
+                rules=rules,
+                sink=feed,
+                cached_customers=settings.cached_customers,
+            )
+            writer = Writer(
+                pipeline,
+                store,
+                clock,
+                deliver=gateway.deliver,
+                on_broken=partial(loop.call_soon_threadsafe, self._break),
+            )
+            server = RpcServer(rooms)
+            tls = ServerTLS(
+                directory.server_key.read_bytes, directory.server_certificate.read_bytes,
+                directory.ca_certificate.read_bytes,
+            )  # fmt: skip
+            listening = self._listen(server, tls, metrics, closing)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                with contextlib.suppress(ValueError, RuntimeError):  # not on the main thread: whoever runs us stops us
+                    loop.add_signal_handler(number, self.stop)
+            sys.setswitchinterval(SWITCH_SECONDS)
+            writer.start()
+            gateway.open(writer)
+            await server.start()
+            log.info("serving", **msgspec.structs.asdict(listening), clock=settings.clock, ruleset=rules.version)
+            if ready is not None:
+                ready.set_result(listening)
+            signing = asyncio.create_task(self._sign_heads(heads, store))
+            await self._stopping.wait()
+            log.info("stopping", waiting=gateway.waiting, broken=self._broken)
+            await server.drain()
+            gateway.close()
+            await server.stop(0 if self._broken else settings.drain_seconds)
+            writer_stopped = loop.run_in_executor(None, writer.stop)
+            await writer_stopped
+            signing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await signing
+            if not self._broken:
+                _sign_head(heads, store)
+        log.info("stopped", broken=self._broken)
+        return 1 if self._broken else 0
+
+    def _listen(self, server: RpcServer, tls: ServerTLS, metrics: Metrics, closing: contextlib.ExitStack) -> Listening:
+        settings = self._settings
+        certificate_port = server.listen(settings.address, settings.certificate_port, tls, require_client=True)
+        key_port = server.listen(settings.address, settings.key_port, tls, require_client=False)
+        if settings.metrics_port >= 0:
+            closing.callback(metrics.serve("127.0.0.1", settings.metrics_port))
+        return Listening(settings.address, certificate_port, key_port, settings.metrics_port)
+
+    def stop(self) -> None:
+        """Begin an orderly end."""
+        self._stopping.set()
+
+    def _break(self) -> None:
+        """The store failed: nothing may be written any more, and a new process must find out what happened."""
+        self._broken = True
+        self._stopping.set()
+
+    async def _sign_heads(self, heads: HeadLog, store: Store) -> None:
+        while True:
+            await asyncio.sleep(self._settings.heads_seconds)
+            await asyncio.get_running_loop().run_in_executor(None, _sign_head, heads, store)
+
+
+def _sign_head(heads: HeadLog, store: Store) -> None:
+    """Write the journal's head, signed, outside the database: who rewrites the database cannot rewrite this."""
+    with store.snapshot() as snapshot:
+        position = snapshot.last_position()
+        if not position:
+            return
+        batch = snapshot.last_batch()
+    if batch is not None:
+        heads.append(
+            Head(writer=WRITER, batch=batch.sequence, batch_hash=batch.hash, entries=position, at_us=batch.at_us)
+        )

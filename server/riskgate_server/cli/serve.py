@@ -1,0 +1,79 @@
+"""`riskgate serve`: the engine in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from riskgate_server.datadir import DataDirectoryError
+from riskgate_server.engine.ports import StoreInUse
+
+
+def _options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--data", metavar="DIR", help="Data directory made by `riskgate init`."),
+        click.option("--address", help="Where to listen; loopback by default."),
+        click.option("--certificate-port", type=int, help="Port for callers with a certificate (7443)."),
+        click.option("--key-port", type=int, help="Port for callers with an API key (7444)."),
+        click.option("--metrics-port", type=int, help="Prometheus on 127.0.0.1 (7445); -1 for none."),
+        click.option("--clock", help="system, or data: time is what the events say."),
+        click.option("--ruleset", metavar="FILE", help="Decide by this ruleset instead of the built-in one."),
+        click.option("--drain-seconds", type=float, help="How long calls in flight may take at the end (10)."),
+        click.option("--log-level", help="debug, info, warning or error."),
+    ):
+        function = option(function)
+    return function
+
+
+@click.command()
+@_options
+def serve(**given: object) -> None:
+    """Serve until SIGTERM. Every option may be set as RISKGATE_<NAME> in the environment too."""
+    from riskgate_server.bootstrap import Server
+    from riskgate_server.domain.errors import InvalidRequest
+    from riskgate_server.settings import SettingsInvalid, load
+
+    try:
+        settings = load(given, dict(os.environ))
+    except SettingsInvalid as error:
+        raise click.UsageError(str(error)) from error
+    configure_logs(settings.log_level)
+    # A wish of the operator's that cannot be met is one line; anything else is a fault of ours, with its trace.
+    try:
+        code = asyncio.run(_run(Server, settings))
+    except (DataDirectoryError, StoreInUse, OSError, RuntimeError) as error:
+        raise click.ClickException(str(error)) from error
+    except InvalidRequest as error:
+        raise click.ClickException(f"the ruleset is refused: {error.message}") from error
+    # Threads of the RPC library may linger; everything of ours is closed by now.
+    sys.stdout.flush()
+    os._exit(code)
+
+
+async def _run(server: Callable[..., Any], settings: object) -> int:
+    code: int = await server(settings).run()
+    return code
+
+
+def configure_logs(level: str) -> None:
+    """One JSON object per line on standard error: an event name and its fields, never a person's data."""
+    import msgspec
+    import structlog
+
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(serializer=lambda event, **_: msgspec.json.encode(event).decode()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

@@ -1,0 +1,293 @@
+"""
+The one door every call comes through, whatever service it is for.
+
+Authenticate, check the scope, count against the caller's rate, decode, validate, call, and say what
+went wrong in a status. Handlers take raw bytes, so that bytes which are no message are refused like
+any other bad input; and nothing an exception says ever reaches a caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from typing import Any, Final, Protocol, TypeVar
+
+import grpc
+import msgspec
+import protovalidate
+import structlog
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from riskgate.common.v1 import access_pb2
+from riskgate_server.domain.errors import (
+    DeadlinePassed,
+    FieldViolation,
+    InternalError,
+    InvalidRequest,
+    PermissionRefused,
+    ResourceExhausted,
+    RiskgateError,
+    Unimplemented,
+)
+from riskgate_server.rpc.callers import Authenticator, Caller, RateLimits
+from riskgate_server.rpc.status import grpc_status_of, name_of, status_of
+
+log = structlog.get_logger()
+
+DEADLINE_MAX_SECONDS: Final = 10.0
+"""A call that brings no deadline, or a later one, has this long."""
+
+end_of_stream: Final = grpc.aio.EOF
+"""What reading a stream of requests gives when the caller has sent its last."""
+
+WRITE_SECONDS_MAX: Final = 10.0
+"""A reader that does not take a message of its stream for this long is dropped."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Call(msgspec.Struct, frozen=True):
+    """Who calls, and until when they wait. `deadline_us` is monotonic time."""
+
+    caller: Caller
+    context: Context
+    deadline_us: int
+
+    def renewed(self) -> Call:
+        """Return the call with the server's own deadline from now on: on a stream every item has one of its own."""
+        return msgspec.structs.replace(self, deadline_us=_deadline_us(None))
+
+
+class Observer(Protocol):
+    """Hears how every call ended."""
+
+    def observe(self, method: str, status: str, seconds: float) -> None:
+        """Note one call."""
+
+
+Method = Callable[[Any, Call], Awaitable[Message]]
+StreamMethod = Callable[[Any, Call], AsyncIterator[Message]]
+_Served = TypeVar("_Served")
+
+
+def required_scope(method: MethodDescriptor) -> frozenset[str]:
+    """Return the scope a method declares; none when it declares none, and then nobody may call it."""
+    options = method.GetOptions()
+    if not options.HasExtension(access_pb2.required_scope):
+        return frozenset()
+    return frozenset({options.Extensions[access_pb2.required_scope]})
+
+
+class Door:
+    """Wraps the methods of services into handlers that only let the right calls through."""
+
+    def __init__(self, authenticator: Authenticator, limits: RateLimits, observer: Observer) -> None:
+        self._authenticator = authenticator
+        self._limits = limits
+        self._observer = observer
+        self._validator = protovalidate.Validator()
+
+    def handlers(
+        self, service: ServiceDescriptor, servicer: object, scopes: frozenset[str] | None = None
+    ) -> grpc.GenericRpcHandler:
+        """
+        Return handlers for every method of a service; a method the servicer lacks answers UNIMPLEMENTED.
+
+        `scopes` is for services whose protos are not ours: any one of the set lets a caller in.
+        """
+        methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        for method in service.methods:
+            implementation = getattr(servicer, method.name, None)
+            allowed = required_scope(method) if scopes is None else scopes
+            wrap = self._streaming if method.server_streaming else self._unary
+            methods[method.name] = wrap(method, implementation, allowed)
+        return grpc.method_handlers_generic_handler(service.full_name, methods)
+
+    def enter(self, scopes: frozenset[str], context: Context) -> Call:
+        """
+        Let a caller in who proves itself, holds one of the scopes and is within its rate.
+
+        Raises:
+            Unauthenticated: nobody we know.
+            PermissionRefused: the caller lacks the scope.
+            ResourceExhausted: the caller is above its rate.
+        """
+        caller = self._authenticator.authenticate(context)
+        if not any(map(caller.may, scopes)):
+            raise _scope_missing(scopes)
+        self._limits.take(caller)
+        return Call(caller, context, _deadline_us(context.time_remaining()))
+
+    def charge(self, caller: Caller, cost: int) -> None:
+        """Count further work of a call that was let in, such as the items of a batch."""
+        if cost > 0:
+            self._limits.take(caller, cost)
+
+    def confirm(self, caller: Caller, scope: str) -> None:
+        """Check again, while a stream lasts, that its caller may still be here."""
+        if not self._authenticator.confirm(caller).may(scope):
+            raise _scope_missing({scope})
+
+    def decode(self, message_class: type[Message], raw: bytes) -> Message:
+        """
+        Return the message in `raw`, well formed and within the contract's bounds.
+
+        Raises:
+            InvalidRequest: it is not.
+        """
+        try:
+            message = message_class.FromString(raw)
+        except DecodeError:
+            raise InvalidRequest("MESSAGE_MALFORMED", "the bytes are not a message of this type") from None
+        self.validate(message)
+        return message
+
+    def validate(self, message: Message) -> None:
+        """
+        Check a message against the rules its proto declares.
+
+        Raises:
+            InvalidRequest: naming every field that breaks one.
+        """
+        violations = self._validator.collect_violations(message)
+        if violations:
+            raise InvalidRequest(
+                "FIELD_INVALID",
+                "one or more fields are invalid",
+                *(FieldViolation(_path(v.proto.field), v.proto.message) for v in violations),
+            )
+
+    def _unary(
+        self, method: MethodDescriptor, implementation: Method | None, scopes: frozenset[str]
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        request_class = GetMessageClass(method.input_type)
+        name = _metric_name(method)
+
+        async def handle(raw: bytes, context: Context) -> Message:
+            began = time.perf_counter()
+            status = "OK"
+            try:
+                call = self.enter(scopes, context)
+                return await _served(implementation)(self.decode(request_class, raw), call)
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:  # noqa: BLE001 - the last line: everything becomes a status
+                refusal = _refusal(error, name, context)
+                status = name_of(refusal)
+                await context.abort_with_status(grpc_status_of(refusal))
+            except asyncio.CancelledError:
+                if context.cancelled():
+                    status = "CANCELLED"
+                    raise
+                # Something inside raised it: left alone, the caller would hang until its own deadline.
+                status = name_of(_GIVEN_UP)
+                await context.abort_with_status(grpc_status_of(_GIVEN_UP))
+            finally:
+                self._observer.observe(name, status, time.perf_counter() - began)
+
+        return grpc.unary_unary_rpc_method_handler(
+            handle,
+            response_serializer=GetMessageClass(method.output_type).SerializeToString,
+        )
+
+    def _streaming(
+        self, method: MethodDescriptor, implementation: StreamMethod | None, scopes: frozenset[str]
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        request_class = GetMessageClass(method.input_type)
+        name = _metric_name(method)
+
+        async def handle(incoming: Any, context: Context) -> None:
+            began = time.perf_counter()
+            status = "OK"
+            try:
+                call = self.enter(scopes, context)
+                # A stream of requests decodes each as it arrives: one bad item spoils only itself.
+                request = incoming if method.client_streaming else self.decode(request_class, incoming)
+                async for response in _served(implementation)(request, call):
+                    await _write(response, context)
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:  # noqa: BLE001 - the last line: everything becomes a status
+                refusal = _refusal(error, name, context)
+                status = name_of(refusal)
+                await context.abort_with_status(grpc_status_of(refusal))
+            except asyncio.CancelledError:
+                if context.cancelled():
+                    status = "CANCELLED"
+                    raise
+                # Something inside raised it: left alone, the caller would hang until its own deadline.
+                status = name_of(_GIVEN_UP)
+                await context.abort_with_status(grpc_status_of(_GIVEN_UP))
+            finally:
+                self._observer.observe(name, status, time.perf_counter() - began)
+
+        serializer = GetMessageClass(method.output_type).SerializeToString
+        make = (
+            grpc.stream_stream_rpc_method_handler if method.client_streaming else grpc.unary_stream_rpc_method_handler
+        )
+        return make(handle, response_serializer=serializer)
+
+
+async def _write(response: Message, context: Context) -> None:
+    """
+    Send one message of a stream.
+
+    Raises:
+        ResourceExhausted: the reader did not take it in time.
+    """
+    try:
+        async with asyncio.timeout(WRITE_SECONDS_MAX):
+            await context.write(response)
+    except TimeoutError:
+        raise ResourceExhausted(
+            "READER_TOO_SLOW", "the reader is too slow; resume with the last token", retry_after_seconds=1
+        ) from None
+
+
+_LOGGED: Final = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+_GIVEN_UP: Final = DeadlinePassed("DEADLINE_PASSED", "the call was given up inside the server")
+
+
+def _refusal(error: Exception, method: str, context: Context) -> RiskgateError:
+    """Return what a caller may be told: our own errors as they are, any other as an id that finds it in the log."""
+    if not isinstance(error, RiskgateError):
+        error_id = secrets.token_hex(8)
+        log.error("call failed", method=method, error_id=error_id, exc_info=error)
+        return InternalError("INTERNAL", "an internal error; it is logged", error_id=error_id)
+    if status_of(error) in _LOGGED:
+        log.warning("call refused", method=method, reason=error.reason, peer=context.peer())
+    return error
+
+
+def _served(implementation: _Served | None) -> _Served:
+    if implementation is None:
+        raise Unimplemented("NOT_SERVED_YET", "this version of the engine does not serve the call yet")
+    return implementation
+
+
+def _scope_missing(scopes: Collection[str]) -> PermissionRefused:
+    # Of services that any scope opens, naming them all would help nobody.
+    named = next(iter(scopes)) if len(scopes) == 1 else ""
+    return PermissionRefused("SCOPE_MISSING", "the credential lacks the scope this call needs", scope=named)
+
+
+def _deadline_us(remaining_seconds: float | None) -> int:
+    seconds = DEADLINE_MAX_SECONDS if remaining_seconds is None else min(remaining_seconds, DEADLINE_MAX_SECONDS)
+    return int((time.monotonic() + seconds) * 1_000_000)
+
+
+def _metric_name(method: MethodDescriptor) -> str:
+    return f"{method.containing_service.full_name}/{method.name}"
+
+
+def _path(field: Any) -> str:
+    """Write a violation's path as the proto does: `checks[3].amount.currency_code`."""
+    parts = []
+    for element in field.elements:
+        index = f"[{element.subscript.value}]" if element.subscript else ""
+        parts.append(f"{element.field_name}{index}")
+    return ".".join(parts)

@@ -1,0 +1,49 @@
+"""What operators watch, in Prometheus' words and OpenTelemetry's names for RPC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client.exposition import start_http_server
+
+BUCKETS_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """Keeps `door.Observer`. Labels are methods and statuses only: nothing that could name a customer."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._calls = Histogram(
+            "rpc_server_call_duration_seconds",
+            "How long calls took, by method and status.",
+            ("rpc_method", "rpc_response_status_code"),
+            buckets=BUCKETS_SECONDS,
+            registry=self.registry,
+        )
+        self._children: dict[tuple[str, str], Histogram] = {}
+
+    def observe(self, method: str, status: str, seconds: float) -> None:
+        """Note one call."""
+        child = self._children.get((method, status))
+        if child is None:
+            child = self._children[method, status] = self._calls.labels(method, status)
+        child.observe(seconds)
+
+    def watch_queue(self, waiting: Callable[[], int]) -> None:
+        """Show how many commands wait for the writer."""
+        gauge = Gauge("riskgate_commands_waiting", "Commands the writer has not answered yet.", registry=self.registry)
+        gauge.set_function(waiting)
+
+    def serve(self, address: str, port: int) -> Callable[[], None]:
+        """Answer scrapes over HTTP until the returned function is called."""
+        server, thread = start_http_server(port, addr=address, registry=self.registry)
+
+        def stop() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        return stop

@@ -1,0 +1,195 @@
+"""RiskService: decides about purchases and remembers what it decided."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from riskgate.risk.v1 import risk_service_pb2 as pb
+from riskgate_server.domain.errors import RiskgateError, Unimplemented
+from riskgate_server.domain.journal import Label, Outcome
+from riskgate_server.engine import commands
+from riskgate_server.engine.queries import position_of
+from riskgate_server.engine.replies import AnnotationReply, DecisionReply, Failed, Refusal, Reply, error_of
+from riskgate_server.rpc.convert import (
+    annotation_to_proto,
+    check_command,
+    decision_sequence_from,
+    explanation_to_proto,
+    time_from,
+)
+from riskgate_server.rpc.door import Call, end_of_stream
+from riskgate_server.rpc.service import Rooms, key_of, page_size_of
+from riskgate_server.rpc.status import proto_of
+
+IN_FLIGHT_MAX: Final = 256
+"""Purchases of one stream that are decided at the same time; the stream is not read further until one is done."""
+
+WATCH_PAGE: Final = 500
+
+
+class RiskServicer:
+    """Serves `riskgate.risk.v1.RiskService`."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+
+    async def CheckTransaction(self, request: pb.CheckTransactionRequest, call: Call) -> pb.CheckTransactionResponse:
+        """Decide about one purchase."""
+        reply = await self._rooms.gateway.submit(self._command(request, call))
+        assert isinstance(reply, DecisionReply)
+        return pb.CheckTransactionResponse(decision=self._rooms.write_decision(reply))
+
+    def _command(self, request: pb.CheckTransactionRequest, call: Call) -> commands.CheckTransaction:
+        if request.grant:
+            raise Unimplemented("NOT_SERVED_YET", "this version of the engine does not take grants yet")
+        rooms = self._rooms
+        amount = request.amount
+        terms = f"{amount.currency_code} {amount.amount_minor} {request.line_id} {request.merchant.merchant_id}"
+        return check_command(
+            request,
+            rooms.head(request, call),
+            terms=rooms.fingerprint(terms.encode()),
+            event_us=rooms.event_time(time_from(request, "event_time"), call),
+        )
+
+    async def BatchCheckTransactions(
+        self, request: pb.BatchCheckTransactionsRequest, call: Call
+    ) -> pb.BatchCheckTransactionsResponse:
+        """Decide about many purchases; each has its own answer."""
+        rooms = self._rooms
+        rooms.door.charge(call.caller, len(request.checks) - 1)
+        rooms.gateway.admit(len(request.checks))
+        results = [pb.CheckResult(request_id=check.request_id) for check in request.checks]
+        waiting = []
+        batch = []
+        for check, result in zip(request.checks, results, strict=True):
+            try:
+                rooms.door.validate(check)
+                batch.append(self._command(check, call))
+                waiting.append(result)
+            except RiskgateError as error:
+                result.error.CopyFrom(proto_of(error))
+        if batch:
+            for result, reply in zip(waiting, await rooms.gateway.submit_many(batch), strict=True):
+                self._fill(result, reply)
+        return pb.BatchCheckTransactionsResponse(results=results)
+
+    def _fill(self, result: pb.CheckResult, reply: Reply) -> None:
+        if isinstance(reply, Refusal | Failed):
+            result.error.CopyFrom(proto_of(error_of(reply)))
+        else:
+            assert isinstance(reply, DecisionReply)
+            result.decision.CopyFrom(self._rooms.write_decision(reply))
+
+    async def StreamCheckTransactions(
+        self, incoming: Any, call: Call
+    ) -> AsyncIterator[pb.StreamCheckTransactionsResponse]:
+        """Decide about purchases as they come, and answer each as soon as it is decided."""
+        answers: asyncio.Queue[pb.StreamCheckTransactionsResponse | None] = asyncio.Queue()
+        room = asyncio.Semaphore(IN_FLIGHT_MAX)
+
+        async def take_all() -> None:
+            async with asyncio.TaskGroup() as deciding:
+                while (raw := await call.context.read()) is not end_of_stream:
+                    await room.acquire()
+                    deciding.create_task(self._answer(raw, call, answers))
+            await answers.put(None)
+
+        taking = asyncio.create_task(take_all())
+        try:
+            while (answer := await answers.get()) is not None:
+                yield answer
+                # Only now, so that a reader who does not read stops us from deciding further.
+                room.release()
+            await taking
+        finally:
+            taking.cancel()
+
+    async def _answer(
+        self, raw: bytes, call: Call, answers: asyncio.Queue[pb.StreamCheckTransactionsResponse | None]
+    ) -> None:
+        result = pb.CheckResult()
+        try:
+            message = self._rooms.door.decode(pb.StreamCheckTransactionsRequest, raw)
+            assert isinstance(message, pb.StreamCheckTransactionsRequest)
+            check = message.check
+            result.request_id = check.request_id
+            self._rooms.door.charge(call.caller, 1)
+            self._rooms.door.confirm(call.caller, "risk:check")
+            self._rooms.door.validate(check)
+            command = self._command(check, call.renewed())
+            self._fill(result, await self._rooms.gateway.submit(command))
+        except RiskgateError as error:
+            result.error.CopyFrom(proto_of(error))
+        await answers.put(pb.StreamCheckTransactionsResponse(result=result))
+
+    async def AnnotateDecision(self, request: pb.AnnotateDecisionRequest, call: Call) -> pb.AnnotateDecisionResponse:
+        """Record what a purchase later turned out to be."""
+        command = commands.AnnotateDecision(
+            **self._rooms.head(request, call),
+            decision_sequence=decision_sequence_from(request.decision_id),
+            label=Label(request.label),
+            actor_id=request.actor_id,
+            note=request.note,
+        )
+        reply = await self._rooms.gateway.submit(command)
+        assert isinstance(reply, AnnotationReply)
+        return pb.AnnotateDecisionResponse(annotation=annotation_to_proto(reply))
+
+    async def GetDecision(self, request: pb.GetDecisionRequest, call: Call) -> pb.GetDecisionResponse:
+        """Return one decision as it was answered."""
+        rooms = self._rooms
+        sequence = decision_sequence_from(request.decision_id)
+        reply = await rooms.read(rooms.queries.decision, key_of(request, call), sequence)
+        return pb.GetDecisionResponse(decision=rooms.write_decision(reply))
+
+    async def ListDecisions(self, request: pb.ListDecisionsRequest, call: Call) -> pb.ListDecisionsResponse:
+        """List decisions, newest first."""
+        rooms = self._rooms
+        page = await rooms.read(
+            rooms.queries.decisions,
+            call.caller.tenant_id,
+            request.customer_id,
+            outcomes=frozenset(map(Outcome, request.outcomes)),
+            before=position_of(request.page_token),
+            limit=page_size_of(request),
+        )
+        return pb.ListDecisionsResponse(
+            decisions=map(rooms.write_decision, page.decisions),
+            next_page_token=str(page.next_before or ""),
+        )
+
+    async def ExplainDecision(self, request: pb.ExplainDecisionRequest, call: Call) -> pb.ExplainDecisionResponse:
+        """Return one decision with what the rules saw and made of it."""
+        rooms = self._rooms
+        sequence = decision_sequence_from(request.decision_id)
+        explanation = await rooms.read(rooms.queries.explain, key_of(request, call), sequence)
+        return explanation_to_proto(explanation, rooms.write_decision(explanation.decision))
+
+    async def WatchDecisions(
+        self, request: pb.WatchDecisionsRequest, call: Call
+    ) -> AsyncIterator[pb.WatchDecisionsResponse]:
+        """Stream decisions as they become durable."""
+        rooms = self._rooms
+        with rooms.feed.everything() as changed:
+            if request.resume_token:
+                position = position_of(request.resume_token)
+            else:
+                position = await rooms.read(rooms.queries.last_position)
+            yield pb.WatchDecisionsResponse(resume_token=str(position))
+            while True:
+                rooms.door.confirm(call.caller, "risk:read")
+                found, position = await rooms.read(
+                    rooms.queries.decisions_after,
+                    position,
+                    tenant_id=call.caller.tenant_id,
+                    customer_id=request.customer_id,
+                    limit=WATCH_PAGE,
+                )
+                for place, reply in found:
+                    yield pb.WatchDecisionsResponse(decision=rooms.write_decision(reply), resume_token=str(place))
+                if not found:
+                    await changed.wait()
+                    changed.clear()

@@ -1,0 +1,94 @@
+"""What the servicers share: the rooms they speak to, and how a request becomes the head of a command."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, Final, Protocol, TypeVar
+
+import msgspec
+
+from riskgate_server.domain.customer import CustomerKey
+from riskgate_server.domain.errors import PermissionRefused
+from riskgate_server.engine.clocks import EVENT_TOLERANCE_US
+from riskgate_server.engine.queries import Queries
+from riskgate_server.rpc.convert import DecisionWriter, invalid
+from riskgate_server.rpc.door import Call, Door
+from riskgate_server.rpc.feed import Feed
+from riskgate_server.rpc.gateway import Gateway
+
+_T = TypeVar("_T")
+
+PAGE_SIZE: Final = 50
+"""Items on a page unless the request says otherwise."""
+
+
+class ServingClock(Protocol):
+    """The engine's clock, and whether the data drives it."""
+
+    @property
+    def driven_by_data(self) -> bool:
+        """Whether time is what the events say."""
+
+    def now_us(self) -> int:
+        """Return the time in microseconds UTC."""
+
+
+class Rooms(msgspec.Struct, frozen=True):
+    """Everything a servicer may speak to."""
+
+    door: Door
+    gateway: Gateway
+    queries: Queries
+    feed: Feed
+    clock: ServingClock
+    readers: Executor
+    fingerprint: Callable[[bytes], bytes]
+    write_decision: DecisionWriter
+
+    async def read(self, question: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+        """Ask the store a question without keeping the event loop waiting."""
+        return await asyncio.get_running_loop().run_in_executor(self.readers, lambda: question(*args, **kwargs))
+
+    def head(self, request: Any, call: Call) -> dict[str, Any]:
+        """Return what every command of this request carries."""
+        caller = call.caller
+        return {
+            "tenant_id": caller.tenant_id,
+            "customer_id": request.customer_id,
+            "request_id": request.request_id,
+            # Deterministic, so that the order of fields on the wire does not matter; unknown fields count as content.
+            "fingerprint": self.fingerprint(request.SerializeToString(deterministic=True)),
+            "caller_id": caller.caller_id,
+            "deadline_us": call.deadline_us,
+        }
+
+    def event_time(self, event_us: int, call: Call) -> int:
+        """
+        Return when a caller says something happened, if this caller may say so on this server; 0 for now.
+
+        Raises:
+            InvalidRequest: it is further from the server's clock than a live event may be.
+            PermissionRefused: the clock follows the data, and the caller may not drive it.
+        """
+        if not event_us:
+            return 0
+        if self.clock.driven_by_data:
+            if not call.caller.may("risk:history"):
+                raise PermissionRefused("HISTORY_FORBIDDEN", "the credential may not send event times of its own")
+            return event_us
+        if abs(event_us - self.clock.now_us()) > EVENT_TOLERANCE_US:
+            raise invalid("EVENT_TIME_OUT_OF_RANGE", "event_time", "must be within five minutes of now")
+        return event_us
+
+
+def key_of(request: Any, call: Call) -> CustomerKey:
+    """Return whose state a request concerns: the tenant is the caller's own, never the request's."""
+    return (call.caller.tenant_id, request.customer_id)
+
+
+def page_size_of(request: Any) -> int:
+    """Return how many items a page may have."""
+    size: int = request.page_size
+    return size or PAGE_SIZE

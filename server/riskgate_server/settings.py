@@ -1,0 +1,74 @@
+"""What an operator may set, read once at start and checked once. Services get values, never the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+"""0 takes any free port."""
+
+
+class SettingsInvalid(Exception):
+    """A setting is out of bounds or unknown. The message names it."""
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings of `riskgate serve`. Each may be given as RISKGATE_<NAME> in the environment."""
+
+    data: str
+    """Data directory made by `riskgate init`."""
+    address: str = "127.0.0.1"
+    """Where to listen for calls; anything but loopback is your decision."""
+    certificate_port: Port = 7443
+    """For callers with a client certificate."""
+    key_port: Port = 7444
+    """For callers with an API key, over TLS too."""
+    metrics_port: Annotated[int, Meta(ge=-1, le=65_535)] = 7445
+    """Prometheus over plain HTTP on 127.0.0.1; -1 for none."""
+    clock: Literal["system", "data"] = "system"
+    """`data`: time is what the events say, for importing history. Never for live traffic."""
+    ruleset: str = ""
+    """A ruleset file; empty takes the one that comes with the program."""
+    waiting_max: Annotated[int, Meta(ge=1, le=100_000)] = 4_096
+    """Commands that may wait for the writer before callers are refused."""
+    cached_customers: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
+    """Customers kept in memory, about 5 KiB each."""
+    drain_seconds: Annotated[float, Meta(ge=0, le=600)] = 10.0
+    """How long calls in flight may take to finish when the server is told to stop."""
+    heads_seconds: Annotated[float, Meta(ge=0.1, le=86_400)] = 10.0
+    """How often the journal's head is signed and written outside the database."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def root(self) -> Path:
+        """The data directory."""
+        return Path(self.data)
+
+
+PREFIX: Final = "RISKGATE_"
+
+
+def load(given: dict[str, object], environment: dict[str, str]) -> Settings:
+    """
+    Return the settings: what was given on the command line, over the environment, over the defaults.
+
+    Raises:
+        SettingsInvalid: naming the setting that is out of bounds, of the wrong kind, or unknown.
+    """
+    known = set(Settings.__struct_fields__)
+    found: dict[str, object] = {
+        name.removeprefix(PREFIX).lower(): value for name, value in environment.items() if name.startswith(PREFIX)
+    }
+    unknown = sorted(set(found) - known)
+    if unknown:
+        raise SettingsInvalid(f"unknown setting {PREFIX}{unknown[0].upper()}")
+    found.update((name, value) for name, value in given.items() if value is not None)
+    try:
+        # Not strict: the environment has only strings.
+        return msgspec.convert(found, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsInvalid(str(error).replace("$.", "")) from None
