@@ -1,0 +1,580 @@
+"""
+What a customer is, written a second time and plainly: no accounts, no journal, no database.
+
+Shares nothing with the engine but the commands it is given. It says what each command must answer
+and what must then be stored, row by row, in plain lists and tuples. Slow and obvious on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from riskgate_server.engine import commands as c
+
+Answer = tuple[Any, ...]
+Key = tuple[str, str]
+
+APPROVE, STEP_UP, REVIEW, DECLINE = 1, 2, 3, 4
+NONE, PENDING, CAPTURED, VOIDED, EXPIRED = 0, 1, 2, 3, 4
+POSTED, REVERSED = 1, 2
+ACTIVE, CLOSED = 1, 2
+FRAUD_SOFT, FRAUD_HARD = 1, 2
+
+DAY_US: Final = 86_400_000_000
+HOLD_LIFETIME_US: Final = 7 * DAY_US
+REVIEW_LIFETIME_US: Final = DAY_US
+STEP_UP_LIFETIME_US: Final = 15 * 60 * 1_000_000
+SOFT_BLOCK_LIFETIME_US: Final = DAY_US
+REPLY_LIFETIME_US: Final = 7 * DAY_US
+LINES_MAX, BLOCKS_MAX = 8, 64
+
+OPENED, DECIDED, TAKEN, RAISED, GIVEN_UP, ENDED, REFUNDED, PAID, RETURNED = range(1, 10)
+BLOCKED, LIFTED, SHUT, ANNOTATED, PASSED, REFUSED = range(10, 16)
+"""What an entry of the journal tells, by its number there."""
+
+RISKS: Final = {
+    "": (APPROVE, (), ""),
+    "step_up": (STEP_UP, ("UNUSUAL",), ""),
+    "review": (REVIEW, ("STRANGE",), ""),
+    "decline": (DECLINE, ("LISTED",), ""),
+    "alarm": (REVIEW, ("ODD",), "ODD"),
+    "flood": (DECLINE, ("FLOOD",), "FLOOD"),
+}
+"""What the rules of the tests make of a purchase: outcome, reasons, and why to suspend the line, if so."""
+
+INTERNAL: Final = ("failed", "InternalError", "INTERNAL")
+STORE_FULL: Final = ("failed", "Unavailable", "STORE_FULL")
+
+
+class No(Exception):
+    """The model refuses."""
+
+    def __init__(self, family: str, reason: str) -> None:
+        super().__init__(reason)
+        self.answer = (family, reason)
+
+
+class Broken(Exception):
+    """The rules blow up."""
+
+
+def forbid(reason: str) -> No:
+    return No("PreconditionFailed", reason)
+
+
+@dataclass(slots=True)
+class Purchase:
+    """Field for field what is stored of a purchase."""
+
+    transaction_id: str
+    line_id: str
+    terms: bytes
+    decided_at: int
+    state: int = NONE
+    authorised: int = 0
+    captured: int = 0
+    released: int = 0
+    expired: int = 0
+    forced: int = 0
+    refunded: int = 0
+    owed: int = 0
+    placed_us: int = 0
+    expires_us: int = 0
+    review_us: int = 0
+    step_up_us: int = 0
+    owed_since: int = 0
+    event_us: int = 0
+
+    @property
+    def left(self) -> int:
+        return self.authorised - self.captured - self.released - self.expired
+
+    @property
+    def lapses_us(self) -> int:
+        return min(self.expires_us, self.review_us) if self.review_us else self.expires_us
+
+    def row(self) -> list[Any]:
+        return [getattr(self, name) for name in self.__slots__]
+
+
+@dataclass(slots=True)
+class Payment:
+    """What is stored of a payment."""
+
+    payment_id: str
+    line_id: str
+    amount: int
+    shares: list[list[Any]]
+    to_credit: int
+    value_us: int
+    recorded_us: int
+    state: int = POSTED
+
+    def row(self) -> list[Any]:
+        return [getattr(self, name) for name in self.__slots__]
+
+
+@dataclass(slots=True)
+class Line:
+    """A line as balances, not as accounts."""
+
+    line_id: str
+    currency: str
+    opened_us: int
+    limit: int
+    held: int = 0
+    owed: int = 0
+    credit: int = 0
+    life: int = ACTIVE
+    blocks: list[list[Any]] = field(default_factory=list)
+    overdrawn: bool = False
+    """Something was posted that may pass the limit: by force, or because a payment was returned."""
+
+    @property
+    def available(self) -> int:
+        return self.limit - self.owed - self.held
+
+    def standing(self, now_us: int) -> list[list[Any]]:
+        return [block for block in self.blocks if not block[5] or now_us < block[5]]
+
+    def row(self) -> Answer:
+        return (
+            self.line_id, self.currency, self.opened_us, self.life,
+            self.limit, self.held, self.owed, self.credit, self.blocks,
+        )  # fmt: skip
+
+
+@dataclass(slots=True)
+class Request:
+    """What a request id came to."""
+
+    fingerprint: bytes
+    answer: Answer
+    at_us: int
+    forgotten: bool = False
+
+
+class Customer:
+    """One customer; commands act on a copy, which replaces the customer when they are kept."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, Line] = {}
+        self.purchases: dict[str, Purchase] = {}
+        self.payments: dict[str, Payment] = {}
+        self.decisions: dict[int, str] = {}
+        self.last_us = 0
+        self.journal: list[tuple[int, int, str]] = []
+
+    def copy(self) -> Customer:
+        """Copy what a command may change. The journal is shared: entries are cut off when a command is dropped."""
+        other = Customer()
+        other.lines = {i: replace(line, blocks=[*map(list, line.blocks)]) for i, line in self.lines.items()}
+        other.purchases = dict(self.purchases)
+        other.payments = dict(self.payments)
+        other.decisions = dict(self.decisions)
+        other.last_us = self.last_us
+        other.journal = list(self.journal)
+        return other
+
+    def note(self, kind: int, now_us: int, request_id: str) -> int:
+        self.journal.append((kind, now_us, request_id))
+        self.last_us = now_us
+        return len(self.journal)
+
+    def line(self, line_id: str) -> Line:
+        if not line_id and len(self.lines) == 1:
+            return next(iter(self.lines.values()))
+        if not line_id and self.lines:
+            raise No("InvalidRequest", "LINE_AMBIGUOUS")
+        if line_id not in self.lines:
+            raise No("NotFound", "LINE_NOT_FOUND")
+        return self.lines[line_id]
+
+    def hold(self, transaction_id: str) -> tuple[Purchase, Line]:
+        """The purchase, to be changed, and its line."""
+        purchase = self.purchases.get(transaction_id)
+        if purchase is None or purchase.state == NONE:
+            raise No("NotFound", "HOLD_NOT_FOUND")
+        return self.touch(transaction_id), self.lines[purchase.line_id]
+
+    def touch(self, transaction_id: str) -> Purchase:
+        self.purchases[transaction_id] = replace(self.purchases[transaction_id])
+        return self.purchases[transaction_id]
+
+    def end_lapsed(self, now_us: int, request_id: str) -> int:
+        over = [p for p in self.purchases.values() if p.state == PENDING and now_us >= p.lapses_us]
+        for purchase in sorted(over, key=lambda p: (p.lapses_us, p.transaction_id)):
+            self.give_back(self.touch(purchase.transaction_id), "expired")
+            self.note(ENDED, now_us, request_id)
+        return len(over)
+
+    def give_back(self, purchase: Purchase, how: str) -> None:
+        self.lines[purchase.line_id].held -= purchase.left
+        setattr(purchase, how, getattr(purchase, how) + purchase.left)
+        ended = EXPIRED if how == "expired" else VOIDED
+        purchase.state = CAPTURED if purchase.captured else ended
+        purchase.review_us = 0
+
+
+class Model:
+    """All customers, and what every request id came to."""
+
+    def __init__(self) -> None:
+        self.customers: dict[Key, Customer] = {}
+        self.requests: dict[tuple[Key, str], Request] = {}
+        self.harmful: set[tuple[Key, str]] = set()
+
+    def answer(self, command: c.Command, now_us: int, *, late: bool = False) -> Answer:
+        """Run one command and say what it must answer."""
+        key, request_id = command.key, command.request_id
+        if (key, request_id) in self.harmful:
+            return INTERNAL
+        if late:
+            return ("failed", "DeadlinePassed", "DEADLINE_PASSED")
+        customer = self.customers.get(key)
+        if customer is None and not isinstance(command, c.OpenCreditLine):
+            return ("failed", "NotFound", "CUSTOMER_NOT_FOUND")
+        dry = isinstance(command, c.CheckTransaction) and command.validate_only
+        remembered = bool(request_id) and not dry
+        known = self.requests.get((key, request_id))
+        if remembered and known:
+            return self._again(known, command)
+        draft = customer.copy() if customer else Customer()
+        now_us = max(now_us, draft.last_us)
+        settled = draft.end_lapsed(now_us, request_id)
+        try:
+            answer = ACTS[type(command)](draft, command, now_us)
+        except No as no:
+            if not remembered or no.answer[0] == "InvalidRequest":
+                return ("failed", *no.answer)
+            answer = ("refused", *no.answer)
+            draft.note(REFUSED, now_us, request_id)
+        except Broken:
+            return self.quarantine(command)
+        if isinstance(command, c.SettleLapsed):
+            answer = ("settled", settled)
+        if dry:
+            return answer
+        self.customers[key] = draft
+        if remembered:
+            self.requests[key, request_id] = Request(command.fingerprint, answer, now_us)
+        return answer
+
+    def _again(self, known: Request, command: c.Command) -> Answer:
+        if known.fingerprint != command.fingerprint:
+            return ("failed", "AlreadyExists", "REQUEST_ID_REUSED")
+        if not known.forgotten or known.answer[0] == "decision":
+            return known.answer
+        if known.answer[0] == "refused":
+            return ("failed", *known.answer[1:])
+        return ("failed", "PreconditionFailed", "REPLY_FORGOTTEN")
+
+    def quarantine(self, command: c.Command) -> Answer:
+        if command.request_id:
+            self.harmful.add((command.key, command.request_id))
+        return INTERNAL
+
+    def forget(self, before_us: int) -> None:
+        """Replies are kept for a time only."""
+        for request in self.requests.values():
+            if request.at_us < before_us:
+                request.forgotten = True
+
+    def due(self, now_us: int) -> set[Key]:
+        """Customers with a hold whose time is over."""
+        return {
+            key
+            for key, customer in self.customers.items()
+            if any(p.state == PENDING and p.lapses_us <= now_us for p in customer.purchases.values())
+        }
+
+
+def open_line(who: Customer, command: c.OpenCreditLine, now_us: int) -> Answer:
+    if command.line_id in who.lines:
+        raise No("AlreadyExists", "LINE_EXISTS")
+    if len(who.lines) >= LINES_MAX:
+        raise forbid("BOUND_REACHED")
+    line = Line(command.line_id, command.currency, now_us, command.limit_minor)
+    who.lines[command.line_id] = line
+    number = who.note(OPENED, now_us, command.request_id)
+    return ("line", number, now_us, line.row(), None, False)
+
+
+def check(who: Customer, command: c.CheckTransaction, now_us: int) -> Answer:
+    before = who.purchases.get(command.transaction_id)
+    if before and (before.terms != command.terms or before.state != NONE):
+        raise No("AlreadyExists", "TRANSACTION_ID_REUSED")
+    facts = command.facts
+    try:
+        line = who.line(command.line_id)
+    except No as no:
+        if no.answer[0] == "InvalidRequest":
+            raise
+        line = None
+    if line and line.currency != facts.currency:
+        raise No("InvalidRequest", "CURRENCY_MISMATCH")
+    if facts.channel == "broken":
+        raise Broken
+    outcome, rule_reasons, alarm = RISKS[facts.channel]
+    amount, available = facts.amount_minor, line.available if line else 0
+    held, reasons = 0, rule_reasons
+    if line is None:
+        outcome, reasons = DECLINE, ("NO_CREDIT_LINE", *rule_reasons)
+    elif line.life != ACTIVE:
+        outcome, reasons = DECLINE, ("LINE_NOT_ACTIVE", *rule_reasons)
+    elif line.standing(now_us):
+        outcome, reasons = DECLINE, ("LINE_BLOCKED", *rule_reasons)
+    elif outcome == DECLINE:
+        pass
+    elif amount > available and not (command.allow_partial and available > 0):
+        outcome, reasons = DECLINE, ("CREDIT_LIMIT_EXCEEDED", *rule_reasons)
+    elif outcome in (APPROVE, REVIEW):
+        held = min(amount, available)
+        reasons = rule_reasons if held == amount else (*rule_reasons, "PARTIAL_APPROVAL")
+    purchase = Purchase(
+        command.transaction_id,
+        line.line_id if line else "",
+        command.terms,
+        len(who.journal) + 1,
+        state=PENDING if held else NONE,
+        authorised=held,
+        placed_us=now_us if held else 0,
+        expires_us=now_us + (command.hold_lifetime_us or HOLD_LIFETIME_US) if held else 0,
+        review_us=now_us + REVIEW_LIFETIME_US if held and outcome == REVIEW else 0,
+        step_up_us=now_us + STEP_UP_LIFETIME_US if outcome == STEP_UP else 0,
+        event_us=command.event_us or now_us,
+    )
+    who.purchases[command.transaction_id] = purchase
+    number = who.note(DECIDED, now_us, command.request_id)
+    who.decisions[number] = command.transaction_id
+    block_id = ""
+    if line:
+        line.held += held
+        if alarm and not any(block[1] == FRAUD_SOFT for block in line.standing(now_us)):
+            block_id = f"b-{who.note(BLOCKED, now_us, command.request_id)}"
+            block = [block_id, FRAUD_SOFT, alarm, "engine", now_us, now_us + SOFT_BLOCK_LIFETIME_US, ""]
+            line.blocks = [*line.standing(now_us), block]
+    return (
+        "decision", 0 if command.validate_only else number, now_us, command.request_id, purchase.line_id,
+        command.transaction_id, outcome, reasons, facts.currency, amount, held, available - held, purchase.event_us,
+        purchase.expires_us, purchase.review_us, purchase.step_up_us, block_id, before.event_us if before else 0,
+    )  # fmt: skip
+
+
+def hold_answer(line: Line, purchase: Purchase, to_credit: int = 0) -> Answer:
+    return ("hold", line.currency, purchase.row(), to_credit)
+
+
+def must_match(line: Line, currency: str) -> None:
+    if currency != line.currency:
+        raise No("InvalidRequest", "CURRENCY_MISMATCH")
+
+
+def must_be_open(purchase: Purchase) -> None:
+    ended = {CAPTURED: "HOLD_ALREADY_CAPTURED", VOIDED: "HOLD_VOIDED", EXPIRED: "HOLD_EXPIRED"}
+    if purchase.state != PENDING:
+        raise forbid(ended[purchase.state])
+
+
+def capture(who: Customer, command: c.CaptureHold, now_us: int) -> Answer:
+    purchase, line = who.hold(command.transaction_id)
+    if command.amount_minor is not None:
+        must_match(line, command.currency)
+    if purchase.state == PENDING:
+        if purchase.review_us:
+            raise forbid("HOLD_UNDER_REVIEW")
+        most = purchase.left
+    elif command.force:
+        most = purchase.authorised - purchase.captured - purchase.forced
+    else:
+        must_be_open(purchase)
+        raise AssertionError
+    amount = most if command.amount_minor is None else command.amount_minor
+    if not 0 < amount <= most:
+        raise forbid("AMOUNT_EXCEEDS_HOLD")
+    number = who.note(TAKEN, now_us, command.request_id)
+    if purchase.state == PENDING:
+        purchase.captured += amount
+        line.held -= amount
+        if command.final:
+            line.held -= purchase.left
+            purchase.released += purchase.left
+        if not purchase.left:
+            purchase.state = CAPTURED
+    else:
+        purchase.forced += amount
+        line.overdrawn = True
+    purchase.owed += amount
+    line.owed += amount
+    purchase.owed_since = purchase.owed_since or number
+    return hold_answer(line, purchase)
+
+
+def increment(who: Customer, command: c.IncrementHold, now_us: int) -> Answer:
+    purchase, line = who.hold(command.transaction_id)
+    must_match(line, command.currency)
+    must_be_open(purchase)
+    if purchase.review_us:
+        raise forbid("HOLD_UNDER_REVIEW")
+    if line.life != ACTIVE:
+        raise forbid("LINE_NOT_ACTIVE")
+    if line.standing(now_us):
+        raise forbid("LINE_BLOCKED")
+    if command.amount_minor > line.available:
+        raise forbid("CREDIT_LIMIT_EXCEEDED")
+    purchase.authorised += command.amount_minor
+    line.held += command.amount_minor
+    who.note(RAISED, now_us, command.request_id)
+    return hold_answer(line, purchase)
+
+
+def void(who: Customer, command: c.VoidHold, now_us: int) -> Answer:
+    purchase, line = who.hold(command.transaction_id)
+    must_be_open(purchase)
+    who.give_back(purchase, "released")
+    who.note(GIVEN_UP, now_us, command.request_id)
+    return hold_answer(line, purchase)
+
+
+def refund(who: Customer, command: c.RefundCapture, now_us: int) -> Answer:
+    purchase, line = who.hold(command.transaction_id)
+    must_match(line, command.currency)
+    if command.amount_minor > purchase.captured + purchase.forced - purchase.refunded:
+        raise forbid("AMOUNT_EXCEEDS_CAPTURE")
+    to_debt = min(command.amount_minor, purchase.owed)
+    to_credit = command.amount_minor - to_debt
+    purchase.refunded += command.amount_minor
+    purchase.owed -= to_debt
+    line.owed -= to_debt
+    line.credit += to_credit
+    who.note(REFUNDED, now_us, command.request_id)
+    return hold_answer(line, purchase, to_credit)
+
+
+def pay(who: Customer, command: c.RecordPayment, now_us: int) -> Answer:
+    line = who.line(command.line_id)
+    must_match(line, command.currency)
+    if command.payment_id in who.payments:
+        raise No("AlreadyExists", "PAYMENT_EXISTS")
+    rest, shares = command.amount_minor, []
+    owing = [p for p in who.purchases.values() if p.owed and p.line_id == line.line_id]
+    for purchase in sorted(owing, key=lambda p: (p.owed_since, p.transaction_id)):
+        share = min(rest, purchase.owed)
+        if share:
+            who.touch(purchase.transaction_id).owed -= share
+            shares.append([purchase.transaction_id, share])
+            rest -= share
+    line.owed -= command.amount_minor - rest
+    line.credit += rest
+    value_us = command.value_us or now_us
+    payment = Payment(command.payment_id, line.line_id, command.amount_minor, shares, rest, value_us, now_us)
+    who.payments[command.payment_id] = payment
+    who.note(PAID, now_us, command.request_id)
+    return ("payment", line.currency, payment.row(), line.available)
+
+
+def reverse(who: Customer, command: c.ReversePayment, now_us: int) -> Answer:
+    if command.payment_id not in who.payments:
+        raise No("NotFound", "PAYMENT_NOT_FOUND")
+    payment = replace(who.payments[command.payment_id])
+    if payment.state == REVERSED:
+        raise forbid("PAYMENT_ALREADY_REVERSED")
+    line = who.lines[payment.line_id]
+    if payment.to_credit > line.credit:
+        raise forbid("PAYMENT_NOT_REVERSIBLE")
+    who.payments[command.payment_id] = payment
+    payment.state = REVERSED
+    line.credit -= payment.to_credit
+    line.overdrawn = True
+    for transaction_id, share in payment.shares:
+        who.touch(transaction_id).owed += share
+        line.owed += share
+    who.note(RETURNED, now_us, command.request_id)
+    return ("payment", line.currency, payment.row(), line.available)
+
+
+def place_block(who: Customer, command: c.PlaceBlock, now_us: int) -> Answer:
+    line = who.line(command.line_id)
+    if command.expires_us and command.expires_us <= now_us:
+        raise No("InvalidRequest", "FIELD_INVALID")
+    if len(line.standing(now_us)) >= BLOCKS_MAX:
+        raise forbid("BOUND_REACHED")
+    expires_us = command.expires_us
+    if command.kind == FRAUD_SOFT and not expires_us:
+        expires_us = now_us + SOFT_BLOCK_LIFETIME_US
+    number = who.note(BLOCKED, now_us, command.request_id)
+    block = [f"b-{number}", int(command.kind), command.reason_code, command.actor_id, now_us, expires_us, ""]
+    line.blocks = [*line.standing(now_us), block]
+    return ("line", number, now_us, line.row(), block, False)
+
+
+def lift(who: Customer, command: c.LiftBlock, now_us: int) -> Answer:
+    line = who.line(command.line_id)
+    block = next((block for block in line.blocks if block[0] == command.block_id), None)
+    if block is None:
+        raise No("NotFound", "BLOCK_NOT_FOUND")
+    if block[1] not in command.liftable:
+        raise No("PermissionRefused", "BLOCK_LIFT_FORBIDDEN")
+    if block not in line.standing(now_us):
+        raise forbid("BLOCK_NOT_STANDING")
+    if block[1] == FRAUD_HARD and block[6] == command.actor_id:
+        raise No("PermissionRefused", "SECOND_PERSON_REQUIRED")
+    done = block[1] != FRAUD_HARD or bool(block[6])
+    if done:
+        line.blocks.remove(block)
+    else:
+        block[6] = command.actor_id
+    number = who.note(LIFTED, now_us, command.request_id)
+    return ("line", number, now_us, line.row(), block, done)
+
+
+def close(who: Customer, command: c.CloseCreditLine, now_us: int) -> Answer:
+    line = who.line(command.line_id)
+    if line.life != ACTIVE:
+        raise forbid("LINE_NOT_ACTIVE")
+    if line.owed or line.held or line.credit:
+        raise forbid("LINE_IN_USE")
+    line.limit, line.life = 0, CLOSED
+    number = who.note(SHUT, now_us, command.request_id)
+    return ("line", number, now_us, line.row(), None, False)
+
+
+def annotate(who: Customer, command: c.AnnotateDecision, now_us: int) -> Answer:
+    if command.decision_sequence not in who.decisions:
+        raise No("NotFound", "DECISION_NOT_FOUND")
+    who.note(ANNOTATED, now_us, command.request_id)
+    return ("annotation", command.decision_sequence, int(command.label), command.actor_id, now_us)
+
+
+def resolve(who: Customer, command: c.ResolveReview, now_us: int) -> Answer:
+    purchase, line = who.hold(command.transaction_id)
+    must_be_open(purchase)
+    if not purchase.review_us:
+        raise No("NotFound", "CASE_NOT_FOUND")
+    if command.approve:
+        purchase.review_us = 0
+        who.note(PASSED, now_us, command.request_id)
+    else:
+        who.give_back(purchase, "expired")
+        who.note(ENDED, now_us, command.request_id)
+    return hold_answer(line, purchase)
+
+
+ACTS: Final[dict[type, Callable[[Customer, Any, int], Answer]]] = {
+    c.OpenCreditLine: open_line,
+    c.CheckTransaction: check,
+    c.CaptureHold: capture,
+    c.IncrementHold: increment,
+    c.VoidHold: void,
+    c.RefundCapture: refund,
+    c.RecordPayment: pay,
+    c.ReversePayment: reverse,
+    c.PlaceBlock: place_block,
+    c.LiftBlock: lift,
+    c.CloseCreditLine: close,
+    c.AnnotateDecision: annotate,
+    c.ResolveReview: resolve,
+    c.SettleLapsed: lambda _who, _command, _now_us: ("settled", 0),
+}
