@@ -189,10 +189,15 @@ class ReviewPassed(msgspec.Struct, frozen=True, array_like=True, tag=14):
 
 
 class CommandRefused(msgspec.Struct, frozen=True, array_like=True, tag=15):
-    """A command was refused by the domain. Nothing moved; the refusal is remembered for its request id."""
+    """
+    A command was refused by the domain. Nothing moved; the refusal is remembered for its request id.
+
+    `family` and `reason` name the refusal for ever; its words and details are kept only with the reply.
+    """
 
     command: str
     reason: str
+    family: str = ""
 
 
 Event = (

@@ -200,7 +200,7 @@ class Pipeline:
             if type(error).__name__ not in STICKY or not remembers:
                 raise
             reply = refusal_of(error)
-            work.record(Happening(CommandRefused(type(command).__name__, error.reason)))
+            work.record(Happening(CommandRefused(type(command).__name__, error.reason, reply.family)))
         if isinstance(command, SettleLapsed):
             reply = Settled(settled)
         if isinstance(command, CheckTransaction) and command.validate_only:
@@ -222,6 +222,8 @@ class Pipeline:
         event = sealing.open_clear(entry).event
         if isinstance(event, PurchaseDecided):
             return DecisionReply(entry.key, entry.sequence, entry.at_us, entry.request_id, event)
+        if isinstance(event, CommandRefused):
+            raise STICKY[event.family](event.reason, "refused before under this request id")
         reason, message = "REPLY_FORGOTTEN", "done before under this request id; the full reply is no longer kept"
         raise errors.PreconditionFailed(reason, message, sequence=str(known.sequence))
 
