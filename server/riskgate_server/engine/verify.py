@@ -140,10 +140,10 @@ def _verify_customer(
             report.fault(f"{who}: entry {entry.sequence} is not what was hashed")
         if entry.at_us < before.last_us:
             report.fault(f"{who}: time goes back at entry {entry.sequence}")
-        clear = sealing.open_clear(entry)
-        if entry.tag != sealing.EVENT_TAGS[type(clear.event)]:
-            report.fault(f"{who}: entry {entry.sequence} is filed under another kind")
         try:
+            clear = sealing.open_clear(entry)
+            if entry.tag != sealing.EVENT_TAGS[type(clear.event)]:
+                report.fault(f"{who}: entry {entry.sequence} is filed under another kind")
             sealed = sealing.open_secrets(entry, data_key, sealer)
             evolve(
                 aggregate,
