@@ -18,6 +18,7 @@ from riskgate_server.domain.errors import InvalidRequest, NotFound
 from riskgate_server.domain.journal import (
     Aggregate,
     DecisionAnnotated,
+    Event,
     Happening,
     HoldExpired,
     Outcome,
@@ -56,6 +57,16 @@ class Page(msgspec.Struct):
 
     decisions: list[DecisionReply]
     next_before: int
+
+
+class Entry(msgspec.Struct):
+    """A row of the journal with the line it concerns; both empty when it concerns none."""
+
+    row: EntryRow
+    event: Event
+    transfers: tuple[postings.Transfer, ...]
+    line_id: str
+    currency: str
 
 
 class Explanation(msgspec.Struct):
@@ -144,13 +155,19 @@ class Queries:
         ]
         return replies, more
 
-    def entries(self, key: CustomerKey, *, after: int, limit: int) -> tuple[list[EntryRow], str, int]:
-        """Return a page of the customer's journal, its currency, and where the next page begins (0 at the end)."""
+    def entries(self, key: CustomerKey, *, after: int, limit: int) -> tuple[list[Entry], int]:
+        """Return a page of the customer's journal, and where the next page begins (0 at the end)."""
         with self._store.snapshot() as snapshot:
             customer = sealing.open_customer(_customer_row(snapshot, key))
             rows = list(snapshot.entries(key, after=after, limit=limit + 1))
-        more = rows[limit - 1].sequence if len(rows) > limit else 0
-        return rows[:limit], customer.lines[0].currency, more
+            more = rows[limit - 1].sequence if len(rows) > limit else 0
+            currencies = {line.line_id: line.currency for line in customer.lines}
+            page = []
+            for row in rows[:limit]:
+                clear = sealing.open_clear(row)
+                line_id = _line_id_of(clear.event, snapshot, key)
+                page.append(Entry(row, clear.event, clear.transfers, line_id, currencies.get(line_id, "")))
+        return page, more
 
     def decision(self, key: CustomerKey, sequence: int) -> DecisionReply:
         """
@@ -252,6 +269,19 @@ def _customer_row(snapshot: Snapshot, key: CustomerKey) -> CustomerRow:
         reason, message = "CUSTOMER_NOT_FOUND", "no such customer"
         raise NotFound(reason, message)
     return row
+
+
+def _line_id_of(event: Event, snapshot: Snapshot, key: CustomerKey) -> str:
+    """Return the line an event concerns: the one it names, or the one its purchase or payment is on."""
+    named: str = getattr(event, "line_id", "")
+    if named:
+        return named
+    transaction_id, payment_id = getattr(event, "transaction_id", ""), getattr(event, "payment_id", "")
+    if transaction_id and (purchase := snapshot.purchase(key, transaction_id)):
+        return sealing.decode_purchase(purchase.state).line_id
+    if payment_id and (payment := snapshot.payment(key, payment_id)):
+        return sealing.decode_payment(payment.state).line_id
+    return ""
 
 
 def _decision_entry(snapshot: Snapshot, key: CustomerKey, sequence: int) -> EntryRow:

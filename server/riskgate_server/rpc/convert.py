@@ -26,10 +26,8 @@ from riskgate_server.domain.journal import Outcome
 from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState
 from riskgate_server.engine.commands import CheckTransaction
-from riskgate_server.engine.ports import EntryRow
-from riskgate_server.engine.queries import Explanation
+from riskgate_server.engine.queries import Entry, Explanation
 from riskgate_server.engine.replies import AnnotationReply, DecisionReply, HoldReply, LineReply, PaymentReply
-from riskgate_server.engine.sealing import open_clear
 
 CURRENCIES: Final = frozenset(currency.code for currency in iso4217.Currency)
 TIME_ZONES: Final = frozenset(available_timezones())
@@ -397,14 +395,13 @@ _ENTRY_KINDS: Final = {
 }
 
 
-def entry_to_proto(row: EntryRow, currency: str) -> ledger_pb.JournalEntry:
+def entry_to_proto(entry: Entry) -> ledger_pb.JournalEntry:
     """Write a row of the journal: its clear part."""
-    clear = open_clear(row)
-    event = clear.event
+    row, event, currency = entry.row, entry.event, entry.currency
     return ledger_pb.JournalEntry(
         sequence=row.sequence,
         kind=_ENTRY_KINDS[type(event).__name__],
-        line_id=getattr(event, "line_id", ""),
+        line_id=entry.line_id,
         request_id=row.request_id,
         reference_id=getattr(event, "transaction_id", "") or getattr(event, "payment_id", ""),
         transfers=[
@@ -414,7 +411,7 @@ def entry_to_proto(row: EntryRow, currency: str) -> ledger_pb.JournalEntry:
                 layer=int(t.layer) + 1,  # type: ignore[arg-type]  # the contract keeps 0 for "unspecified"
                 amount=money(currency, t.amount_minor),
             )
-            for t in clear.transfers
+            for t in entry.transfers
         ],
         record_time=stamp(row.at_us),
         entry_hash=row.hash,

@@ -129,12 +129,10 @@ class LedgerServicer:
 
     async def ListEntries(self, request: pb.ListEntriesRequest, call: Call) -> pb.ListEntriesResponse:
         """List the journal of one customer."""
-        rows, currency, more = await self._rooms.read(
+        entries, more = await self._rooms.read(
             self._rooms.queries.entries,
             key_of(request, call),
             after=position_of(request.page_token),
             limit=page_size_of(request),
         )
-        return pb.ListEntriesResponse(
-            entries=[entry_to_proto(row, currency) for row in rows], next_page_token=str(more or "")
-        )
+        return pb.ListEntriesResponse(entries=map(entry_to_proto, entries), next_page_token=str(more or ""))

@@ -1,0 +1,48 @@
+"""One real server for all tests of this folder; every test has a tenant of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from riskgate_server.stores.access import registry
+from tests.rpc.calling import Api
+from tests.rpc.requests import open_line
+from tests.rpc.serving import Deployment, Loop, Running, Tenant, serving
+
+
+@pytest.fixture(scope="session")
+def loop() -> Iterator[Loop]:
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture(scope="session")
+def running(loop: Loop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    deployment = Deployment(tmp_path_factory.mktemp("rpc") / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        # Tests add callers all the time, and would wait a second for each to be known.
+        patch.setattr(registry, "CHECK_SECONDS", 0.0)
+        with serving(loop, deployment) as running:
+            yield running
+    deployment.close()
+
+
+@pytest.fixture
+def tenant(running: Running) -> Tenant:
+    return running.tenant()
+
+
+@pytest.fixture
+def api(tenant: Tenant) -> Api:
+    """The administrator of a tenant without customers."""
+    return tenant.api
+
+
+@pytest.fixture
+def ada(api: Api) -> Api:
+    """The administrator of a tenant whose only customer, ada, has a line of 1,000.00 yuan."""
+    open_line(api)
+    return api
