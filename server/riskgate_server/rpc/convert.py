@@ -102,7 +102,8 @@ def decision_sequence_from(decision_id: str) -> int:
     """Return the place of a decision in its customer's journal; 0, which no decision has, for any other id."""
     number = decision_id.removeprefix(DECISION_PREFIX)
     if decision_id.startswith(DECISION_PREFIX) and number.isascii() and number.isdecimal() and len(number) < _DIGITS:
-        return int(number)
+        # A decision has one spelling: with leading zeros it is another id.
+        return 0 if number.startswith("0") else int(number)
     return 0
 
 
@@ -180,43 +181,52 @@ class DecisionWriter:
     def __init__(self, texts: ReasonTexts) -> None:
         self._reason = lru_cache(maxsize=1024)(lambda code: _reason(code, texts))
 
-    def __call__(self, reply: DecisionReply) -> risk_pb.Decision:
-        """Write one decision."""
+    def __call__(self, reply: DecisionReply, into: risk_pb.Decision) -> None:
+        """Write one decision into its place: field by field, which costs a third of building it from parts."""
         decided = reply.decided
         currency = decided.currency
-        decision = risk_pb.Decision(
-            decision_id=f"{DECISION_PREFIX}{reply.sequence}" if reply.sequence else "",
-            customer_id=reply.key[1],
-            transaction_id=decided.transaction_id,
-            request_id=reply.request_id,
-            line_id=decided.line_id,
-            outcome=int(decided.outcome),  # type: ignore[arg-type]  # the numbers are the contract's own
-            risk_score=decided.risk_score,
-            ruleset_version=decided.ruleset_version,
-            ruleset_hash=decided.ruleset_hash.hex(),
-            requested_amount=money(currency, decided.requested_minor),
-            line_suspended=bool(decided.block_id),
-            block_id=decided.block_id,
-            degraded=decided.degraded,
-            decide_time=stamp(reply.at_us),
-            event_time=stamp(decided.event_us),
-            engine_version=decided.engine_version,
-        )
+        if reply.sequence:
+            into.decision_id = f"{DECISION_PREFIX}{reply.sequence}"
+        into.customer_id = reply.key[1]
+        into.transaction_id = decided.transaction_id
+        into.request_id = reply.request_id
+        into.outcome = decided.outcome  # type: ignore[assignment]  # the numbers are the contract's own
+        into.risk_score = decided.risk_score
+        into.ruleset_version = decided.ruleset_version
+        into.ruleset_hash = decided.ruleset_hash.hex()
+        into.engine_version = decided.engine_version
+        into.degraded = decided.degraded
+        _set_money(into.requested_amount, currency, decided.requested_minor)
+        _set_stamp(into.decide_time, reply.at_us)
+        _set_stamp(into.event_time, decided.event_us)
         if decided.reasons:
-            decision.reasons.extend(map(self._reason, decided.reasons))
+            into.reasons.extend(map(self._reason, decided.reasons))
         if decided.held_minor:
-            decision.held_amount.CopyFrom(money(currency, decided.held_minor))
-            decision.hold_expire_time.CopyFrom(stamp(decided.expires_us))
+            _set_money(into.held_amount, currency, decided.held_minor)
+            _set_stamp(into.hold_expire_time, decided.expires_us)
         if decided.line_id:
-            decision.available_after.CopyFrom(money(currency, decided.available_minor))
+            into.line_id = decided.line_id
+            _set_money(into.available_after, currency, decided.available_minor)
+        if decided.block_id:
+            into.line_suspended = True
+            into.block_id = decided.block_id
         if decided.review_deadline_us:
-            decision.review_deadline.CopyFrom(stamp(decided.review_deadline_us))
+            _set_stamp(into.review_deadline, decided.review_deadline_us)
         if decided.outcome is Outcome.STEP_UP:
             level = step_up_level(decided.risk_score)
-            decision.step_up.required_level = level
-            decision.step_up.allowed_factors.extend(_FACTORS[level])
-            decision.step_up.expire_time.CopyFrom(stamp(decided.step_up_expires_us))
-        return decision
+            into.step_up.required_level = level
+            into.step_up.allowed_factors.extend(_FACTORS[level])
+            _set_stamp(into.step_up.expire_time, decided.step_up_expires_us)
+
+
+def _set_money(into: money_pb2.Money, currency: str, amount_minor: int) -> None:
+    into.currency_code = currency
+    into.amount_minor = amount_minor
+
+
+def _set_stamp(into: Timestamp, at_us: int) -> None:
+    into.seconds = at_us // 1_000_000
+    into.nanos = at_us % 1_000_000 * 1000
 
 
 class ReasonTexts:
@@ -269,10 +279,9 @@ def annotation_to_proto(reply: AnnotationReply) -> risk_pb.Annotation:
     )
 
 
-def explanation_to_proto(explanation: Explanation, decision: risk_pb.Decision) -> risk_pb.ExplainDecisionResponse:
+def explanation_to_proto(explanation: Explanation, write_decision: DecisionWriter) -> risk_pb.ExplainDecisionResponse:
     """Write an explanation."""
-    return risk_pb.ExplainDecisionResponse(
-        decision=decision,
+    response = risk_pb.ExplainDecisionResponse(
         features=[_feature(name, value) for name, value in explanation.features],
         rules=[
             risk_pb.RuleTrace(
@@ -289,6 +298,8 @@ def explanation_to_proto(explanation: Explanation, decision: risk_pb.Decision) -
         annotations=[annotation_to_proto(a) for a in explanation.annotations],
         reproduced=explanation.reproduced,
     )
+    write_decision(explanation.decision, response.decision)
+    return response
 
 
 def _feature(name: str, value: float | str) -> risk_pb.FeatureValue:

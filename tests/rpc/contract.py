@@ -1,0 +1,87 @@
+"""The contract as descriptors: every method, which of them are served, and a good request for each of those."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from riskgate.credit.v1 import credit_line_service_pb2 as line_pb
+from riskgate.credit.v1 import ledger_service_pb2 as ledger_pb
+from riskgate.risk.v1 import risk_service_pb2 as risk_pb
+from riskgate_server.rpc.door import required_scope
+from riskgate_server.rpc.server import LATER
+from riskgate_server.rpc.standard import HEALTH, REFLECTION, SCOPES_OF
+from tests.rpc import requests
+
+SERVICES: Final = (
+    risk_pb.DESCRIPTOR.services_by_name["RiskService"],
+    line_pb.DESCRIPTOR.services_by_name["CreditLineService"],
+    ledger_pb.DESCRIPTOR.services_by_name["LedgerService"],
+    *LATER,
+)
+OURS: Final[tuple[MethodDescriptor, ...]] = tuple(method for service in SERVICES for method in service.methods)
+STANDARD: Final[tuple[MethodDescriptor, ...]] = (*HEALTH.methods, *REFLECTION.methods)
+EVERY: Final = (*OURS, *STANDARD)
+
+LATER_METHODS: Final = frozenset({
+    "AcceptLimitOffer", "ConvertToInstallments", "WaiveCharge", "GetStatement", "ListStatements",
+    *(method.name for service in LATER for method in service.methods),
+})  # fmt: skip
+"""In the contract and not served yet."""
+
+SERVED: Final = tuple(method for method in OURS if method.name not in LATER_METHODS)
+
+
+def scopes_of(method: MethodDescriptor) -> frozenset[str]:
+    """Return the scopes of which one opens a method, written down apart from the server's own reading."""
+    return SCOPES_OF.get(method.containing_service.full_name) or required_scope(method)
+
+
+Sample = Callable[[], Message]
+
+SAMPLES: Final[dict[str, Sample]] = {
+    "CheckTransaction": lambda: requests.buying(
+        phone="phone-1", location={"latitude": 1.5, "longitude": 103.8}, event_time=None
+    ),
+    "BatchCheckTransactions": lambda: risk_pb.BatchCheckTransactionsRequest(checks=[requests.buying()]),
+    "StreamCheckTransactions": lambda: risk_pb.StreamCheckTransactionsRequest(check=requests.buying()),
+    "AnnotateDecision": lambda: requests.annotating("d-2"),
+    "GetDecision": lambda: risk_pb.GetDecisionRequest(customer_id="ada", decision_id="d-2"),
+    "ListDecisions": lambda: risk_pb.ListDecisionsRequest(
+        customer_id="ada", outcomes=[risk_pb.OUTCOME_APPROVE], page_size=5, page_token="9"
+    ),
+    "ExplainDecision": lambda: risk_pb.ExplainDecisionRequest(customer_id="ada", decision_id="d-2"),
+    "WatchDecisions": lambda: risk_pb.WatchDecisionsRequest(customer_id="ada", resume_token="0"),
+    "OpenCreditLine": lambda: requests.opening(line_id=requests.new_id(), time_zone="Asia/Shanghai", product_id="x"),
+    "GetCreditLine": lambda: line_pb.GetCreditLineRequest(customer_id="ada", line_id="main"),
+    "ListCreditLines": lambda: line_pb.ListCreditLinesRequest(customer_id="ada"),
+    "WatchCreditLine": lambda: line_pb.WatchCreditLineRequest(customer_id="ada", line_id="main"),
+    "PlaceBlock": lambda: requests.blocking(line_pb.BLOCK_KIND_HARDSHIP, line_id="main"),
+    "LiftBlock": lambda: requests.lifting("b-4", line_id="main"),
+    "CloseCreditLine": lambda: requests.closing(line_id="main"),
+    "CaptureHold": lambda: requests.capturing("t-1", 10),
+    "IncrementHold": lambda: requests.raising("t-1", 10),
+    "VoidHold": lambda: requests.voiding("t-1"),
+    "RefundCapture": lambda: requests.refunding("t-1", 1),
+    "RecordPayment": lambda: requests.paying(5, line_id="main"),
+    "ReversePayment": lambda: requests.returning("p-1"),
+    "GetHold": lambda: ledger_pb.GetHoldRequest(customer_id="ada", hold_id="t-1"),
+    "ListHolds": lambda: ledger_pb.ListHoldsRequest(customer_id="ada", page_size=5, page_token="a"),
+    "ListEntries": lambda: ledger_pb.ListEntriesRequest(customer_id="ada", page_size=5, page_token="1"),
+}
+"""A well-formed request for every served method, about ada of `furnish`."""
+
+HEALTH_SAMPLE: Final = health_pb2.HealthCheckRequest()
+REFLECTION_SAMPLE: Final = reflection_pb2.ServerReflectionRequest(list_services="")
+
+
+def sample(method: MethodDescriptor) -> Message:
+    """Return a good request; an empty one for what is not served."""
+    if method.containing_service is REFLECTION:
+        return REFLECTION_SAMPLE
+    return SAMPLES[method.name]() if method in SERVED else HEALTH_SAMPLE

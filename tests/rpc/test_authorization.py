@@ -1,0 +1,300 @@
+"""
+Who may call what: every method of the contract, for every kind of credential.
+
+The cells come from the service descriptors, so a new method is in the matrix as soon as it is in a proto.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from google.protobuf.descriptor import MethodDescriptor
+
+from riskgate_server.crypto import tls
+from riskgate_server.engine.callers import caller_uri
+from riskgate_server.scopes import ADMIN, SCOPES
+from tests.rpc.calling import Api, Refused, refused_of
+from tests.rpc.contract import EVERY, OURS, SERVED, sample, scopes_of
+from tests.rpc.requests import buy, capturing, open_line, paying
+from tests.rpc.serving import Running, Tenant
+
+FORGED = f"rgk_{'0' * 12}_{'A' * 43}"
+
+
+def answers(api: Api, methods: Iterable[MethodDescriptor] = EVERY) -> dict[str, str]:
+    """Knock at every method and return in a word what each answered."""
+    return {method.full_name: api.answer(method, sample(method).SerializeToString()) for method in methods}
+
+
+def all_refused_as(answer: str) -> dict[str, str]:
+    return {method.full_name: answer for method in EVERY}
+
+
+def bearer(key: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {key}"),)
+
+
+def test_nobody_calls_anonymously(running: Running) -> None:
+    assert answers(running.anonymous()) == all_refused_as("UNAUTHENTICATED CREDENTIAL_MISSING")
+
+
+@pytest.mark.parametrize(
+    "presented",
+    [
+        FORGED, "", "x" * 5_000, "admin", "rgk_", "rgk__", f"{FORGED} ", f"{FORGED},{FORGED}",
+    ],
+    ids=["forged", "empty", "long", "word", "prefix", "no id", "trailing blank", "two in one"],
+)  # fmt: skip
+def test_a_key_that_is_no_good_opens_nothing(running: Running, presented: str) -> None:
+    assert answers(running.keyed(presented)) == all_refused_as("UNAUTHENTICATED CREDENTIAL_INVALID")
+
+
+@pytest.mark.parametrize("scheme", ["Basic {}", "{}", "Bearer{}", "Token {}", "Bearer  {}"])
+def test_only_a_bearer_presents_a_key(running: Running, scheme: str) -> None:
+    presented = (("authorization", scheme.format(running.deployment.admin_key)),)
+
+    assert answers(running.anonymous(presented)) == all_refused_as("UNAUTHENTICATED CREDENTIAL_INVALID")
+
+
+def test_a_key_in_other_metadata_is_no_credential(running: Running) -> None:
+    key = running.deployment.admin_key
+    elsewhere = (("x-api-key", key), ("x-tenant-id", "default"), ("x-caller-id", "admin"), ("proxy-authorization", key))
+
+    assert answers(running.anonymous(elsewhere)) == all_refused_as("UNAUTHENTICATED CREDENTIAL_MISSING")
+
+
+def test_of_two_credentials_neither_counts(running: Running) -> None:
+    good = running.deployment.admin_key
+
+    for first, second in ((good, good), (good, FORGED), (FORGED, good)):
+        two = running.anonymous((*bearer(first), *bearer(second)))
+        assert answers(two) == all_refused_as("UNAUTHENTICATED CREDENTIAL_AMBIGUOUS")
+
+
+def test_a_key_with_a_changed_secret_opens_nothing(running: Running) -> None:
+    key = running.deployment.admin_key
+    changed = key[:-1] + ("A" if key[-1] != "A" else "B")
+
+    assert answers(running.keyed(changed)) == all_refused_as("UNAUTHENTICATED CREDENTIAL_INVALID")
+
+
+def test_an_expired_key_opens_nothing(running: Running, tenant: Tenant) -> None:
+    expires_us = time.time_ns() // 1000 + 100_000
+    _, key = running.deployment.add_caller(ADMIN, tenant=tenant.name, expires_us=expires_us)
+    caller = running.keyed(key.text)
+    while time.time_ns() // 1000 < expires_us:
+        caller.answer(EVERY[0], b"")
+
+    assert answers(caller) == all_refused_as("UNAUTHENTICATED CREDENTIAL_INVALID")
+
+
+def test_a_revoked_caller_opens_nothing(running: Running, tenant: Tenant) -> None:
+    name, key = running.deployment.add_caller(ADMIN, tenant=tenant.name)
+    caller = running.keyed(key.text)
+    before = caller.answer(EVERY[0], b"")
+    running.deployment.revoke(tenant.name, name)
+
+    assert before == "INVALID_ARGUMENT FIELD_INVALID"
+    assert answers(caller) == all_refused_as("UNAUTHENTICATED CREDENTIAL_INVALID")
+
+
+def test_every_scope_but_the_right_one_opens_nothing(tenant: Tenant) -> None:
+    by_scopes: dict[frozenset[str], list[MethodDescriptor]] = {}
+    for method in EVERY:
+        by_scopes.setdefault(scopes_of(method), []).append(method)
+
+    for scopes, methods in by_scopes.items():
+        others = SCOPES.keys() - scopes - {ADMIN}
+        if not others:
+            continue  # a health check is open to whoever has any scope at all
+        stranger = tenant.caller(*others)
+        for method in methods:
+            with pytest.raises(grpc.RpcError) as error:
+                stranger.send(method, sample(method).SerializeToString())
+            refusal = refused_of(error.value)
+            assert refusal.name == "PERMISSION_DENIED SCOPE_MISSING", method.full_name
+            assert refusal.metadata == {"scope": next(iter(scopes))}
+
+
+def past_the_door(answer: str) -> bool:
+    return not answer.startswith(("UNAUTHENTICATED", "PERMISSION_DENIED SCOPE", "INTERNAL", "UNKNOWN"))
+
+
+def test_the_right_scope_alone_opens_its_methods(tenant: Tenant) -> None:
+    open_line(tenant.api)
+    closed: list[str] = []
+
+    for scope in sorted({min(scopes_of(method)) for method in OURS} | {"reflection:read", "risk:history"}):
+        caller = tenant.caller(scope)
+        mine = [method for method in EVERY if scope in scopes_of(method)]
+        closed += [f"{name}: {said}" for name, said in answers(caller, mine).items() if not past_the_door(said)]
+
+    assert closed == []
+
+
+def test_an_administrator_opens_everything(tenant: Tenant) -> None:
+    open_line(tenant.api)
+
+    answered = answers(tenant.api)
+
+    assert {name: said for name, said in answered.items() if not past_the_door(said)} == {}
+    unserved = {method.full_name for method in OURS if answered[method.full_name].startswith("UNIMPLEMENTED")}
+    assert unserved == {method.full_name for method in OURS} - {method.full_name for method in SERVED}
+    assert {answered[name] for name in unserved} == {"UNIMPLEMENTED NOT_SERVED_YET"}
+
+
+def test_a_method_nobody_wrote_is_unimplemented(api: Api) -> None:
+    assert api.answer("/riskgate.risk.v1.RiskService/Nothing", b"") == "UNIMPLEMENTED"
+    assert api.answer("/riskgate.risk.v2.RiskService/CheckTransaction", b"") == "UNIMPLEMENTED"
+
+
+# --- Certificates ---
+
+
+def test_a_certificate_opens_what_its_callers_scopes_say(running: Running, tenant: Tenant) -> None:
+    name, _ = running.deployment.add_caller("reflection:read", tenant=tenant.name, certificates=True)
+    certified = running.certified(running.deployment.certificate(tenant.name, name))
+
+    answered = answers(certified)
+
+    opened = {name for name, said in answered.items() if past_the_door(said)}
+    assert opened == {method.full_name for method in EVERY if method not in OURS}
+    assert {said for name, said in answered.items() if name not in opened} == {"PERMISSION_DENIED SCOPE_MISSING"}
+
+
+def test_identity_claimed_in_metadata_counts_for_nothing_beside_a_certificate(running: Running, tenant: Tenant) -> None:
+    name, _ = running.deployment.add_caller("limit:read", tenant=tenant.name, certificates=True)
+    claims = (
+        *bearer(running.deployment.admin_key), ("x-tenant-id", "default"),
+        ("x-forwarded-client-cert", f"URI={caller_uri('default', 'admin')}"),
+    )  # fmt: skip
+    certified = running.certified(running.deployment.certificate(tenant.name, name), claims)
+
+    opened = {name for name, said in answers(certified, OURS).items() if past_the_door(said)}
+
+    assert opened == {method.full_name for method in OURS if scopes_of(method) == {"limit:read"}}
+
+
+def test_a_key_is_no_credential_at_the_port_for_certificates(running: Running) -> None:
+    port = running.certificate_port
+    without = Api(running.channels.to(port), bearer(running.deployment.admin_key))
+
+    # TLS itself refuses: the handshake needs a certificate.
+    assert without.answer(EVERY[0], b"", timeout=2) == "UNAVAILABLE"
+
+
+def test_a_certificate_is_no_credential_at_the_port_for_keys(running: Running, tenant: Tenant) -> None:
+    name, _ = running.deployment.add_caller(ADMIN, tenant=tenant.name, certificates=True)
+    own = running.deployment.certificate(tenant.name, name)
+    api = Api(running.channels.to(running.key_port, (own.key_pem, own.certificate_pem)))
+
+    assert answers(api) == all_refused_as("UNAUTHENTICATED CREDENTIAL_MISSING")
+
+
+def test_a_certificate_of_another_authority_does_not_get_through_the_handshake(running: Running) -> None:
+    uri = caller_uri("default", "admin")
+    now = datetime.now(UTC)
+
+    foreign = running.certified(tls.issue_client(tls.new_authority(now), uri, now))
+
+    assert foreign.answer(EVERY[0], b"", timeout=2) == "UNAVAILABLE"
+
+
+def _named(*names: x509.GeneralName) -> Callable[[tls.Credential], tls.Credential]:
+    """Return an authority's way to issue a certificate of these alternative names, however wrong."""
+
+    def issue(authority: tls.Credential) -> tls.Credential:
+        issuer = x509.load_pem_x509_certificate(authority.certificate_pem)
+        signer = load_pem_private_key(authority.key_pem, password=None)
+        assert isinstance(signer, ec.EllipticCurvePrivateKey)
+        key = ec.generate_private_key(ec.SECP256R1())
+        good = x509.load_pem_x509_certificate(
+            tls.issue_client(authority, caller_uri("default", "admin"), datetime.now(UTC)).certificate_pem
+        )
+        builder = x509.CertificateBuilder(
+            issuer_name=issuer.subject, subject_name=good.subject, public_key=key.public_key(),
+            serial_number=good.serial_number, not_valid_before=good.not_valid_before_utc,
+            not_valid_after=good.not_valid_after_utc,
+        )  # fmt: skip
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        return tls.Credential(
+            builder.sign(signer, hashes.SHA256()).public_bytes(Encoding.PEM),
+            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        )
+
+    return issue
+
+
+def _uri(text: str) -> x509.UniformResourceIdentifier:
+    return x509.UniformResourceIdentifier(text)
+
+
+@pytest.mark.parametrize(
+    "issue",
+    [
+        _named(),
+        _named(x509.DNSName("admin")),
+        _named(_uri(caller_uri("default", "admin")), _uri(caller_uri("default", "other"))),
+        _named(_uri(caller_uri("default", "admin")), _uri(caller_uri("default", "admin"))),
+        _named(_uri("spiffe://elsewhere/tenant/default/caller/admin")),
+        _named(_uri(caller_uri("default", "admin") + "/more")),
+        _named(_uri(caller_uri("default", "admin").upper())),
+        _named(_uri(caller_uri("default", "nobody"))),
+        # Known, but was never allowed to use certificates.
+        _named(_uri(caller_uri("default", "admin"))),
+    ],
+    ids=["none", "a host's", "two names", "twice", "other trust", "longer", "capitals", "unknown", "not allowed"],
+)
+def test_a_certificate_that_does_not_name_exactly_one_caller_opens_nothing(
+    running: Running, issue: Callable[[tls.Credential], tls.Credential]
+) -> None:
+    certified = running.certified(issue(running.deployment.authority))
+
+    assert answers(certified) == all_refused_as("UNAUTHENTICATED CREDENTIAL_INVALID")
+
+
+# --- Other tenants ---
+
+
+JOURNAL = next(method for method in SERVED if method.name == "ListEntries")
+
+
+def furnish(api: Api) -> None:
+    """Give a tenant everything a request of the samples may name."""
+    open_line(api)
+    buy(api, transaction_id="t-1")
+    api.ledger.CaptureHold(capturing("t-1", 500))
+    api.ledger.RecordPayment(paying(1, payment_id="p-1"))
+
+
+@pytest.mark.parametrize("method", [m for m in SERVED if m.name != "OpenCreditLine"], ids=lambda method: method.name)
+def test_another_tenants_objects_are_as_absent_as_those_that_never_were(
+    running: Running, method: MethodDescriptor
+) -> None:
+    owner, absent, stranger = running.tenant(), running.tenant(), running.tenant()
+    furnish(owner.api)
+    before = owner.api.send(JOURNAL, b"\n\x03ada")
+    raw = sample(method).SerializeToString()
+
+    replies: list[bytes | Refused] = []
+    for tenant in (stranger, absent):
+        try:
+            replies.append(tenant.api.send(method, raw))
+        except grpc.RpcError as error:
+            replies.append(refused_of(error))
+
+    # `absent` and `stranger` know no customer at all: the same words whether or not somebody else knows one.
+    assert replies[0] == replies[1]
+    assert owner.api.send(JOURNAL, b"\n\x03ada") == before
+    if not method.server_streaming and "Batch" not in method.name:
+        assert isinstance(replies[0], Refused)
+        assert replies[0].name == "NOT_FOUND CUSTOMER_NOT_FOUND"
