@@ -1,0 +1,146 @@
+"""
+When a call is made again.
+
+Every call may be: a command carries a request id, so that repeating it cannot take effect twice, and a
+question changes nothing. Only UNAVAILABLE is repeated, and RESOURCE_EXHAUSTED if the policy says so; all
+other refusals would be the same again. Tries, pauses and the time of the whole call are bounded. It is
+done here rather than by gRPC's service config because only here are the engine's reasons known.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+
+from riskgate_client.errors import DeadlineExceeded, OutcomeUnknown, ResourceExhausted, RiskgateError, Unavailable
+
+# How gRPC says that a call never left this process. Should the texts change, `effect_possible` errs on the safe side.
+_NEVER_SENT: Final = ("failed to connect to all addresses", "DNS resolution failed", "no children in")
+
+# An answer of the engine that says nothing about what an earlier try of the same request id did.
+_UNRESOLVING: Final = frozenset(
+    {
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """
+    How a call is repeated.
+
+    Attributes:
+        attempts_max: tries of one call, the first included. 1 means never again.
+        pause_first_seconds: pause after the first try; doubles with each, and is shortened by chance by up to half.
+        pause_max_seconds: longest pause.
+        when_exhausted: also repeat after RESOURCE_EXHAUSTED, when the engine says when to come back.
+        outage_max_seconds: how long a stream or watch that once stood goes on trying without progress.
+    """
+
+    attempts_max: int = 5
+    pause_first_seconds: float = 0.05
+    pause_max_seconds: float = 1.0
+    when_exhausted: bool = False
+    outage_max_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.attempts_max < 1:
+            raise ValueError("attempts_max must be at least 1")
+        if not 0 < self.pause_first_seconds <= self.pause_max_seconds:
+            raise ValueError("pause_first_seconds must be above 0 and at most pause_max_seconds")
+
+
+class Attempts:
+    """What is left of one call: its time, its tries, and whether an earlier try may have had its effect."""
+
+    def __init__(
+        self,
+        policy: Retry,
+        *,
+        seconds: float,
+        command: bool,
+        request_id: str | None = None,
+        attempts_max: int | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        if seconds <= 0:
+            raise ValueError("timeout must be above zero seconds")
+        self._policy = policy
+        self._command = command
+        self._request_id = request_id
+        self._left = policy.attempts_max if attempts_max is None else attempts_max
+        self._pause = policy.pause_first_seconds
+        self._monotonic = monotonic
+        self._chance = chance
+        self._ends = monotonic() + seconds
+        self._effect_possible = False
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left for the next try; never so few that gRPC would not send it at all."""
+        return max(self._ends - self._monotonic(), 0.001)
+
+    def pause_after(self, error: RiskgateError) -> float | None:
+        """Return how many seconds to wait before trying again; None when `error` is the answer."""
+        self._left -= 1
+        pause = self._pause_for(error)
+        if self._left <= 0 or pause is None or self._monotonic() + pause >= self._ends:
+            return None
+        return pause
+
+    def concluded(self, error: RiskgateError) -> RiskgateError:
+        """Return `error` with what all tries together say about the command's effect."""
+        if not self._command:
+            return error
+        self._effect_possible = _effect_possible(error, before=self._effect_possible)
+        error.request_id = self._request_id
+        error.effect_possible = self._effect_possible
+        if error.effect_possible and type(error) is Unavailable:
+            unknown = OutcomeUnknown(
+                error.message,
+                status=error.status,
+                reason="OUTCOME_UNKNOWN",
+                metadata=error.metadata,
+                request_id=self._request_id,
+                effect_possible=True,
+            )
+            unknown.__cause__ = error.__cause__
+            return unknown
+        return error
+
+    def _pause_for(self, error: RiskgateError) -> float | None:
+        # A stream that was dropped because its reader was slow resumes when the reader asks for more.
+        if isinstance(error, Unavailable) or error.reason == "READER_TOO_SLOW":
+            # Chance spreads clients that were cut off together; at least half remains, so that a try is worth it.
+            pause = self._pause * (1 - self._chance() / 2)
+            self._pause = min(2 * self._pause, self._policy.pause_max_seconds)
+            return pause
+        if isinstance(error, ResourceExhausted) and self._policy.when_exhausted:
+            return error.retry_after
+        return None
+
+
+def timed_out(seconds: float) -> DeadlineExceeded:
+    """Return the error for an answer that did not come in time."""
+    return DeadlineExceeded(f"no answer within {seconds:g} s", status=grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+def _effect_possible(error: RiskgateError, *, before: bool) -> bool:
+    """Return whether a command may have had its effect, after a try that ended in `error`."""
+    if error.reason == "OUTCOME_UNKNOWN":
+        return True
+    if error.reason:
+        return before and error.status in _UNRESOLVING
+    return before or not error.message.startswith(_NEVER_SENT)

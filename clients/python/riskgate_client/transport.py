@@ -1,0 +1,125 @@
+"""How the engine is reached: credentials, settings of the channel, and what every call carries."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+
+__version__: Final = version("riskgate")
+USER_AGENT: Final = f"riskgate-python/{__version__}"
+
+KEEPALIVE_SECONDS: Final = 60
+KEEPALIVE_TIMEOUT_SECONDS: Final = 20
+RECONNECT_FIRST_SECONDS: Final = 0.1
+RECONNECT_MAX_SECONDS: Final = 2
+"""gRPC's own two minutes would keep us away long after the engine is back."""
+RECEIVE_BYTES_MAX: Final = 16 * 1024 * 1024
+SEND_BYTES_MAX: Final = 4 * 1024 * 1024
+
+OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
+    ("grpc.primary_user_agent", USER_AGENT),
+    ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+    # A watch may be silent for hours, and yet we want to notice when nobody is there any more.
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", int(RECONNECT_FIRST_SECONDS * 1000)),
+    ("grpc.min_reconnect_backoff_ms", RECONNECT_MAX_SECONDS * 1000),
+    ("grpc.max_reconnect_backoff_ms", RECONNECT_MAX_SECONDS * 1000),
+    ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
+    ("grpc.max_send_message_length", SEND_BYTES_MAX),
+)
+
+Pem = str | os.PathLike[str] | bytes
+"""A PEM file by its path, or its content as bytes."""
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+def credentials(
+    *, ca: Pem | None, api_key: str | None, certificate: Pem | None, key: Pem | None
+) -> tuple[grpc.ChannelCredentials, Metadata]:
+    """
+    Return what proves who is who: TLS both ways, or TLS one way and a key with every call.
+
+    Raises:
+        ValueError: there is not exactly one credential.
+    """
+    if (certificate is None) != (key is None):
+        raise ValueError("certificate and key go together")
+    if (api_key is None) == (certificate is None):
+        raise ValueError("give either api_key, or certificate and key")
+    # As plain metadata: gRPC's own call credentials start a thread for every call. Nothing here is ever
+    # sent without TLS, for there is no way to make a channel without.
+    metadata = (("authorization", f"Bearer {api_key}"),) if api_key is not None else ()
+    return grpc.ssl_channel_credentials(_pem(ca), _pem(key), _pem(certificate)), metadata
+
+
+def _pem(source: Pem | None) -> bytes | None:
+    return source if source is None or isinstance(source, bytes) else Path(source).read_bytes()
+
+
+class AuthenticatedChannel:
+    """
+    What a generated stub needs of a channel, blocking or asyncio alike.
+
+    Calls made through it carry the credential, and those that get one answer a deadline, unless they bring theirs.
+    """
+
+    def __init__(self, channel: Any, metadata: Metadata, timeout_seconds: float) -> None:
+        self._channel = channel
+        self._metadata = metadata
+        self._timeout_seconds = timeout_seconds
+
+    def unary_unary(self, *args: Any, **kwargs: Any) -> _Callable:
+        """Return what calls a method that takes one message and gives one."""
+        return _Callable(self._channel.unary_unary(*args, **kwargs), self._metadata, self._timeout_seconds)
+
+    def unary_stream(self, *args: Any, **kwargs: Any) -> _Callable:
+        """Return what calls a method that takes one message and gives many."""
+        return _Callable(self._channel.unary_stream(*args, **kwargs), self._metadata, None)
+
+    def stream_unary(self, *args: Any, **kwargs: Any) -> _Callable:
+        """Return what calls a method that takes many messages and gives one."""
+        return _Callable(self._channel.stream_unary(*args, **kwargs), self._metadata, None)
+
+    def stream_stream(self, *args: Any, **kwargs: Any) -> _Callable:
+        """Return what calls a method that takes many messages and gives many."""
+        return _Callable(self._channel.stream_stream(*args, **kwargs), self._metadata, None)
+
+
+class _Callable:
+    """A method of a stub, called with the credential."""
+
+    __slots__ = ("_inner", "_metadata", "_timeout_seconds")
+
+    def __init__(self, inner: Any, metadata: Metadata, timeout_seconds: float | None) -> None:
+        self._inner = inner
+        self._metadata = metadata
+        self._timeout_seconds = timeout_seconds
+
+    def __call__(
+        self, request: Any, timeout: float | None = None, metadata: Sequence[Any] | None = None, **kwargs: Any
+    ) -> Any:
+        return self._inner(request, **self._with_ours(timeout, metadata), **kwargs)
+
+    def with_call(
+        self, request: Any, timeout: float | None = None, metadata: Sequence[Any] | None = None, **kwargs: Any
+    ) -> Any:
+        """Call, and return the answer with the call; not for asyncio."""
+        return self._inner.with_call(request, **self._with_ours(timeout, metadata), **kwargs)
+
+    def future(
+        self, request: Any, timeout: float | None = None, metadata: Sequence[Any] | None = None, **kwargs: Any
+    ) -> Any:
+        """Call without waiting; not for asyncio."""
+        return self._inner.future(request, **self._with_ours(timeout, metadata), **kwargs)
+
+    def _with_ours(self, timeout: float | None, metadata: Sequence[Any] | None) -> dict[str, Any]:
+        return {
+            "timeout": self._timeout_seconds if timeout is None else timeout,
+            "metadata": (*self._metadata, *(metadata or ())),
+        }

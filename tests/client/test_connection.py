@@ -1,0 +1,217 @@
+"""How the engine is reached: deadlines, credentials, and what never shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+import riskgate_client
+from riskgate.credit.v1 import assessment_service_pb2 as assessment_pb
+from riskgate.credit.v1.assessment_service_pb2_grpc import AssessmentServiceStub
+from riskgate_client import (
+    AsyncRiskgate,
+    DeadlineExceeded,
+    Money,
+    Riskgate,
+    Unavailable,
+    check,
+    error_from_rpc,
+)
+from riskgate_server.crypto.tls import issue_client
+from tests.client.conftest import IMPATIENT
+from tests.client.messages import checked, got_line
+from tests.client.scripted import ScriptedEngine, authority, never, refusal, serve
+
+SECRET = "rgk_0123456789ab_" + "s" * 43
+GateTo = Callable[..., Riskgate]
+
+
+def test_a_call_has_five_seconds_unless_said_otherwise(engine: ScriptedEngine, gate: Riskgate) -> None:
+    engine.plan("GetCreditLine", got_line())
+
+    gate.lines.get("ada")
+    gate.lines.get("ada", timeout=2.0)
+
+    usual, shorter = (call.seconds_left for call in engine.calls)
+    assert usual is not None
+    assert shorter is not None
+    assert 4.0 < usual < 5.1
+    assert 1.0 < shorter < 2.1
+
+
+def test_the_client_may_have_a_deadline_of_its_own(engine: ScriptedEngine, gate_to: GateTo) -> None:
+    engine.plan("CheckTransaction", checked())
+    gate = gate_to(engine, timeout=1.0)
+
+    gate.risk.check(customer_id="ada", transaction_id="T1", amount=Money("CNY", 1), merchant_id="M1")
+
+    left = engine.calls[0].seconds_left
+    assert left is not None
+    assert left < 1.1
+
+
+def test_an_answer_that_does_not_come_in_time_is_an_error(engine: ScriptedEngine, gate: Riskgate) -> None:
+    engine.plan("GetCreditLine", never())
+
+    with pytest.raises(DeadlineExceeded):
+        gate.lines.get("ada", timeout=0.2)
+
+
+@pytest.mark.parametrize("timeout", [0, -1])
+def test_a_deadline_before_now_is_refused(gate: Riskgate, timeout: float) -> None:
+    with pytest.raises(ValueError, match="above zero"):
+        gate.lines.get("ada", timeout=timeout)
+
+
+def test_a_misspelt_argument_is_refused(gate: Riskgate) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'timout'"):
+        gate.lines.get("ada", timout=1.0)  # type: ignore[call-arg]  # what is tested
+
+
+def test_a_question_takes_no_request_id(gate: Riskgate) -> None:
+    with pytest.raises(TypeError, match="request_id"):
+        gate.lines.get("ada", request_id="r1")  # type: ignore[call-arg]  # what is tested
+
+
+def test_the_key_goes_with_every_call(engine: ScriptedEngine, gate: Riskgate) -> None:
+    engine.plan("GetCreditLine", got_line())
+
+    gate.lines.get("ada")
+
+    metadata = engine.calls[0].metadata
+    assert metadata["authorization"] == "Bearer rgk_test_key"
+    assert str(metadata["user-agent"]).startswith(f"riskgate-python/{riskgate_client.__version__} grpc-python")
+
+
+def test_a_certificate_takes_the_place_of_a_key(connect: GateTo, tmp_path: Path) -> None:
+    own = issue_client(authority(), "spiffe://riskgate/tenant/default/caller/backend", datetime.now(UTC))
+    (tmp_path / "own.crt").write_bytes(own.certificate_pem)
+    (tmp_path / "own.key").write_bytes(own.key_pem)
+    (tmp_path / "ca.crt").write_bytes(authority().certificate_pem)
+    engine = ScriptedEngine()
+    server = serve(engine, certificates=True)
+    engine.plan("GetCreditLine", got_line())
+
+    try:
+        gate = connect(
+            engine.target, ca=tmp_path / "ca.crt", certificate=tmp_path / "own.crt", key=str(tmp_path / "own.key")
+        )
+        gate.lines.get("ada")
+    finally:
+        server.stop(None).wait()
+
+    assert engine.calls[0].certified
+    assert "authorization" not in engine.calls[0].metadata
+
+
+def test_an_engine_that_somebody_else_vouches_for_is_not_spoken_to(engine: ScriptedEngine, connect: GateTo) -> None:
+    from riskgate_server.crypto.tls import new_authority  # noqa: PLC0415 - only here
+
+    stranger = new_authority(datetime.now(UTC)).certificate_pem
+    gate = connect(engine.target, ca=stranger, api_key=SECRET, retry=IMPATIENT)
+
+    with pytest.raises(Unavailable) as failed:
+        gate.lines.get("ada")
+
+    assert not failed.value.effect_possible
+    assert engine.calls == []
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        {},
+        {"api_key": SECRET, "certificate": b"c", "key": b"k"},
+        {"certificate": b"c"},
+        {"key": b"k"},
+        {"api_key": SECRET, "key": b"k"},
+    ],
+    ids=lambda given: "+".join(given) or "none",
+)
+@pytest.mark.parametrize("client", [Riskgate, AsyncRiskgate])
+def test_exactly_one_credential_is_needed(client: type[Riskgate], credentials: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="certificate and key"):
+        client("localhost:7444", **credentials)
+
+
+def test_nothing_shows_the_key(engine: ScriptedEngine, connect: GateTo) -> None:
+    engine.plan("GetCreditLine", refusal(grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_INVALID"))
+    gate = connect(engine.target, ca=authority().certificate_pem, api_key=SECRET)
+
+    with pytest.raises(riskgate_client.Unauthenticated) as failed:
+        gate.lines.get("ada")
+
+    shown = [repr(gate), repr(gate.lines), str(failed.value), repr(failed.value), repr(failed.value.__cause__)]
+    assert SECRET not in " ".join(shown)
+    assert engine.target in repr(gate)
+
+
+def test_a_described_call_does_not_show_what_it_sends() -> None:
+    described = check(customer_id="ada", transaction_id="T1", grant="the-grant", request_id="r1")
+
+    assert "the-grant" not in repr(described)
+    assert "ada" not in repr(described)
+    assert "r1" in repr(described)
+
+
+def test_a_stub_carries_key_and_deadline(engine: ScriptedEngine, gate: Riskgate) -> None:
+    engine.plan("GetAssessment", assessment_pb.GetAssessmentResponse())
+    stub = gate.stub(AssessmentServiceStub)
+
+    stub.GetAssessment(assessment_pb.GetAssessmentRequest(customer_id="ada"))
+    stub.GetAssessment(assessment_pb.GetAssessmentRequest(customer_id="ada"), timeout=1.0, metadata=(("x-trace", "7"),))
+
+    first, second = engine.calls
+    assert first.metadata["authorization"] == second.metadata["authorization"] == "Bearer rgk_test_key"
+    assert second.metadata["x-trace"] == "7"
+    assert first.seconds_left is not None
+    assert 4.0 < first.seconds_left < 5.1
+    assert second.seconds_left is not None
+    assert second.seconds_left < 1.1
+
+
+def test_a_failed_call_of_a_stub_can_be_explained(engine: ScriptedEngine, gate: Riskgate) -> None:
+    engine.plan("GetAssessment", refusal(grpc.StatusCode.UNIMPLEMENTED, "NOT_SERVED_YET"))
+
+    with pytest.raises(grpc.RpcError) as failed:
+        gate.stub(AssessmentServiceStub).GetAssessment(assessment_pb.GetAssessmentRequest(customer_id="ada"))
+
+    error = error_from_rpc(failed.value)
+    assert isinstance(error, riskgate_client.Unimplemented)
+    assert error.reason == "NOT_SERVED_YET"
+
+
+def test_the_client_waits_for_an_engine_that_starts(engine: ScriptedEngine, gate: Riskgate) -> None:
+    gate.wait_until_ready(timeout=10)
+
+
+def test_the_client_says_when_an_engine_does_not_start(connect: GateTo) -> None:
+    gate = connect("localhost:1", ca=authority().certificate_pem, api_key=SECRET)
+
+    with pytest.raises(Unavailable, match="localhost:1 was not reachable"):
+        gate.wait_until_ready(timeout=0.2)
+
+
+def test_the_client_finds_an_engine_that_came_back_soon(connect: GateTo) -> None:
+    engine = ScriptedEngine()
+    engine.plan("GetCreditLine", got_line())
+    server = serve(engine)
+    port = int(engine.target.rpartition(":")[2])
+    gate = connect(engine.target, ca=authority().certificate_pem, api_key=SECRET, timeout=10.0)
+    gate.lines.get("ada")
+    server.stop(None).wait()
+    with pytest.raises(Unavailable):
+        gate.lines.get("ada", timeout=0.5)
+
+    server = serve(engine, port=port)
+    try:
+        line = gate.lines.get("ada", timeout=4.0)
+    finally:
+        server.stop(None).wait()
+
+    assert line.available == Money("CNY", 500_000)

@@ -1,0 +1,140 @@
+"""What a caller may believe about a command that failed."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+
+from riskgate_client import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    Money,
+    OutcomeUnknown,
+    Riskgate,
+    RiskgateError,
+    Unauthenticated,
+    Unavailable,
+)
+from tests.client.conftest import IMPATIENT
+from tests.client.messages import checked
+from tests.client.scripted import ScriptedEngine, authority, broken, never, refusal, unavailable
+
+Step = Callable[..., Any]
+
+
+def failure_of(gate: Riskgate, timeout: float | None = None) -> RiskgateError:
+    with pytest.raises(RiskgateError) as failed:
+        gate.ledger.capture(
+            customer_id="ada", hold_id="T1", amount=Money("CNY", 1), request_id="attempt-7", timeout=timeout
+        )
+    return failed.value
+
+
+def test_a_command_that_never_left_had_no_effect(connect: Callable[..., Riskgate]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        target = f"localhost:{taken.getsockname()[1]}"
+        gate = connect(target, ca=authority().certificate_pem, api_key="k", retry=IMPATIENT)
+
+        error = failure_of(gate)
+
+    assert type(error) is Unavailable
+    assert not error.effect_possible
+    assert error.request_id == "attempt-7"
+
+
+def test_a_command_on_a_broken_connection_may_have_had_its_effect(engine: ScriptedEngine, gate: Riskgate) -> None:
+    engine.plan("CaptureHold", broken())
+
+    error = failure_of(gate)
+
+    assert isinstance(error, OutcomeUnknown)
+    assert error.effect_possible
+    assert error.request_id == "attempt-7"
+    assert error.reason == "OUTCOME_UNKNOWN"
+
+
+def test_a_command_refused_by_a_stopping_engine_had_no_effect(engine: ScriptedEngine, gate: Riskgate) -> None:
+    engine.plan("CaptureHold", unavailable("SHUTTING_DOWN"))
+
+    error = failure_of(gate)
+
+    assert type(error) is Unavailable
+    assert not error.effect_possible
+
+
+@pytest.mark.parametrize(
+    ("last", "family"),
+    [
+        (unavailable("SHUTTING_DOWN"), OutcomeUnknown),
+        (refusal(grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_INVALID"), Unauthenticated),
+        (refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_PASSED"), DeadlineExceeded),
+    ],
+)
+def test_an_unknown_outcome_stays_unknown_until_the_engine_looks(
+    engine: ScriptedEngine, gate: Riskgate, last: Step, family: type[RiskgateError]
+) -> None:
+    engine.plan("CaptureHold", unavailable("OUTCOME_UNKNOWN"), last)
+
+    error = failure_of(gate)
+
+    assert type(error) is family
+    assert error.effect_possible
+
+
+def test_a_refusal_by_the_state_resolves_an_unknown_outcome(engine: ScriptedEngine, gate: Riskgate) -> None:
+    engine.plan("CaptureHold", broken(), refusal(grpc.StatusCode.FAILED_PRECONDITION, "HOLD_VOIDED"))
+
+    error = failure_of(gate)
+
+    assert isinstance(error, FailedPrecondition)
+    assert not error.effect_possible
+
+
+def test_a_command_without_an_answer_in_time_may_have_had_its_effect(engine: ScriptedEngine, gate: Riskgate) -> None:
+    engine.plan("CaptureHold", never())
+
+    error = failure_of(gate, timeout=0.2)
+
+    assert isinstance(error, DeadlineExceeded)
+    assert error.effect_possible
+    assert error.request_id == "attempt-7"
+
+
+def test_a_command_too_late_to_be_started_had_no_effect(engine: ScriptedEngine, gate: Riskgate) -> None:
+    engine.plan("CaptureHold", refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_PASSED"))
+
+    assert not failure_of(gate).effect_possible
+
+
+def test_a_question_has_no_effect(engine: ScriptedEngine, gate: Riskgate) -> None:
+    engine.plan("GetHold", broken())
+
+    with pytest.raises(Unavailable) as failed:
+        gate.ledger.get_hold(customer_id="ada", hold_id="T1")
+
+    assert type(failed.value) is Unavailable
+    assert not failed.value.effect_possible
+    assert failed.value.request_id is None
+
+
+def test_the_request_id_of_an_unknown_outcome_resolves_it(engine: ScriptedEngine, gate: Riskgate) -> None:
+    purchase: dict[str, Any] = {
+        "customer_id": "ada",
+        "transaction_id": "T1",
+        "amount": Money("CNY", 1),
+        "merchant_id": "M1",
+    }
+    engine.plan("CheckTransaction", broken())
+    with pytest.raises(OutcomeUnknown) as failed:
+        gate.risk.check(**purchase)
+    engine.plan("CheckTransaction", checked())
+
+    answer = gate.risk.check(**purchase, request_id=failed.value.request_id)
+
+    assert answer.approved
+    assert len({request.request_id for request in engine.received("CheckTransaction")}) == 1
