@@ -1,0 +1,177 @@
+"""
+The server with one bug planted: `python -m tests.acceptance.planted BUG serve …`.
+
+A test whose claim holds of every one of these proves nothing. Each is a mistake somebody makes. They
+are planted under the engine, in the database connection, wherever that is possible: there they stay
+what they are however the engine changes.
+"""
+
+from __future__ import annotations
+
+import functools
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from riskgate_server import bootstrap
+from riskgate_server.cli import main
+from riskgate_server.domain.credit import authorisation
+from riskgate_server.domain.credit.line import CreditLine
+from riskgate_server.engine import purchases
+from riskgate_server.engine.writer import Ticket
+from riskgate_server.rpc.gateway import Gateway
+from riskgate_server.stores.sqlite import store
+
+NAP_SECONDS: Final = 0.02
+"""A gap that a kill finds."""
+
+
+class HonestConnection(sqlite3.Connection):
+    """The connection that writes the store, with places to plant something."""
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        """Run a statement."""
+        if sql == "COMMIT":
+            return self.commit_it()
+        if sql.startswith("BEGIN"):
+            self.before_begin()
+        return super().execute(self.changed(sql), parameters)
+
+    def commit_it(self) -> sqlite3.Cursor:
+        """Commit."""
+        return super().execute("COMMIT")
+
+    def before_begin(self) -> None:
+        """Do what is left to do before the next transaction."""
+
+    def changed(self, sql: str) -> str:
+        """Return the statement to run instead."""
+        return sql
+
+
+class EarlyReply(HonestConnection):
+    """Says that it has committed, and then does."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._open = False
+        self._lock = threading.Lock()
+
+    def commit_it(self) -> sqlite3.Cursor:
+        """Commit a moment later."""
+        self._open = True
+        threading.Timer(NAP_SECONDS, self.before_begin).start()
+        return self.cursor()
+
+    def before_begin(self) -> None:
+        """Commit at last."""
+        with self._lock:
+            if self._open:
+                self._open = False
+                super().commit_it()
+
+
+class ForgottenKeys(HonestConnection):
+    """Never finds a request id again. Takes its time to answer, so that a kill finds a reply under way."""
+
+    def commit_it(self) -> sqlite3.Cursor:
+        """Commit, and rest."""
+        done = super().commit_it()
+        time.sleep(NAP_SECONDS)
+        return done
+
+    def changed(self, sql: str) -> str:
+        """Look elsewhere, and write over what should have been found."""
+        if sql.startswith("SELECT") and "requests" in sql:
+            return "SELECT 1 WHERE ? IS NULL" if sql.count("?") == 1 else "SELECT 1 WHERE ? AND ? AND ? AND 0"
+        return sql.replace("INSERT INTO requests", "INSERT OR REPLACE INTO requests")
+
+
+class IgnoredError(HonestConnection):
+    """A COMMIT that fails is taken for one that did not."""
+
+    def commit_it(self) -> sqlite3.Cursor:
+        """Commit, whatever the disk says."""
+        try:
+            return super().commit_it()
+        except sqlite3.OperationalError:
+            if self.in_transaction:
+                super().execute("ROLLBACK")
+            return self.cursor()
+
+
+def connect_by(factory: type[HonestConnection]) -> None:
+    """Have the store opened for writing by another kind of connection."""
+    connect = sqlite3.connect
+
+    def connecting(database: Any, *arguments: Any, **named: Any) -> Any:
+        if str(database).endswith("riskgate.db"):
+            named["factory"] = factory
+        return connect(database, *arguments, **named)
+
+    sqlite3.connect = connecting
+
+
+def normal_sync() -> None:
+    """A commit returns before it is on the disk."""
+    bootstrap.Server = functools.partial(bootstrap.Server, synchronous="NORMAL")  # type: ignore[assignment,misc]  # called alike
+
+
+def stale_limit() -> None:
+    """The limit is read from a cache that is a moment old."""
+    judge = authorisation.judge
+    known: dict[str, tuple[float, tuple[int, ...]]] = {}
+
+    def judging(line: CreditLine, *arguments: Any, **named: Any) -> Any:
+        at, books = known.get(line.line_id, (0.0, line.books))
+        if time.monotonic() - at > NAP_SECONDS:
+            at, books = known[line.line_id] = time.monotonic(), line.books
+        return judge(msgspec.structs.replace(line, books=books), *arguments, **named)
+
+    purchases.judge = judging  # type: ignore[attr-defined,assignment]  # imported there, and that is where it is called
+
+
+def naive_futures() -> None:
+    """Whoever delivers replies does not ask whether anybody still waits."""
+
+    def resolve(self: Gateway, replies: Sequence[tuple[Ticket, Any]]) -> None:
+        for ticket, reply in replies:
+            wait, index = self._waiting.pop(ticket)
+            wait.replies[index] = reply
+            wait.missing -= 1
+            if not wait.missing:
+                wait.future.set_result(wait.replies)  # type: ignore[arg-type]  # none is missing any more
+
+    Gateway._resolve = resolve  # type: ignore[method-assign]  # that is the bug
+
+
+def small_log() -> None:
+    """No bug: the same server, made to checkpoint all the time."""
+    store.CHECKPOINT_PAGES = 50  # type: ignore[misc]  # final for everybody else
+
+
+BUGS: Final[dict[str, Callable[[], None]]] = {
+    "normal-sync": normal_sync,
+    "early-reply": functools.partial(connect_by, EarlyReply),
+    "forgotten-keys": functools.partial(connect_by, ForgottenKeys),
+    "ignored-error": functools.partial(connect_by, IgnoredError),
+    "stale-limit": stale_limit,
+    "naive-futures": naive_futures,
+    "small-log": small_log,
+}
+
+
+def planted(bug: str) -> tuple[str, ...]:
+    """Return the program to start instead of the real one."""
+    assert bug in BUGS
+    return (sys.executable, "-m", "tests.acceptance.planted", bug)
+
+
+if __name__ == "__main__":
+    BUGS[sys.argv.pop(1)]()
+    main()

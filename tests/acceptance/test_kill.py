@@ -1,0 +1,158 @@
+"""`kill -9` under load: what was acknowledged is there, once, and the next process is soon ready."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import statistics
+import time
+from itertools import count
+
+import pytest
+
+from riskgate.credit.v1.credit_line_service_pb2 import GetCreditLineRequest
+from tests.acceptance import books, witness
+from tests.acceptance.calling import PAUSE_SECONDS, Backend, Told, open_line
+from tests.acceptance.conftest import Figures
+from tests.acceptance.deployment import PYTHON, Deployment
+from tests.acceptance.planted import planted
+from tests.acceptance.shopping import Wallet
+
+pytestmark = pytest.mark.process
+
+KILLS = int(os.environ.get("KILLS", "8"))
+CONTROL_KILLS = 2
+CLIENTS = 8
+CALLS_PER_CUSTOMER = 40
+LIMIT_MINOR = 20_000
+READY_SECONDS_MAX = 3.0
+
+
+class Load:
+    """Clients that retry with the same key until they know, and remember every answer."""
+
+    def __init__(self, deployment: Deployment, seed: int) -> None:
+        self._deployment = deployment
+        self._seed = seed
+        self._over = False
+        self.answers: list[Told] = []
+        self.wallets: list[Wallet] = []
+
+    async def run(self) -> None:
+        """Keep calling until told to stop; then let everybody finish the call at hand."""
+        async with asyncio.TaskGroup() as clients:
+            for number in range(CLIENTS):
+                clients.create_task(self._client(number))
+
+    def stop(self) -> None:
+        self._over = True
+
+    async def _client(self, number: int) -> None:
+        chance = random.Random(self._seed * 1_000 + number)
+        async with Backend(self._deployment, attempt_seconds=2) as backend:
+            for customer in count():
+                wallet = Wallet(f"c{number}-{customer}", LIMIT_MINOR, chance)
+                self.wallets.append(wallet)
+                for _ in range(CALLS_PER_CUSTOMER):
+                    if self._over:
+                        return
+                    told = await backend.settle(wallet.next_request())
+                    self.answers.append(told)
+                    wallet.learn(told)
+
+
+async def first_answer(deployment: Deployment) -> None:
+    """Return once a call succeeds, over a connection of its own."""
+    async with Backend(deployment, attempt_seconds=1) as backend:
+        while not (await backend.once(GetCreditLineRequest(customer_id="probe"))).done:
+            deployment.must_run()
+            await asyncio.sleep(PAUSE_SECONDS)
+
+
+async def kill_again_and_again(deployment: Deployment, load: Load, kills: int, program: tuple[str, ...]) -> list[float]:
+    """Kill the server under load at random moments; return how long each new one took to its first answer."""
+    chance = random.Random(kills)
+    ready: list[float] = []
+    running = asyncio.create_task(load.run())
+    try:
+        for _ in range(kills):
+            await asyncio.sleep(chance.uniform(0.2, 0.6))
+            assert not running.done(), running.exception()
+            deployment.kill()
+            deployment.start(program=program)
+            await first_answer(deployment)
+            ready.append(time.monotonic() - deployment.started_at)
+    finally:
+        load.stop()
+        await running
+    return ready
+
+
+def books_that_differ(wallets: list[Wallet], lines: dict[str, books.Line]) -> list[str]:
+    """Return the customers whose line in the journal is not what the replies add up to."""
+    return [
+        f"{wallet.customer_id}: told held {wallet.held} drawn {wallet.drawn}, journal {lines[wallet.customer_id]}"
+        for wallet in wallets
+        if wallet.customer_id in lines
+        and (wallet.held, wallet.drawn) != (lines[wallet.customer_id].held, lines[wallet.customer_id].drawn)
+    ]
+
+
+def killed(deployment: Deployment, kills: int, program: tuple[str, ...] = PYTHON) -> tuple[Load, list[float]]:
+    seed = random.SystemRandom().randrange(1_000_000)
+    load = Load(deployment, seed)
+
+    async def scene() -> list[float]:
+        async with Backend(deployment) as backend:
+            await backend.settle(open_line("probe", 1))
+        return await kill_again_and_again(deployment, load, kills, program)
+
+    deployment.started(program=program)
+    ready = asyncio.run(scene())
+    return load, ready
+
+
+def test_kill_9_under_load_loses_and_doubles_nothing(deployment: Deployment, figures: Figures) -> None:
+    load, ready = killed(deployment, KILLS)
+
+    assert deployment.stop() == 0
+    entries = books.read(deployment.store)
+    report = deployment.verify()
+    at = {(e.customer_id, e.request_id): e.at_us for e in entries}
+    again = [told for told in load.answers if told.attempts > 1]
+    resolved = [t for t in again if at[t.request.customer_id, t.request.request_id] < t.asked_at * 1_000_000]
+    figures(
+        kills=KILLS,
+        acknowledged=len(load.answers),
+        asked_more_than_once=len(again),
+        of_these_done_before_the_kill=len(resolved),
+        ready_median_s=round(statistics.median(ready), 2),
+        ready_max_s=round(max(ready), 2),
+        missing=len(witness.missing(load.answers, entries)),
+        doubled=len(witness.doubled(entries)),
+    )
+    assert witness.missing(load.answers, entries) == []
+    assert witness.doubled(entries) == []
+    assert books_that_differ(load.wallets, books.lines(entries)) == []
+    assert books.breaches(entries) == []
+    assert report["faults"] == []
+    assert report["erased"] == 0
+    assert max(ready) < READY_SECONDS_MAX
+
+
+@pytest.mark.parametrize("bug", ["forgotten-keys", "early-reply"])
+def test_the_kill_loop_finds_a_planted_bug(deployment: Deployment, bug: str, figures: Figures) -> None:
+    try:
+        load, _ = killed(deployment, CONTROL_KILLS, planted(bug))
+    except ExceptionGroup as group:
+        # A client met an answer that no correct server gives.
+        figures(bug=bug, red=str(group.exceptions[0])[:100])
+        return
+    deployment.kill()
+    entries = books.read(deployment.store)
+    missing, doubled = witness.missing(load.answers, entries), witness.doubled(entries)
+    differ = books_that_differ(load.wallets, books.lines(entries))
+    figures(bug=bug, missing=len(missing), doubled=len(doubled), books_that_differ=len(differ))
+
+    assert missing or doubled or differ
