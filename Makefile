@@ -1,7 +1,7 @@
 # Every target works as the first command ever run in a bare clone: python3 (3.11 or newer) and make suffice.
 
 .DEFAULT_GOAL := help
-.PHONY: help test check format protos lock clean
+.PHONY: help test check format protos lock clean bench
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -30,3 +30,7 @@ lock: .venv/.built  ## Resolve requirements.in into requirements.lock (needs uv 
 
 clean:  ## Remove what can be built again, the environment too
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+
+bench: .venv/.built  ## What a decision costs beside a bare echo of the RPC framework; writes bench-results/latest.json
+	.venv/bin/python -m scripts.bench

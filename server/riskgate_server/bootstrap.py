@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.resources import files
@@ -16,13 +16,22 @@ from typing import Final
 import msgspec
 import structlog
 
-from riskgate_server.crypto.keys import FINGERPRINT, HEADS, MASTER, FingerprintKey, MasterKey, decode_secret
+from riskgate_server.crypto.keys import (
+    FINGERPRINT,
+    HEADS,
+    MASTER,
+    FingerprintKey,
+    MasterKey,
+    MasterKeyMismatch,
+    SecretFileBroken,
+    decode_secret,
+)
 from riskgate_server.crypto.seal import Sealer
-from riskgate_server.crypto.signing import Head, HeadLog, HeadsBroken, HeadSigner, HeadVerifier, read_heads
-from riskgate_server.datadir import DataDirectory, create_empty_private
+from riskgate_server.crypto.signing import Head, HeadLog, HeadRefused, HeadsBroken, HeadSigner, HeadVerifier, read_heads
+from riskgate_server.datadir import DataDirectory, DataDirectoryError, create_empty_private
 from riskgate_server.engine.clocks import DataClock, SystemClock
 from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.engine.ports import Store
+from riskgate_server.engine.ports import Store, StoreInUse
 from riskgate_server.engine.queries import Queries
 from riskgate_server.engine.verify import Progress, Report, verify
 from riskgate_server.engine.writer import Writer
@@ -36,17 +45,18 @@ from riskgate_server.rpc.server import RpcServer, ServerTLS
 from riskgate_server.rpc.service import Rooms
 from riskgate_server.rules.loader import CompiledRuleset, load_ruleset
 from riskgate_server.settings import Settings
-from riskgate_server.stores.access.registry import CallerRegistry
-from riskgate_server.stores.sqlite.store import SQLiteSnapshots, SQLiteStore
-from riskgate_server.stores.sqlite.vault import SqliteVault
+from riskgate_server.stores.access.registry import CallerRegistry, RegistryUnusable
+from riskgate_server.stores.sqlite.schema import SchemaTooNew
+from riskgate_server.stores.sqlite.store import SettingsRefused, SQLiteSnapshots, SQLiteStore
+from riskgate_server.stores.sqlite.vault import SqliteVault, VaultUnusable
 
 log = structlog.get_logger()
 
 READERS: Final = 4
 """Threads that answer questions from snapshots."""
 
-SWITCH_SECONDS: Final = 0.001
-"""How long the writer's thread and the event loop wait for each other at most; Python's own 5 ms is a long tail."""
+GC_THRESHOLD: Final = 20_000
+"""Objects made between two looks of the garbage collector: what we make by the thousand are trees without cycles."""
 
 WRITER: Final = "w0"
 """Name of the one writer of an embedded store, in signed heads."""
@@ -120,6 +130,27 @@ def read_ruleset(path: str) -> tuple[CompiledRuleset, str]:
     return load_ruleset(source), source
 
 
+class OtherPast(Exception):
+    """The store is not the one whose heads were signed: it is missing, older, or was rewritten."""
+
+
+REFUSALS_TO_START: Final = (
+    DataDirectoryError,
+    HeadsBroken,
+    MasterKeyMismatch,
+    OtherPast,
+    RegistryUnusable,
+    SchemaTooNew,
+    SecretFileBroken,
+    SettingsRefused,
+    StoreInUse,
+    VaultUnusable,
+    OSError,
+    RuntimeError,  # the RPC library's, for a port that is taken
+)
+"""What an operator can mend: told in one line. Anything else is a fault of ours."""
+
+
 class Server:
     """The engine in one process, from opening the store to the last signed head."""
 
@@ -140,14 +171,15 @@ class Server:
             opened = open_store(directory, synchronous=self._synchronous)
             closing.callback(opened.close)
             store = opened.store
-            with store.transaction() as tx:
-                last, _ = tx.tail()
+            with store.snapshot() as snapshot:
+                last = snapshot.last_batch()
             clock = DataClock(last.at_us if last else 0) if settings.clock == "data" else SystemClock()
             store.remember_ruleset(bytes.fromhex(rules.hash), source, clock.now_us())
             registry = CallerRegistry(directory.access)
             closing.callback(registry.close)
             heads = HeadLog(directory.heads, HeadSigner(decode_secret(HEADS, directory.heads_key.read_bytes())))
             closing.callback(heads.close)
+            _refuse_other_past(heads, store)
             metrics = Metrics()
             door = Door(Authenticator(registry), RateLimits(), metrics)
             gateway = Gateway(waiting_max=settings.waiting_max)
@@ -192,7 +224,9 @@ class Server:
             for number in (signal.SIGTERM, signal.SIGINT):
                 with contextlib.suppress(ValueError, RuntimeError):  # not on the main thread: whoever runs us stops us
                     loop.add_signal_handler(number, self.stop)
-            sys.setswitchinterval(SWITCH_SECONDS)
+            # Modules, rules and caches of the start live as long as the process: the collector need not look at them.
+            gc.freeze()
+            gc.set_threshold(GC_THRESHOLD, 20, 50)
             writer.start()
             gateway.open(writer)
             await server.start()
@@ -235,7 +269,33 @@ class Server:
     async def _sign_heads(self, heads: HeadLog, store: Store) -> None:
         while True:
             await asyncio.sleep(self._settings.heads_seconds)
-            await asyncio.get_running_loop().run_in_executor(None, _sign_head, heads, store)
+            try:
+                await asyncio.get_running_loop().run_in_executor(None, _sign_head, heads, store)
+            except (HeadRefused, OSError):
+                # A journal that nobody can vouch for must not grow.
+                log.critical("head not signed", exc_info=True)
+                self._break()
+                return
+
+
+def _refuse_other_past(heads: HeadLog, store: Store) -> None:
+    """
+    Refuse to go on from a store that contradicts the last signed head.
+
+    Raises:
+        OtherPast: a file was lost, an old copy restored, or history rewritten.
+    """
+    signed = heads.last
+    if signed is None:
+        return
+    with store.snapshot() as snapshot:
+        found = snapshot.batches(after=signed.batch - 1, limit=1)
+    if not found or found[0].sequence != signed.batch or found[0].hash != signed.batch_hash:
+        message = (
+            f"the store does not hold commit {signed.batch}, whose head was signed: it is missing, older or rewritten;"
+            " restore the right file, or move heads.log away to accept this one"
+        )
+        raise OtherPast(message)
 
 
 def _sign_head(heads: HeadLog, store: Store) -> None:

@@ -11,9 +11,6 @@ from typing import Any
 
 import click
 
-from riskgate_server.datadir import DataDirectoryError
-from riskgate_server.engine.ports import StoreInUse
-
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
@@ -35,7 +32,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 @_options
 def serve(**given: object) -> None:
     """Serve until SIGTERM. Every option may be set as RISKGATE_<NAME> in the environment too."""
-    from riskgate_server.bootstrap import Server
+    from riskgate_server.bootstrap import REFUSALS_TO_START, Server
     from riskgate_server.domain.errors import InvalidRequest
     from riskgate_server.settings import SettingsInvalid, load
 
@@ -47,7 +44,7 @@ def serve(**given: object) -> None:
     # A wish of the operator's that cannot be met is one line; anything else is a fault of ours, with its trace.
     try:
         code = asyncio.run(_run(Server, settings))
-    except (DataDirectoryError, StoreInUse, OSError, RuntimeError) as error:
+    except REFUSALS_TO_START as error:
         raise click.ClickException(str(error)) from error
     except InvalidRequest as error:
         raise click.ClickException(f"the ruleset is refused: {error.message}") from error

@@ -12,7 +12,7 @@ CustomerKey = tuple[str, str]
 """(tenant id, customer id): leads every key that belongs to a customer."""
 
 
-class Customer(msgspec.Struct, frozen=True, array_like=True):
+class Customer(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """
     State of one customer after the journal entry numbered `sequence`.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import msgspec
 
 
-class FieldViolation(msgspec.Struct, frozen=True):
+class FieldViolation(msgspec.Struct, frozen=True, gc=False):
     """One field of a request that breaks a rule: its path as written in the proto, and the rule in words."""
 
     field: str

@@ -47,7 +47,7 @@ class Label(IntEnum):
 # --- Events. The clear part: ids, amounts, times, codes. ---
 
 
-class LineOpened(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class LineOpened(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=1):
     """A line was granted."""
 
     line_id: str
@@ -59,7 +59,7 @@ class LineOpened(msgspec.Struct, frozen=True, array_like=True, tag=1):
     actor_id: str
 
 
-class PurchaseDecided(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class PurchaseDecided(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=2):
     """
     A purchase was answered. Carries everything the answer says, so that a repeated request is answered from here.
 
@@ -89,7 +89,7 @@ class PurchaseDecided(msgspec.Struct, frozen=True, array_like=True, tag=2):
     fired: tuple[str, ...]
 
 
-class HoldCaptured(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class HoldCaptured(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=3):
     """All or part of a hold became a loan; by force when it had ended."""
 
     transaction_id: str
@@ -98,21 +98,21 @@ class HoldCaptured(msgspec.Struct, frozen=True, array_like=True, tag=3):
     forced: bool
 
 
-class HoldIncremented(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class HoldIncremented(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=4):
     """An open hold was raised."""
 
     transaction_id: str
     amount_minor: int
 
 
-class HoldVoided(msgspec.Struct, frozen=True, array_like=True, tag=5):
+class HoldVoided(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=5):
     """The caller gave up the rest of a hold."""
 
     transaction_id: str
     released_minor: int
 
 
-class HoldExpired(msgspec.Struct, frozen=True, array_like=True, tag=6):
+class HoldExpired(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=6):
     """The clock, or a reviewer who refused, gave up the rest of a hold."""
 
     transaction_id: str
@@ -120,7 +120,7 @@ class HoldExpired(msgspec.Struct, frozen=True, array_like=True, tag=6):
     refused_by: str = ""
 
 
-class CaptureRefunded(msgspec.Struct, frozen=True, array_like=True, tag=7):
+class CaptureRefunded(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=7):
     """Captured money came back."""
 
     transaction_id: str
@@ -128,7 +128,7 @@ class CaptureRefunded(msgspec.Struct, frozen=True, array_like=True, tag=7):
     to_credit_minor: int
 
 
-class PaymentRecorded(msgspec.Struct, frozen=True, array_like=True, tag=8):
+class PaymentRecorded(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=8):
     """A repayment was booked and allocated."""
 
     line_id: str
@@ -139,7 +139,7 @@ class PaymentRecorded(msgspec.Struct, frozen=True, array_like=True, tag=8):
     value_us: int
 
 
-class PaymentReversed(msgspec.Struct, frozen=True, array_like=True, tag=9):
+class PaymentReversed(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=9):
     """A repayment was returned and undone."""
 
     payment_id: str
@@ -147,14 +147,14 @@ class PaymentReversed(msgspec.Struct, frozen=True, array_like=True, tag=9):
     actor_id: str
 
 
-class BlockPlaced(msgspec.Struct, frozen=True, array_like=True, tag=10):
+class BlockPlaced(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=10):
     """New spending was stopped."""
 
     line_id: str
     block: Block
 
 
-class BlockLifted(msgspec.Struct, frozen=True, array_like=True, tag=11):
+class BlockLifted(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=11):
     """A block was lifted, or the first of two people agreed to lift it."""
 
     line_id: str
@@ -164,7 +164,7 @@ class BlockLifted(msgspec.Struct, frozen=True, array_like=True, tag=11):
     complete: bool
 
 
-class LineClosed(msgspec.Struct, frozen=True, array_like=True, tag=12):
+class LineClosed(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=12):
     """A line ended with nothing owed."""
 
     line_id: str
@@ -173,7 +173,7 @@ class LineClosed(msgspec.Struct, frozen=True, array_like=True, tag=12):
     actor_id: str
 
 
-class DecisionAnnotated(msgspec.Struct, frozen=True, array_like=True, tag=13):
+class DecisionAnnotated(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=13):
     """Somebody said what a purchase turned out to be."""
 
     decision_sequence: int
@@ -181,14 +181,14 @@ class DecisionAnnotated(msgspec.Struct, frozen=True, array_like=True, tag=13):
     actor_id: str
 
 
-class ReviewPassed(msgspec.Struct, frozen=True, array_like=True, tag=14):
+class ReviewPassed(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=14):
     """A reviewer decided for the customer: the hold may be captured."""
 
     transaction_id: str
     actor_id: str
 
 
-class CommandRefused(msgspec.Struct, frozen=True, array_like=True, tag=15):
+class CommandRefused(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=15):
     """
     A command was refused by the domain. Nothing moved; the refusal is remembered for its request id.
 
@@ -222,14 +222,14 @@ Event = (
 # --- The sealed part: what says something about a person's life. Readable only with the customer's key. ---
 
 
-class PurchaseSecrets(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class PurchaseSecrets(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=1):
     """What a purchase looked like, and the features the rules saw, in the ruleset's order."""
 
     facts: PurchaseFacts
     features: tuple[int | float | bool | str, ...]
 
 
-class Note(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class Note(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=2):
     """Words of a colleague."""
 
     text: str
@@ -238,7 +238,7 @@ class Note(msgspec.Struct, frozen=True, array_like=True, tag=2):
 Sealed = PurchaseSecrets | Note
 
 
-class Happening(msgspec.Struct, frozen=True, array_like=True):
+class Happening(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One entry before it is written: the event, the money it moved, and what is sealed."""
 
     event: Event

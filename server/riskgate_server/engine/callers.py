@@ -35,7 +35,7 @@ _KEY_PATTERN: Final = re.compile(rf"rgk_([{KEY_ID_ALPHABET}]{{{KEY_ID_LENGTH}}})
 _URI_PATTERN: Final = re.compile(rf"spiffe://riskgate/tenant/({NAME_PATTERN.pattern})/caller/({NAME_PATTERN.pattern})")
 
 
-class CallerRecord(msgspec.Struct, frozen=True):
+class CallerRecord(msgspec.Struct, frozen=True, gc=False):
     """A calling service and what it may do."""
 
     tenant_id: str
@@ -48,7 +48,7 @@ class CallerRecord(msgspec.Struct, frozen=True):
     created_us: int
 
 
-class KeyRecord(msgspec.Struct, frozen=True):
+class KeyRecord(msgspec.Struct, frozen=True, gc=False):
     """An API key as stored: enough to recognise it, not to present it. `expires_us` is 0 for never."""
 
     key_id: str
@@ -64,7 +64,7 @@ class KeyRecord(msgspec.Struct, frozen=True):
         return self.active and (self.expires_us == 0 or now_us < self.expires_us)
 
 
-class CertificateRecord(msgspec.Struct, frozen=True):
+class CertificateRecord(msgspec.Struct, frozen=True, gc=False):
     """A client certificate issued here, named by the SHA-256 of its DER form."""
 
     sha256: bytes
@@ -80,7 +80,7 @@ class CertificateRecord(msgspec.Struct, frozen=True):
         return certificate_id(self.sha256)
 
 
-class CallersSnapshot(msgspec.Struct, frozen=True):
+class CallersSnapshot(msgspec.Struct, frozen=True, gc=False):
     """Everything about who may call, at one instant. While nothing changes it stays the same object."""
 
     callers: Mapping[CallerKey, CallerRecord]

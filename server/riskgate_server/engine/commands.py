@@ -15,7 +15,7 @@ from riskgate_server.domain.fraud.profile import PurchaseFacts
 from riskgate_server.domain.journal import Label
 
 
-class Command(msgspec.Struct, frozen=True, kw_only=True):
+class Command(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """
     What every command carries.
 
@@ -40,7 +40,13 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
         return (self.tenant_id, self.customer_id)
 
 
-class OpenCreditLine(Command, frozen=True, kw_only=True):
+class PurchaseCommand(Command, frozen=True, gc=False, kw_only=True):
+    """A command about one purchase."""
+
+    transaction_id: str
+
+
+class OpenCreditLine(Command, frozen=True, gc=False, kw_only=True):
     """Grant a line, and open the customer with their first one."""
 
     line_id: str
@@ -52,7 +58,7 @@ class OpenCreditLine(Command, frozen=True, kw_only=True):
     actor_id: str
 
 
-class CheckTransaction(Command, frozen=True, kw_only=True):
+class CheckTransaction(PurchaseCommand, frozen=True, gc=False, kw_only=True):
     """
     Decide about a purchase and hold the credit for it.
 
@@ -61,7 +67,6 @@ class CheckTransaction(Command, frozen=True, kw_only=True):
         hold_lifetime_us: 0 for the product's own.
     """
 
-    transaction_id: str
     line_id: str
     terms: bytes
     facts: PurchaseFacts
@@ -70,39 +75,34 @@ class CheckTransaction(Command, frozen=True, kw_only=True):
     validate_only: bool = False
 
 
-class CaptureHold(Command, frozen=True, kw_only=True):
+class CaptureHold(PurchaseCommand, frozen=True, gc=False, kw_only=True):
     """Take all (`amount_minor` None) or part of a hold."""
 
-    transaction_id: str
     amount_minor: int | None
     currency: str
     final: bool
     force: bool
 
 
-class IncrementHold(Command, frozen=True, kw_only=True):
+class IncrementHold(PurchaseCommand, frozen=True, gc=False, kw_only=True):
     """Raise an open hold."""
 
-    transaction_id: str
     amount_minor: int
     currency: str
 
 
-class VoidHold(Command, frozen=True, kw_only=True):
+class VoidHold(PurchaseCommand, frozen=True, gc=False, kw_only=True):
     """Give up what a hold still reserves."""
 
-    transaction_id: str
 
-
-class RefundCapture(Command, frozen=True, kw_only=True):
+class RefundCapture(PurchaseCommand, frozen=True, gc=False, kw_only=True):
     """Give captured money back."""
 
-    transaction_id: str
     amount_minor: int
     currency: str
 
 
-class RecordPayment(Command, frozen=True, kw_only=True):
+class RecordPayment(Command, frozen=True, gc=False, kw_only=True):
     """Book a repayment. `value_us` 0 means now."""
 
     line_id: str
@@ -112,7 +112,7 @@ class RecordPayment(Command, frozen=True, kw_only=True):
     value_us: int
 
 
-class ReversePayment(Command, frozen=True, kw_only=True):
+class ReversePayment(Command, frozen=True, gc=False, kw_only=True):
     """Undo a repayment that was returned."""
 
     payment_id: str
@@ -120,7 +120,7 @@ class ReversePayment(Command, frozen=True, kw_only=True):
     actor_id: str
 
 
-class PlaceBlock(Command, frozen=True, kw_only=True):
+class PlaceBlock(Command, frozen=True, gc=False, kw_only=True):
     """Stop new spending. `expires_us` 0 means the kind's own lifetime."""
 
     line_id: str
@@ -131,7 +131,7 @@ class PlaceBlock(Command, frozen=True, kw_only=True):
     expires_us: int
 
 
-class LiftBlock(Command, frozen=True, kw_only=True):
+class LiftBlock(Command, frozen=True, gc=False, kw_only=True):
     """Lift one named block. `liftable` are the kinds the caller's scopes allow."""
 
     line_id: str
@@ -141,7 +141,7 @@ class LiftBlock(Command, frozen=True, kw_only=True):
     liftable: frozenset[BlockKind]
 
 
-class CloseCreditLine(Command, frozen=True, kw_only=True):
+class CloseCreditLine(Command, frozen=True, gc=False, kw_only=True):
     """End a line that owes nothing."""
 
     line_id: str
@@ -149,7 +149,7 @@ class CloseCreditLine(Command, frozen=True, kw_only=True):
     actor_id: str
 
 
-class AnnotateDecision(Command, frozen=True, kw_only=True):
+class AnnotateDecision(Command, frozen=True, gc=False, kw_only=True):
     """Say what a purchase turned out to be."""
 
     decision_sequence: int
@@ -158,14 +158,13 @@ class AnnotateDecision(Command, frozen=True, kw_only=True):
     note: str
 
 
-class ResolveReview(Command, frozen=True, kw_only=True):
+class ResolveReview(PurchaseCommand, frozen=True, gc=False, kw_only=True):
     """Decide a purchase under review, for or against the customer."""
 
-    transaction_id: str
     approve: bool
     actor_id: str
     note: str
 
 
-class SettleLapsed(Command, frozen=True, kw_only=True):
+class SettleLapsed(Command, frozen=True, gc=False, kw_only=True):
     """End the customer's holds whose time is over. The clock's own command: no request id, no reply to anybody."""

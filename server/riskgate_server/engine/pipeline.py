@@ -18,7 +18,7 @@ from riskgate_server.domain import errors
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.journal import CommandRefused, Happening, PurchaseDecided
 from riskgate_server.engine import sealing
-from riskgate_server.engine.commands import CheckTransaction, Command, OpenCreditLine, SettleLapsed
+from riskgate_server.engine.commands import CheckTransaction, Command, OpenCreditLine, PurchaseCommand, SettleLapsed
 from riskgate_server.engine.decide import USE_CASES
 from riskgate_server.engine.ports import (
     BatchRow,
@@ -130,16 +130,28 @@ class Pipeline:
         return replies
 
     def _load(self, batch: Batch, tx: Transaction, commands: Sequence[Command]) -> None:
-        missing = []
-        for key in {command.key for command in commands}:
-            cached = self._cache.get(key)
+        missing = set()
+        for command in commands:
+            cached = self._cache.get(command.key)
             if cached is not None:
-                batch.loaded[key] = cached
-            elif (row := tx.customer(key)) is not None:
-                missing.append(row)
+                batch.loaded[command.key] = cached
+            else:
+                missing.add(command.key)
         if missing:
-            keys = self._vault.keys([row.key for row in missing])
-            batch.loaded.update((row.key, self._open(row, keys[row.key])) for row in missing)
+            rows = tx.customers(sorted(missing))
+            keys = self._vault.keys([row.key for row in rows])
+            batch.loaded.update((row.key, self._open(row, keys[row.key])) for row in rows)
+        new = {
+            command.key
+            for command in commands
+            if isinstance(command, OpenCreditLine) and command.key not in batch.loaded
+        }
+        if new:
+            batch.add_customers(new)
+        batch.ask(
+            [(command.key, command.request_id) for command in commands if command.request_id],
+            [(command.key, command.transaction_id) for command in commands if isinstance(command, PurchaseCommand)],
+        )
 
     def _open(self, row: CustomerRow, data_key: bytes | None) -> Loaded:
         if data_key is None:
@@ -153,8 +165,9 @@ class Pipeline:
         # Only what is durable may be remembered, so the cache learns of a batch after its commit.
         self._tail = tail
         for key, loaded in batch.loaded.items():
-            self._cache[key] = loaded
-            self._cache.move_to_end(key)
+            if loaded.customer.sequence:
+                self._cache[key] = loaded
+                self._cache.move_to_end(key)
         while len(self._cache) > self._cached_customers:
             self._cache.popitem(last=False)
         if self._sink and batch.changed:
@@ -179,11 +192,9 @@ class Pipeline:
             reason, message = "DEADLINE_PASSED", "the deadline passed before the command started"
             raise errors.DeadlinePassed(reason, message)
         loaded = batch.loaded.get(key)
-        if loaded is None:
-            if not isinstance(command, OpenCreditLine):
-                reason, message = "CUSTOMER_NOT_FOUND", "no such customer"
-                raise errors.NotFound(reason, message)
-            loaded = batch.new_customer(key)
+        if loaded is None or not (loaded.customer.sequence or isinstance(command, OpenCreditLine)):
+            reason, message = "CUSTOMER_NOT_FOUND", "no such customer"
+            raise errors.NotFound(reason, message)
         remembers = bool(request_id) and not getattr(command, "validate_only", False)
         if remembers and (known := batch.request(key, request_id)) is not None:
             return self._repeat(batch, known, command)

@@ -32,7 +32,7 @@ class StoreInUse(Exception):
     """Another process serves this store."""
 
 
-class CustomerRow(msgspec.Struct, frozen=True):
+class CustomerRow(msgspec.Struct, frozen=True, gc=False):
     """State of a customer as stored. `next_lapse_us` is when the clock will next end a hold; 0 when no hold is open."""
 
     key: CustomerKey
@@ -42,7 +42,7 @@ class CustomerRow(msgspec.Struct, frozen=True):
     profile: bytes
 
 
-class PurchaseRow(msgspec.Struct, frozen=True):
+class PurchaseRow(msgspec.Struct, frozen=True, gc=False):
     """A purchase as stored. `lapses_us` is 0 unless its hold is open; `owed_since` is 0 unless principal is owed."""
 
     key: CustomerKey
@@ -52,7 +52,7 @@ class PurchaseRow(msgspec.Struct, frozen=True):
     state: bytes
 
 
-class PaymentRow(msgspec.Struct, frozen=True):
+class PaymentRow(msgspec.Struct, frozen=True, gc=False):
     """A payment as stored."""
 
     key: CustomerKey
@@ -60,7 +60,7 @@ class PaymentRow(msgspec.Struct, frozen=True):
     state: bytes
 
 
-class RequestRow(msgspec.Struct, frozen=True):
+class RequestRow(msgspec.Struct, frozen=True, gc=False):
     """What a request id came to. `reply` is empty once forgotten, and for purchases: the journal has them."""
 
     key: CustomerKey
@@ -71,7 +71,7 @@ class RequestRow(msgspec.Struct, frozen=True):
     reply: bytes
 
 
-class EntryRow(msgspec.Struct, frozen=True):
+class EntryRow(msgspec.Struct, frozen=True, gc=False):
     """One journal entry. `position` is its place in commit order within its writer's lane."""
 
     key: CustomerKey
@@ -87,7 +87,7 @@ class EntryRow(msgspec.Struct, frozen=True):
     hash: bytes
 
 
-class BatchRow(msgspec.Struct, frozen=True):
+class BatchRow(msgspec.Struct, frozen=True, gc=False):
     """One commit: the Merkle root of its entries, chained to the commit before it."""
 
     sequence: int
@@ -131,8 +131,14 @@ class Reads(Protocol):
 class Transaction(Reads, Protocol):
     """One atomic unit of work of the only writer of its lane."""
 
-    def request(self, key: CustomerKey, request_id: str) -> RequestRow | None:
-        """Return what a request id came to."""
+    def customers(self, keys: Sequence[CustomerKey]) -> Sequence[CustomerRow]:
+        """Return the states of those of the customers that exist, in any order."""
+
+    def requests(self, ids: Sequence[tuple[CustomerKey, str]]) -> Sequence[RequestRow]:
+        """Return what those of the request ids that were used came to, in any order."""
+
+    def purchases(self, ids: Sequence[tuple[CustomerKey, str]]) -> Sequence[PurchaseRow]:
+        """Return those of the purchases that exist, in any order."""
 
     def owed(self, key: CustomerKey) -> Sequence[PurchaseRow]:
         """Return the customer's purchases that owe principal, by (owed_since, transaction_id)."""

@@ -14,7 +14,7 @@ from riskgate_server.domain.ledger.holds import Purchase
 from riskgate_server.domain.ledger.repayment import Payment
 
 
-class DecisionReply(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class DecisionReply(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=1):
     """A purchase was decided as entry `sequence` (0 for validate_only)."""
 
     key: CustomerKey
@@ -24,7 +24,7 @@ class DecisionReply(msgspec.Struct, frozen=True, array_like=True, tag=1):
     decided: PurchaseDecided
 
 
-class HoldReply(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class HoldReply(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=2):
     """A hold as it stands after a command."""
 
     key: CustomerKey
@@ -33,7 +33,7 @@ class HoldReply(msgspec.Struct, frozen=True, array_like=True, tag=2):
     to_credit_minor: int = 0
 
 
-class PaymentReply(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class PaymentReply(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=3):
     """A payment as it stands after a command."""
 
     key: CustomerKey
@@ -42,7 +42,7 @@ class PaymentReply(msgspec.Struct, frozen=True, array_like=True, tag=3):
     available_minor: int
 
 
-class LineReply(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class LineReply(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=4):
     """A line as it stands at `at_us`, after entry `sequence`."""
 
     key: CustomerKey
@@ -53,7 +53,7 @@ class LineReply(msgspec.Struct, frozen=True, array_like=True, tag=4):
     lifted: bool = False
 
 
-class AnnotationReply(msgspec.Struct, frozen=True, array_like=True, tag=5):
+class AnnotationReply(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=5):
     """A decision's truth as recorded."""
 
     key: CustomerKey
@@ -63,7 +63,7 @@ class AnnotationReply(msgspec.Struct, frozen=True, array_like=True, tag=5):
     at_us: int
 
 
-class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=6):
+class Refusal(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=6):
     """A refusal by the domain, kept so that the same id is refused for ever."""
 
     family: str
@@ -72,13 +72,13 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=6):
     details: dict[str, str]
 
 
-class Settled(msgspec.Struct, frozen=True, array_like=True, tag=7):
+class Settled(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=7):
     """Lapsed holds were ended."""
 
     holds: int
 
 
-class Failed(msgspec.Struct, frozen=True, array_like=True, tag=8):
+class Failed(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=8):
     """The command had no effect, or an unknown one, for a reason that is not remembered."""
 
     family: str

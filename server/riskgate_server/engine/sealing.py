@@ -27,14 +27,14 @@ NONCE_SIZE: Final = 12
 GENESIS: Final = bytes(32)
 
 
-class ClearPart(msgspec.Struct, frozen=True, array_like=True):
+class ClearPart(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What anybody with the database may read of an entry."""
 
     event: Event
     transfers: tuple[Transfer, ...]
 
 
-class _State(msgspec.Struct, frozen=True, array_like=True):
+class _State(msgspec.Struct, frozen=True, gc=False, array_like=True):
     sequence: int
     last_us: int
     head: bytes

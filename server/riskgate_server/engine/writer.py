@@ -7,6 +7,7 @@ caller that gave up is the edge's business: here a command that started always f
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,12 @@ log = structlog.get_logger()
 
 BATCH_MAX: Final = 512
 """Commands in one commit."""
+
+LINGER_SECONDS: Final = 0.002
+"""How long a small batch waits for company, while callers come together: about what its commit costs alone."""
+
+LINGER_BELOW: Final = 32
+"""A batch of this many commands does not wait."""
 
 SWEEP_SECONDS: Final = 1.0
 """How often holds that lapsed unnoticed are ended."""
@@ -65,6 +72,7 @@ class Writer:
         self._batch_max = batch_max
         self._queue: SimpleQueue[tuple[Ticket, Command | None]] = SimpleQueue()
         self._swept_at = time.monotonic()
+        self._in_company = False
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
     def start(self) -> None:
@@ -93,16 +101,23 @@ class Writer:
 
     def _step(self) -> bool:
         taken: list[tuple[Ticket, Command | None]] = []
-        try:
+        with contextlib.suppress(Empty):
             taken.append(self._queue.get(timeout=SWEEP_SECONDS))
-            while len(taken) < self._batch_max:
-                taken.append(self._queue.get_nowait())
-        except Empty:
-            pass  # everything that waited is taken
+            self._take_waiting(taken)
+            # A lone caller never waits; callers that come together share a commit, which costs as much as they do.
+            if self._in_company and len(taken) < LINGER_BELOW:
+                time.sleep(LINGER_SECONDS)
+                self._take_waiting(taken)
+            self._in_company = len(taken) > 1
         batch = [(ticket, command) for ticket, command in taken if command is not None]
         if batch:
             self._run_batch(batch)
         return len(batch) == len(taken)
+
+    def _take_waiting(self, taken: list[tuple[Ticket, Command | None]]) -> None:
+        with contextlib.suppress(Empty):
+            while len(taken) < self._batch_max:
+                taken.append(self._queue.get_nowait())
 
     def _run_batch(self, batch: Sequence[tuple[Ticket, Command]]) -> None:
         try:

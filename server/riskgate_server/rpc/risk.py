@@ -39,7 +39,9 @@ class RiskServicer:
         """Decide about one purchase."""
         reply = await self._rooms.gateway.submit(self._command(request, call))
         assert isinstance(reply, DecisionReply)
-        return pb.CheckTransactionResponse(decision=self._rooms.write_decision(reply))
+        response = pb.CheckTransactionResponse()
+        self._rooms.write_decision(reply, response.decision)
+        return response
 
     def _command(self, request: pb.CheckTransactionRequest, call: Call) -> commands.CheckTransaction:
         if request.grant:
@@ -61,7 +63,8 @@ class RiskServicer:
         rooms = self._rooms
         rooms.door.charge(call.caller, len(request.checks) - 1)
         rooms.gateway.admit(len(request.checks))
-        results = [pb.CheckResult(request_id=check.request_id) for check in request.checks]
+        response = pb.BatchCheckTransactionsResponse()
+        results = [response.results.add(request_id=check.request_id) for check in request.checks]
         waiting = []
         batch = []
         for check, result in zip(request.checks, results, strict=True):
@@ -74,14 +77,14 @@ class RiskServicer:
         if batch:
             for result, reply in zip(waiting, await rooms.gateway.submit_many(batch), strict=True):
                 self._fill(result, reply)
-        return pb.BatchCheckTransactionsResponse(results=results)
+        return response
 
     def _fill(self, result: pb.CheckResult, reply: Reply) -> None:
         if isinstance(reply, Refusal | Failed):
             result.error.CopyFrom(proto_of(error_of(reply)))
         else:
             assert isinstance(reply, DecisionReply)
-            result.decision.CopyFrom(self._rooms.write_decision(reply))
+            self._rooms.write_decision(reply, result.decision)
 
     async def StreamCheckTransactions(
         self, incoming: Any, call: Call
@@ -143,7 +146,9 @@ class RiskServicer:
         rooms = self._rooms
         sequence = decision_sequence_from(request.decision_id)
         reply = await rooms.read(rooms.queries.decision, key_of(request, call), sequence)
-        return pb.GetDecisionResponse(decision=rooms.write_decision(reply))
+        response = pb.GetDecisionResponse()
+        rooms.write_decision(reply, response.decision)
+        return response
 
     async def ListDecisions(self, request: pb.ListDecisionsRequest, call: Call) -> pb.ListDecisionsResponse:
         """List decisions, newest first."""
@@ -156,17 +161,17 @@ class RiskServicer:
             before=position_of(request.page_token),
             limit=page_size_of(request),
         )
-        return pb.ListDecisionsResponse(
-            decisions=map(rooms.write_decision, page.decisions),
-            next_page_token=str(page.next_before or ""),
-        )
+        response = pb.ListDecisionsResponse(next_page_token=str(page.next_before or ""))
+        for reply in page.decisions:
+            rooms.write_decision(reply, response.decisions.add())
+        return response
 
     async def ExplainDecision(self, request: pb.ExplainDecisionRequest, call: Call) -> pb.ExplainDecisionResponse:
         """Return one decision with what the rules saw and made of it."""
         rooms = self._rooms
         sequence = decision_sequence_from(request.decision_id)
         explanation = await rooms.read(rooms.queries.explain, key_of(request, call), sequence)
-        return explanation_to_proto(explanation, rooms.write_decision(explanation.decision))
+        return explanation_to_proto(explanation, rooms.write_decision)
 
     async def WatchDecisions(
         self, request: pb.WatchDecisionsRequest, call: Call
@@ -189,7 +194,9 @@ class RiskServicer:
                     limit=WATCH_PAGE,
                 )
                 for place, reply in found:
-                    yield pb.WatchDecisionsResponse(decision=rooms.write_decision(reply), resume_token=str(place))
+                    response = pb.WatchDecisionsResponse(resume_token=str(place))
+                    rooms.write_decision(reply, response.decision)
+                    yield response
                 if not found:
                     await changed.wait()
                     changed.clear()

@@ -25,7 +25,7 @@ STRONG_STEP_UP_SCORE: Final = 600
 """From this risk score on a code is not proof enough: a device key must answer."""
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class Verdict(msgspec.Struct, frozen=True, gc=False):
     """What is answered to a purchase. Times in UTC µs, 0 where they do not apply."""
 
     outcome: Outcome

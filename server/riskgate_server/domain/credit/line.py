@@ -69,7 +69,7 @@ BLOCKS_MAX: Final = 64
 """Blocks that may stand on one line at once; one more is refused, since the line is stopped anyway."""
 
 
-class Block(msgspec.Struct, frozen=True, array_like=True):
+class Block(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Something that stops new spending. Times in UTC µs; `expires_us` 0 means it never lapses."""
 
     block_id: str
@@ -85,7 +85,7 @@ class Block(msgspec.Struct, frozen=True, array_like=True):
         return not self.expires_us or now_us < self.expires_us
 
 
-class CreditLine(msgspec.Struct, frozen=True, array_like=True):
+class CreditLine(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A line of credit: its books, its life cycle and its blocks."""
 
     line_id: str

@@ -16,7 +16,7 @@ _PARTS: Final = 1_000_000_000
 SEVERITY: Final = {outcome: severity for severity, outcome in enumerate(OUTCOMES)}
 
 
-class Assessment(msgspec.Struct, frozen=True):
+class Assessment(msgspec.Struct, frozen=True, gc=False):
     """What the rules make of one purchase, limits and blocks aside."""
 
     outcome: Outcome

@@ -107,7 +107,7 @@ FEATURES: Final[dict[str, tuple[str, str]]] = {
 """Name → (CEL type, meaning), in the order of `features`. Windows declared by a ruleset follow."""
 
 
-class LineFacts(msgspec.Struct, frozen=True):
+class LineFacts(msgspec.Struct, frozen=True, gc=False):
     """What the rules may know of the credit line before the purchase."""
 
     limit_minor: int

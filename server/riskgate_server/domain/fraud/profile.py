@@ -27,7 +27,7 @@ CATEGORY_COUNT_MAX: Final = 1_000_000
 """Counting purchases of one category stops here, so that a counter never outgrows its place."""
 
 
-class PurchaseFacts(msgspec.Struct, frozen=True):
+class PurchaseFacts(msgspec.Struct, frozen=True, gc=False):
     """What a caller said about one purchase. Empty text and None mean "not given"."""
 
     event_time_us: int
@@ -48,21 +48,21 @@ class PurchaseFacts(msgspec.Struct, frozen=True):
     """0 to 23 in the line's own time zone."""
 
 
-class KnownDevice(msgspec.Struct, frozen=True, array_like=True):
+class KnownDevice(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A device that has paid before, and since when."""
 
     device_id: str
     first_seen_us: int
 
 
-class KnownCategory(msgspec.Struct, frozen=True, array_like=True):
+class KnownCategory(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A merchant category bought from before, and how often."""
 
     merchant_category: str
     count: int
 
 
-class Place(msgspec.Struct, frozen=True, array_like=True):
+class Place(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Where and when the customer last paid."""
 
     latitude_e6: int
@@ -70,7 +70,7 @@ class Place(msgspec.Struct, frozen=True, array_like=True):
     event_time_us: int
 
 
-class Profile(msgspec.Struct, frozen=True, array_like=True):
+class Profile(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """
     The customer's own past. New fields go to the end and have a default, since profiles are stored.
 

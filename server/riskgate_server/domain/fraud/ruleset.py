@@ -72,7 +72,7 @@ _RESERVED: Final = frozenset(
 """Words CEL keeps for itself or already gives a meaning."""
 
 
-class Group(msgspec.Struct, frozen=True):
+class Group(msgspec.Struct, frozen=True, gc=False):
     """Rules that share a purpose, and what is answered when one of them cannot be evaluated."""
 
     name: str
@@ -81,7 +81,7 @@ class Group(msgspec.Struct, frozen=True):
     why: str
 
 
-class Rule(msgspec.Struct, frozen=True):
+class Rule(msgspec.Struct, frozen=True, gc=False):
     """One condition and what follows from it."""
 
     id: str
@@ -99,7 +99,7 @@ class Rule(msgspec.Struct, frozen=True):
     """Language → sentence for the customer; the same for all rules with this reason code."""
 
 
-class Ruleset(msgspec.Struct, frozen=True):
+class Ruleset(msgspec.Struct, frozen=True, gc=False):
     """Everything a ruleset says, checked in form but not yet in its expressions."""
 
     name: str

@@ -121,7 +121,7 @@ class History(msgspec.Struct, frozen=True, array_like=True, gc=False):
 EMPTY_HISTORY: Final = History()
 
 
-class WindowSpec(msgspec.Struct, frozen=True):
+class WindowSpec(msgspec.Struct, frozen=True, gc=False):
     """A declared velocity feature: which events, which aggregate, how far back."""
 
     name: str

@@ -28,7 +28,7 @@ class HoldState(IntEnum):
     EXPIRED = 4
 
 
-class Purchase(msgspec.Struct, frozen=True, array_like=True):
+class Purchase(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A purchase as last decided, with its hold. Amounts in minor units of the line's currency, times in UTC µs."""
 
     transaction_id: str
@@ -67,7 +67,7 @@ class Purchase(msgspec.Struct, frozen=True, array_like=True):
         return self.state is HoldState.PENDING and now_us >= self.lapses_us
 
 
-class CaptureTerms(msgspec.Struct, frozen=True):
+class CaptureTerms(msgspec.Struct, frozen=True, gc=False):
     """What a capture will book."""
 
     captured_minor: int

@@ -52,7 +52,7 @@ class Layer(IntEnum):
     POSTED = 1
 
 
-class Transfer(msgspec.Struct, frozen=True, array_like=True):
+class Transfer(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """`amount_minor` from `debit` to `credit` on one layer; always above zero."""
 
     debit: Account

@@ -17,14 +17,14 @@ class PaymentState(IntEnum):
     REVERSED = 2
 
 
-class Allocation(msgspec.Struct, frozen=True, array_like=True):
+class Allocation(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The share of a payment that repaid one purchase, in minor units."""
 
     transaction_id: str
     amount_minor: int
 
 
-class Payment(msgspec.Struct, frozen=True, array_like=True):
+class Payment(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A repayment as booked. Amounts in minor units of the line's currency, times in UTC µs."""
 
     payment_id: str

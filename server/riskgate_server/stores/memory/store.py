@@ -126,9 +126,17 @@ class MemoryTransaction(_MemoryReads):
         super().__init__(tables)
         self._writes: list[BatchWrite] = []
 
-    def request(self, key: CustomerKey, request_id: str) -> RequestRow | None:
-        """Return what a request id came to."""
-        return self._tables.requests.get((key, request_id))
+    def customers(self, keys: Sequence[CustomerKey]) -> Sequence[CustomerRow]:
+        """Return the states of those of the customers that exist."""
+        return [row for key in keys if (row := self.customer(key))]
+
+    def requests(self, ids: Sequence[tuple[CustomerKey, str]]) -> Sequence[RequestRow]:
+        """Return what those of the request ids that were used came to."""
+        return [row for asked in ids if (row := self._tables.requests.get(asked))]
+
+    def purchases(self, ids: Sequence[tuple[CustomerKey, str]]) -> Sequence[PurchaseRow]:
+        """Return those of the purchases that exist."""
+        return [row for key, transaction_id in ids if (row := self.purchase(key, transaction_id))]
 
     def owed(self, key: CustomerKey) -> Sequence[PurchaseRow]:
         """Return the purchases that owe principal."""

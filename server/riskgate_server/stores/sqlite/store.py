@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+import msgspec
+
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.ports import (
     BatchRow,
@@ -281,14 +283,34 @@ class _SQLiteReads:
 class SQLiteTransaction(_SQLiteReads):
     """Keeps `engine.ports.Transaction` on the writing connection."""
 
-    def request(self, key: CustomerKey, request_id: str) -> RequestRow | None:
-        """Return what a request id came to."""
-        row = self._one(
-            "SELECT fingerprint, sequence, at_us, reply FROM requests"
-            " WHERE tenant_id = ? AND customer_id = ? AND request_id = ?",
-            (*key, request_id),
+    def customers(self, keys: Sequence[CustomerKey]) -> Sequence[CustomerRow]:
+        """Return the states of those of the customers that exist."""
+        rows = self._all(
+            f"SELECT {_CUSTOMER} FROM json_each(?) AS asked CROSS JOIN customers"
+            " ON tenant_id = asked.value ->> 0 AND customer_id = asked.value ->> 1",
+            (_as_json(keys),),
         )
-        return RequestRow(key, request_id, *row) if row else None
+        return [_customer(row) for row in rows]
+
+    def requests(self, ids: Sequence[tuple[CustomerKey, str]]) -> Sequence[RequestRow]:
+        """Return what those of the request ids that were used came to."""
+        rows = self._all(
+            f"SELECT {_REQUEST} FROM json_each(?) AS asked CROSS JOIN requests"
+            " ON tenant_id = asked.value ->> 0 AND customer_id = asked.value ->> 1"
+            " AND request_id = asked.value ->> 2",
+            (_as_json([(*key, request_id) for key, request_id in ids]),),
+        )
+        return [RequestRow((row[0], row[1]), *row[2:]) for row in rows]
+
+    def purchases(self, ids: Sequence[tuple[CustomerKey, str]]) -> Sequence[PurchaseRow]:
+        """Return those of the purchases that exist."""
+        rows = self._all(
+            f"SELECT {_PURCHASE} FROM json_each(?) AS asked CROSS JOIN purchases"
+            " ON tenant_id = asked.value ->> 0 AND customer_id = asked.value ->> 1"
+            " AND transaction_id = asked.value ->> 2",
+            (_as_json([(*key, transaction_id) for key, transaction_id in ids]),),
+        )
+        return [_purchase(row) for row in rows]
 
     def owed(self, key: CustomerKey) -> Sequence[PurchaseRow]:
         """Return the purchases that owe principal."""
@@ -315,32 +337,21 @@ class SQLiteTransaction(_SQLiteReads):
 
     def write(self, batch: BatchWrite) -> None:
         """Add or replace everything in `batch`."""
-        db = self._db
         with _translated():
-            db.executemany(
-                "INSERT INTO customers VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (tenant_id, customer_id) DO UPDATE SET"
-                " sequence = excluded.sequence, next_lapse_us = excluded.next_lapse_us,"
-                " state = excluded.state, profile = excluded.profile",
-                [(*r.key, r.sequence, r.next_lapse_us, r.state, r.profile) for r in batch.customers],
+            self._insert(
+                _INTO_CUSTOMERS, [(*r.key, r.sequence, r.next_lapse_us, r.state, r.profile) for r in batch.customers]
             )
-            db.executemany(
-                "INSERT INTO purchases VALUES (?, ?, ?, ?, ?, ?)"
-                " ON CONFLICT (tenant_id, customer_id, transaction_id) DO UPDATE SET"
-                " lapses_us = excluded.lapses_us, owed_since = excluded.owed_since, state = excluded.state",
+            self._insert(
+                _INTO_PURCHASES,
                 [(*r.key, r.transaction_id, r.lapses_us, r.owed_since, r.state) for r in batch.purchases],
             )
-            if batch.payments:
-                db.executemany(
-                    "INSERT INTO payments VALUES (?, ?, ?, ?)"
-                    " ON CONFLICT (tenant_id, customer_id, payment_id) DO UPDATE SET state = excluded.state",
-                    [(*r.key, r.payment_id, r.state) for r in batch.payments],
-                )
-            db.executemany(
-                "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?)",
+            self._insert(_INTO_PAYMENTS, [(*r.key, r.payment_id, r.state) for r in batch.payments])
+            self._insert(
+                _INTO_REQUESTS,
                 [(*r.key, r.request_id, r.fingerprint, r.sequence, r.at_us, r.reply) for r in batch.requests],
             )
-            db.executemany(
-                f"INSERT INTO entries ({_ENTRY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            self._insert(
+                _INTO_ENTRIES,
                 [
                     (
                         *e.key, e.sequence, e.position, e.batch, e.at_us, e.tag, e.request_id, e.clear, e.nonce,
@@ -350,10 +361,67 @@ class SQLiteTransaction(_SQLiteReads):
                 ],
             )  # fmt: skip
             if (b := batch.batch) is not None:
-                db.execute(
-                    "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?)",
-                    (b.sequence, b.at_us, b.first_position, b.count, b.root, b.hash),
-                )
+                self._insert(_INTO_BATCHES, [(b.sequence, b.at_us, b.first_position, b.count, b.root, b.hash)])
+
+    def _insert(self, into: _Insert, rows: Sequence[tuple[Any, ...]]) -> None:
+        """
+        Insert rows by as few statements as possible.
+
+        Python lets go of its lock around every statement, and taking it back from a busy event loop costs
+        more than the insert: so many rows go in one statement, in powers of two to keep the statements few.
+        """
+        done = 0
+        while done < len(rows):
+            size = min(_ROWS_MAX, 1 << (len(rows) - done).bit_length() - 1)
+            chunk = rows[done : done + size]
+            self._db.execute(into.statement(size), [value for row in chunk for value in row])
+            done += size
+
+
+_ROWS_MAX: Final = 256
+
+
+class _Insert:
+    """An INSERT of any number of rows."""
+
+    def __init__(self, table: str, columns: str, on_conflict: str = "") -> None:
+        self._head = f"INSERT INTO {table} ({columns}) VALUES "
+        self._row = "(" + ", ".join("?" * len(columns.split(","))) + ")"
+        self._tail = on_conflict
+        self._statements: dict[int, str] = {}
+
+    def statement(self, rows: int) -> str:
+        """Return the statement for `rows` rows."""
+        found = self._statements.get(rows)
+        if found is None:
+            found = self._statements[rows] = self._head + ", ".join([self._row] * rows) + self._tail
+        return found
+
+
+_INTO_CUSTOMERS: Final = _Insert(
+    "customers",
+    _CUSTOMER,
+    " ON CONFLICT (tenant_id, customer_id) DO UPDATE SET sequence = excluded.sequence,"
+    " next_lapse_us = excluded.next_lapse_us, state = excluded.state, profile = excluded.profile",
+)
+_INTO_PURCHASES: Final = _Insert(
+    "purchases",
+    _PURCHASE,
+    " ON CONFLICT (tenant_id, customer_id, transaction_id) DO UPDATE SET"
+    " lapses_us = excluded.lapses_us, owed_since = excluded.owed_since, state = excluded.state",
+)
+_INTO_PAYMENTS: Final = _Insert(
+    "payments",
+    "tenant_id, customer_id, payment_id, state",
+    " ON CONFLICT (tenant_id, customer_id, payment_id) DO UPDATE SET state = excluded.state",
+)
+_INTO_REQUESTS: Final = _Insert("requests", _REQUEST)
+_INTO_ENTRIES: Final = _Insert("entries", _ENTRY)
+_INTO_BATCHES: Final = _Insert("batches", _BATCH)
+
+
+def _as_json(rows: Sequence[tuple[str, ...]]) -> str:
+    return msgspec.json.encode(rows).decode()
 
 
 class SQLiteSnapshot(_SQLiteReads):

@@ -1,0 +1,1 @@
+"""What a decision costs, beside what the RPC framework alone costs, in one run."""
