@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Final
 
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
@@ -42,11 +44,15 @@ def scopes_of(method: MethodDescriptor) -> frozenset[str]:
     return SCOPES_OF.get(method.containing_service.full_name) or required_scope(method)
 
 
+def now(seconds: int = 0) -> Timestamp:
+    return Timestamp(seconds=int(time.time()) + seconds, nanos=1)
+
+
 Sample = Callable[[], Message]
 
 SAMPLES: Final[dict[str, Sample]] = {
     "CheckTransaction": lambda: requests.buying(
-        phone="phone-1", location={"latitude": 1.5, "longitude": 103.8}, event_time=None
+        phone="phone-1", location={"latitude": 1.5, "longitude": 103.8}, event_time=now()
     ),
     "BatchCheckTransactions": lambda: risk_pb.BatchCheckTransactionsRequest(checks=[requests.buying()]),
     "StreamCheckTransactions": lambda: risk_pb.StreamCheckTransactionsRequest(check=requests.buying()),
@@ -57,18 +63,20 @@ SAMPLES: Final[dict[str, Sample]] = {
     ),
     "ExplainDecision": lambda: risk_pb.ExplainDecisionRequest(customer_id="ada", decision_id="d-2"),
     "WatchDecisions": lambda: risk_pb.WatchDecisionsRequest(customer_id="ada", resume_token="0"),
-    "OpenCreditLine": lambda: requests.opening(line_id=requests.new_id(), time_zone="Asia/Shanghai", product_id="x"),
+    "OpenCreditLine": lambda: requests.opening(
+        line_id=requests.new_id(), time_zone="Asia/Shanghai", product_id="x", event_time=now()
+    ),
     "GetCreditLine": lambda: line_pb.GetCreditLineRequest(customer_id="ada", line_id="main"),
     "ListCreditLines": lambda: line_pb.ListCreditLinesRequest(customer_id="ada"),
     "WatchCreditLine": lambda: line_pb.WatchCreditLineRequest(customer_id="ada", line_id="main"),
-    "PlaceBlock": lambda: requests.blocking(line_pb.BLOCK_KIND_HARDSHIP, line_id="main"),
+    "PlaceBlock": lambda: requests.blocking(line_pb.BLOCK_KIND_HARDSHIP, line_id="main", expire_time=now(60)),
     "LiftBlock": lambda: requests.lifting("b-4", line_id="main"),
     "CloseCreditLine": lambda: requests.closing(line_id="main"),
     "CaptureHold": lambda: requests.capturing("t-1", 10),
     "IncrementHold": lambda: requests.raising("t-1", 10),
     "VoidHold": lambda: requests.voiding("t-1"),
     "RefundCapture": lambda: requests.refunding("t-1", 1),
-    "RecordPayment": lambda: requests.paying(5, line_id="main"),
+    "RecordPayment": lambda: requests.paying(5, line_id="main", value_time=now()),
     "ReversePayment": lambda: requests.returning("p-1"),
     "GetHold": lambda: ledger_pb.GetHoldRequest(customer_id="ada", hold_id="t-1"),
     "ListHolds": lambda: ledger_pb.ListHoldsRequest(customer_id="ada", page_size=5, page_token="a"),

@@ -1,0 +1,126 @@
+"""Requests that break the contract: generated for every field of every request, from the rules the protos declare."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import grpc
+import pytest
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+
+from riskgate.credit.v1.credit_line_service_pb2 import BLOCK_KIND_FRAUD_SOFT
+from riskgate.risk.v1 import risk_service_pb2 as risk_pb
+from tests.rpc.calling import Api, Refused, refused, refused_by, refused_of
+from tests.rpc.contract import SERVED, sample
+from tests.rpc.invalid import broken
+from tests.rpc.requests import blocking, buying, capturing, money, open_line, opening, paying
+
+TELLTALE: Final = re.compile(
+    r"/work|/tmp|site-packages|Traceback|riskgate_server|sqlite|SELECT|INSERT|object at 0x|\.py\b|Error|Exception"
+)
+"""What no caller may ever read: paths, classes, statements."""
+
+SINGLE: Final = [m for m in SERVED if m.name not in {"BatchCheckTransactions", "StreamCheckTransactions"}]
+
+
+def verdict(api: Api, method: MethodDescriptor, message: Message) -> Refused | None:
+    try:
+        api.send(method, message.SerializeToString())
+    except grpc.RpcError as error:
+        return refused_of(error)
+    return None
+
+
+def of_batch(api: Api, check: risk_pb.CheckTransactionRequest) -> Refused | None:
+    (result,) = api.risk.BatchCheckTransactions(risk_pb.BatchCheckTransactionsRequest(checks=[check])).results
+    assert result.request_id == check.request_id
+    return refused_by(result.error) if result.HasField("error") else None
+
+
+@pytest.mark.parametrize("method", SINGLE, ids=lambda method: method.name)
+def test_a_field_that_breaks_its_rule_is_refused_by_its_path(ada: Api, method: MethodDescriptor) -> None:
+    wrong = []
+    for path, how, message in broken(sample(method)):
+        refusal = verdict(ada, method, message)
+        named = refusal is not None and refusal.code is grpc.StatusCode.INVALID_ARGUMENT and path in refusal.fields
+        if not named or TELLTALE.search(str(refusal)):
+            wrong.append(f"{path} {how}: {refusal}")
+
+    assert wrong == []
+
+
+def test_a_check_is_judged_alike_alone_in_a_batch_and_on_a_stream(ada: Api) -> None:
+    cases = [case.message for case in broken(sample(SERVED[0]))]
+    assert all(isinstance(case, risk_pb.CheckTransactionRequest) for case in cases)
+    checks = [case for case in cases if isinstance(case, risk_pb.CheckTransactionRequest)]
+
+    alone = [verdict(ada, SERVED[0], check) for check in checks]
+    batched = [of_batch(ada, check) for check in checks]
+    # One at a time: answers come in the order they are ready.
+    streamed = [
+        refused_by(answer.result.error)
+        for check in checks
+        for answer in ada.risk.StreamCheckTransactions(iter([risk_pb.StreamCheckTransactionsRequest(check=check)]))
+    ]
+
+    assert len(checks) > 100
+    assert batched == alone
+    assert streamed == alone
+
+
+def test_every_field_that_breaks_a_rule_is_named_at_once(ada: Api) -> None:
+    refusal = refused(lambda: ada.risk.CheckTransaction(buying("!", request_id="", merchant={"category_code": "x"})))
+
+    assert set(refusal.fields) == {"customer_id", "request_id", "merchant.merchant_id", "merchant.category_code"}
+
+
+def test_an_amount_must_be_positive_where_money_moves(ada: Api) -> None:
+    calls = {
+        "limit.amount_minor": lambda: ada.lines.OpenCreditLine(opening("bob", 0)),
+        "amount.amount_minor": lambda: ada.ledger.RecordPayment(paying(0)),
+    }
+
+    for path, call in calls.items():
+        refusal = refused(call)
+        assert (refusal.name, list(refusal.fields)) == ("INVALID_ARGUMENT AMOUNT_NOT_POSITIVE", [path])
+    negative = refused(lambda: ada.risk.CheckTransaction(buying(amount=-1)))
+    assert negative.name == "INVALID_ARGUMENT AMOUNT_NOT_POSITIVE"
+    nothing = refused(lambda: ada.ledger.CaptureHold(capturing("t", 0)))
+    assert nothing.name == "INVALID_ARGUMENT AMOUNT_NOT_POSITIVE"
+
+
+@pytest.mark.parametrize("field", ["amount", "merchant"])
+def test_a_purchase_needs_an_amount_and_a_merchant(ada: Api, field: str) -> None:
+    request = buying()
+    request.ClearField(field)  # type: ignore[arg-type]  # one of the names above
+
+    refusal = refused(lambda: ada.risk.CheckTransaction(request))
+
+    assert (refusal.name, list(refusal.fields)) == ("INVALID_ARGUMENT FIELD_INVALID", [field])
+
+
+def test_a_hold_shorter_than_a_minute_is_refused(ada: Api) -> None:
+    refusal = refused(lambda: ada.risk.CheckTransaction(buying(hold_lifetime_seconds=59)))
+
+    assert list(refusal.fields) == ["hold_lifetime_seconds"]
+
+
+def test_a_grant_is_not_taken_yet(ada: Api) -> None:
+    assert refused(lambda: ada.risk.CheckTransaction(buying(grant="x"))).name == "UNIMPLEMENTED NOT_SERVED_YET"
+
+
+def test_hostile_text_is_kept_as_it_is(api: Api) -> None:
+    actor = "a\r\nb\x00\u202e\U0001f600' OR 1=1 --"
+    open_line(api, actor_id=actor, decision_reference="\x1b[31m")
+
+    placed = api.lines.PlaceBlock(blocking(BLOCK_KIND_FRAUD_SOFT, actor_id=actor, note=actor))
+
+    assert placed.block.placed_by == actor
+
+
+def test_an_amount_in_the_smallest_and_largest_currency_is_exact(api: Api) -> None:
+    for currency in ("JPY", "CNY", "BHD", "CLF"):
+        line = api.lines.OpenCreditLine(opening(currency, 10**15, currency)).credit_line
+        assert line.available == money(10**15, currency)
