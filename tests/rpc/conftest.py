@@ -8,6 +8,7 @@ import pytest
 
 from riskgate_server.stores.access import registry
 from tests.rpc.calling import Api
+from tests.rpc.logs import Lines, logs
 from tests.rpc.requests import open_line
 from tests.rpc.serving import Deployment, Loop, Running, Tenant, serving
 
@@ -28,6 +29,13 @@ def running(loop: Loop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
         with serving(loop, deployment) as running:
             yield running
     deployment.close()
+
+
+@pytest.fixture
+def log() -> Iterator[Lines]:
+    """What the server logs during the test."""
+    with logs() as lines:
+        yield lines
 
 
 @pytest.fixture

@@ -59,16 +59,17 @@ class CreditLineServicer:
         """Send the line as it stands, then again after every change."""
         rooms = self._rooms
         key = key_of(request, call)
-        told = -1
-        with rooms.feed.customer(key) as changed:
+        told = pb.CreditLine()
+        with rooms.feed.customer(key) as changed, rooms.gateway.closing(changed.set):
             while True:
                 rooms.door.confirm(call.caller, "limit:read")
-                changed.clear()
                 reply = await rooms.read(rooms.queries.credit_line, key, request.line_id)
-                if reply.sequence != told:
-                    told = reply.sequence
-                    yield pb.WatchCreditLineResponse(credit_line=line_to_proto(reply))
-                await changed.wait()
+                line = line_to_proto(reply)
+                # Time alone changes a line too: a block lapses without an entry.
+                if line != told:
+                    told = line
+                    yield pb.WatchCreditLineResponse(credit_line=line)
+                await rooms.change(changed)
 
     async def PlaceBlock(self, request: pb.PlaceBlockRequest, call: Call) -> pb.PlaceBlockResponse:
         """Stop new spending."""

@@ -21,16 +21,17 @@ import structlog
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
+from google.rpc import code_pb2
 
 from riskgate.common.v1 import access_pb2
 from riskgate_server.domain.errors import (
-    DeadlinePassed,
     FieldViolation,
     InternalError,
     InvalidRequest,
     PermissionRefused,
     ResourceExhausted,
     RiskgateError,
+    Unavailable,
     Unimplemented,
 )
 from riskgate_server.rpc.callers import Authenticator, Caller, RateLimits
@@ -51,15 +52,16 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Call(msgspec.Struct, frozen=True):
-    """Who calls, and until when they wait. `deadline_us` is monotonic time."""
+    """Who calls, and until when they wait. `deadline_us` is monotonic time; `capped` says that it is the server's."""
 
     caller: Caller
     context: Context
     deadline_us: int
+    capped: bool = False
 
     def renewed(self) -> Call:
         """Return the call with the server's own deadline from now on: on a stream every item has one of its own."""
-        return msgspec.structs.replace(self, deadline_us=_deadline_us(None))
+        return msgspec.structs.replace(self, deadline_us=_deadline_us(DEADLINE_MAX_SECONDS))
 
 
 class Observer(Protocol):
@@ -120,7 +122,7 @@ class Door:
         if not any(map(caller.may, scopes)):
             raise _scope_missing(scopes)
         self._limits.take(caller)
-        return Call(caller, context, _deadline_us(context.time_remaining()))
+        return _call(caller, context, context.time_remaining())
 
     def charge(self, caller: Caller, cost: int) -> None:
         """Count further work of a call that was let in, such as the items of a batch."""
@@ -161,6 +163,17 @@ class Door:
                 *(FieldViolation(_path(v.proto.field), v.proto.message) for v in violations),
             )
 
+    def refusal(self, error: Exception, method: str, context: Context) -> RiskgateError:
+        """Return what a caller may be told: a refusal as it is, any other error as an id that finds it in the log."""
+        if not isinstance(error, RiskgateError):
+            return _logged_bug(method, error)
+        if isinstance(error, InternalError) and "error_id" not in error.details:
+            # The engine logged what happened when it happened; this line leads there.
+            return _logged_bug(method, None)
+        if status_of(error) in _LOGGED:
+            log.warning("call refused", method=method, reason=error.reason, peer=context.peer())
+        return error
+
     def _unary(
         self, method: MethodDescriptor, implementation: Method | None, scopes: frozenset[str]
     ) -> grpc.RpcMethodHandler[Any, Any]:
@@ -172,11 +185,13 @@ class Door:
             status = "OK"
             try:
                 call = self.enter(scopes, context)
-                return await _served(implementation)(self.decode(request_class, raw), call)
+                answering = _served(implementation)(self.decode(request_class, raw), call)
+                return await (_in_time(answering) if call.capped else answering)
             except grpc.aio.AbortError:
+                status = code_pb2.Code.Name(context.code())
                 raise
             except Exception as error:  # noqa: BLE001 - the last line: everything becomes a status
-                refusal = _refusal(error, name, context)
+                refusal = self.refusal(error, name, context)
                 status = name_of(refusal)
                 await context.abort_with_status(grpc_status_of(refusal))
             except asyncio.CancelledError:
@@ -184,8 +199,9 @@ class Door:
                     status = "CANCELLED"
                     raise
                 # Something inside raised it: left alone, the caller would hang until its own deadline.
-                status = name_of(_GIVEN_UP)
-                await context.abort_with_status(grpc_status_of(_GIVEN_UP))
+                refusal = given_up()
+                status = name_of(refusal)
+                await context.abort_with_status(grpc_status_of(refusal))
             finally:
                 self._observer.observe(name, status, time.perf_counter() - began)
 
@@ -210,9 +226,10 @@ class Door:
                 async for response in _served(implementation)(request, call):
                     await _write(response, context)
             except grpc.aio.AbortError:
+                status = code_pb2.Code.Name(context.code())
                 raise
             except Exception as error:  # noqa: BLE001 - the last line: everything becomes a status
-                refusal = _refusal(error, name, context)
+                refusal = self.refusal(error, name, context)
                 status = name_of(refusal)
                 await context.abort_with_status(grpc_status_of(refusal))
             except asyncio.CancelledError:
@@ -220,8 +237,9 @@ class Door:
                     status = "CANCELLED"
                     raise
                 # Something inside raised it: left alone, the caller would hang until its own deadline.
-                status = name_of(_GIVEN_UP)
-                await context.abort_with_status(grpc_status_of(_GIVEN_UP))
+                refusal = given_up()
+                status = name_of(refusal)
+                await context.abort_with_status(grpc_status_of(refusal))
             finally:
                 self._observer.observe(name, status, time.perf_counter() - began)
 
@@ -248,19 +266,35 @@ async def _write(response: Message, context: Context) -> None:
         ) from None
 
 
+async def _in_time(answering: Awaitable[Message]) -> Message:
+    """
+    Wait no longer than the server's own deadline.
+
+    Raises:
+        Unavailable: it passed. What had begun goes on, and the request's id tells what came of it.
+    """
+    waiting = asyncio.timeout(DEADLINE_MAX_SECONDS)
+    try:
+        async with waiting:
+            return await answering
+    except TimeoutError:
+        if waiting.expired():
+            raise given_up() from None
+        raise
+
+
 _LOGGED: Final = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
-_GIVEN_UP: Final = DeadlinePassed("DEADLINE_PASSED", "the call was given up inside the server")
 
 
-def _refusal(error: Exception, method: str, context: Context) -> RiskgateError:
-    """Return what a caller may be told: our own errors as they are, any other as an id that finds it in the log."""
-    if not isinstance(error, RiskgateError):
-        error_id = secrets.token_hex(8)
-        log.error("call failed", method=method, error_id=error_id, exc_info=error)
-        return InternalError("INTERNAL", "an internal error; it is logged", error_id=error_id)
-    if status_of(error) in _LOGGED:
-        log.warning("call refused", method=method, reason=error.reason, peer=context.peer())
-    return error
+def given_up() -> Unavailable:
+    """Return what is said of work that was left alone half way: it may have its effect or not."""
+    return Unavailable("OUTCOME_UNKNOWN", "the call was given up inside the server; repeat the same request id")
+
+
+def _logged_bug(method: str, error: Exception | None) -> InternalError:
+    error_id = secrets.token_hex(8)
+    log.error("call failed", method=method, error_id=error_id, exc_info=error)
+    return InternalError("INTERNAL", "an internal error; it is logged", error_id=error_id)
 
 
 def _served(implementation: _Served | None) -> _Served:
@@ -275,8 +309,13 @@ def _scope_missing(scopes: Collection[str]) -> PermissionRefused:
     return PermissionRefused("SCOPE_MISSING", "the credential lacks the scope this call needs", scope=named)
 
 
-def _deadline_us(remaining_seconds: float | None) -> int:
-    seconds = DEADLINE_MAX_SECONDS if remaining_seconds is None else min(remaining_seconds, DEADLINE_MAX_SECONDS)
+def _call(caller: Caller, context: Context, remaining_seconds: float | None) -> Call:
+    if remaining_seconds is None or remaining_seconds > DEADLINE_MAX_SECONDS:
+        return Call(caller, context, _deadline_us(DEADLINE_MAX_SECONDS), capped=True)
+    return Call(caller, context, _deadline_us(remaining_seconds))
+
+
+def _deadline_us(seconds: float) -> int:
     return int((time.monotonic() + seconds) * 1_000_000)
 
 

@@ -8,7 +8,8 @@ and its place is free again only when the writer is done with it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from riskgate_server.domain.errors import ResourceExhausted, Unavailable
@@ -40,6 +41,7 @@ class Gateway:
         self._waiting_max = waiting_max
         self._next_ticket = 0
         self._writer: Writer | None = None
+        self._tell_closing: list[Callable[[], object]] = []
 
     @property
     def waiting(self) -> int:
@@ -51,8 +53,29 @@ class Gateway:
         self._writer = writer
 
     def close(self) -> None:
-        """Refuse every further command."""
+        """Refuse every further command, and tell those who listen for it."""
         self._writer = None
+        for tell in tuple(self._tell_closing):
+            tell()
+
+    @contextmanager
+    def closing(self, tell: Callable[[], object]) -> Iterator[None]:
+        """Have `tell` called when the gateway closes: streams would keep a stopping server waiting."""
+        self._tell_closing.append(tell)
+        try:
+            yield
+        finally:
+            self._tell_closing.remove(tell)
+
+    def require_open(self) -> None:
+        """
+        Refuse while the server stops.
+
+        Raises:
+            Unavailable: the server is stopping.
+        """
+        if self._writer is None:
+            raise Unavailable("SHUTTING_DOWN", "the server is stopping; nothing was done")
 
     def admit(self, size: int = 1) -> None:
         """
@@ -62,8 +85,7 @@ class Gateway:
             ResourceExhausted: too much waits already.
             Unavailable: the server is stopping.
         """
-        if self._writer is None:
-            raise Unavailable("SHUTTING_DOWN", "the server is stopping; nothing was done")
+        self.require_open()
         if len(self._waiting) + size > self._waiting_max:
             raise ResourceExhausted(
                 "OVERLOADED", "the server has as much work as it can do", retry_after_seconds=RETRY_AFTER_SECONDS

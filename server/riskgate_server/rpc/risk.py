@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from riskgate.risk.v1 import risk_service_pb2 as pb
-from riskgate_server.domain.errors import RiskgateError, Unimplemented
+from riskgate_server.domain.errors import Unimplemented
 from riskgate_server.domain.journal import Label, Outcome
 from riskgate_server.engine import commands
 from riskgate_server.engine.queries import position_of
@@ -19,7 +19,7 @@ from riskgate_server.rpc.convert import (
     explanation_to_proto,
     time_from,
 )
-from riskgate_server.rpc.door import Call, end_of_stream
+from riskgate_server.rpc.door import Call, end_of_stream, given_up
 from riskgate_server.rpc.service import Rooms, key_of, page_size_of
 from riskgate_server.rpc.status import proto_of
 
@@ -27,6 +27,9 @@ IN_FLIGHT_MAX: Final = 256
 """Purchases of one stream that are decided at the same time; the stream is not read further until one is done."""
 
 WATCH_PAGE: Final = 500
+
+ITEM: Final = "riskgate.risk.v1.RiskService/CheckTransaction"
+"""What an item of a batch or a stream is called in the log: the call it stands for."""
 
 
 class RiskServicer:
@@ -72,33 +75,45 @@ class RiskServicer:
                 rooms.door.validate(check)
                 batch.append(self._command(check, call))
                 waiting.append(result)
-            except RiskgateError as error:
-                result.error.CopyFrom(proto_of(error))
+            except Exception as error:  # noqa: BLE001 - one bad item spoils only itself, whatever is bad about it
+                self._refuse(result, error, call)
         if batch:
             for result, reply in zip(waiting, await rooms.gateway.submit_many(batch), strict=True):
-                self._fill(result, reply)
+                self._fill(result, reply, call)
         return response
 
-    def _fill(self, result: pb.CheckResult, reply: Reply) -> None:
+    def _fill(self, result: pb.CheckResult, reply: Reply, call: Call) -> None:
         if isinstance(reply, Refusal | Failed):
-            result.error.CopyFrom(proto_of(error_of(reply)))
+            self._refuse(result, error_of(reply), call)
         else:
             assert isinstance(reply, DecisionReply)
             self._rooms.write_decision(reply, result.decision)
+
+    def _refuse(self, result: pb.CheckResult, error: Exception, call: Call) -> None:
+        result.error.CopyFrom(proto_of(self._rooms.door.refusal(error, ITEM, call.context)))
 
     async def StreamCheckTransactions(
         self, incoming: Any, call: Call
     ) -> AsyncIterator[pb.StreamCheckTransactionsResponse]:
         """Decide about purchases as they come, and answer each as soon as it is decided."""
+        gateway = self._rooms.gateway
         answers: asyncio.Queue[pb.StreamCheckTransactionsResponse | None] = asyncio.Queue()
         room = asyncio.Semaphore(IN_FLIGHT_MAX)
 
+        async def read_all(deciding: asyncio.TaskGroup) -> None:
+            while (raw := await call.context.read()) is not end_of_stream:
+                await room.acquire()
+                deciding.create_task(self._answer(raw, call, answers))
+
         async def take_all() -> None:
-            async with asyncio.TaskGroup() as deciding:
-                while (raw := await call.context.read()) is not end_of_stream:
-                    await room.acquire()
-                    deciding.create_task(self._answer(raw, call, answers))
-            await answers.put(None)
+            try:
+                async with asyncio.TaskGroup() as deciding:
+                    reading = deciding.create_task(read_all(deciding))
+                    # A stopping server reads no further; what it has read it answers.
+                    with gateway.closing(reading.cancel):
+                        await asyncio.wait({reading})
+            finally:
+                await answers.put(None)
 
         taking = asyncio.create_task(take_all())
         try:
@@ -107,6 +122,7 @@ class RiskServicer:
                 # Only now, so that a reader who does not read stops us from deciding further.
                 room.release()
             await taking
+            gateway.require_open()
         finally:
             taking.cancel()
 
@@ -123,9 +139,15 @@ class RiskServicer:
             self._rooms.door.confirm(call.caller, "risk:check")
             self._rooms.door.validate(check)
             command = self._command(check, call.renewed())
-            self._fill(result, await self._rooms.gateway.submit(command))
-        except RiskgateError as error:
-            result.error.CopyFrom(proto_of(error))
+            self._fill(result, await self._rooms.gateway.submit(command), call)
+        except Exception as error:  # noqa: BLE001 - one bad item spoils only itself, whatever is bad about it
+            self._refuse(result, error, call)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody cancelled this item: something inside raised it.
+            self._refuse(result, given_up(), call)
         await answers.put(pb.StreamCheckTransactionsResponse(result=result))
 
     async def AnnotateDecision(self, request: pb.AnnotateDecisionRequest, call: Call) -> pb.AnnotateDecisionResponse:
@@ -178,7 +200,7 @@ class RiskServicer:
     ) -> AsyncIterator[pb.WatchDecisionsResponse]:
         """Stream decisions as they become durable."""
         rooms = self._rooms
-        with rooms.feed.everything() as changed:
+        with rooms.feed.everything() as changed, rooms.gateway.closing(changed.set):
             if request.resume_token:
                 position = position_of(request.resume_token)
             else:
@@ -186,6 +208,7 @@ class RiskServicer:
             yield pb.WatchDecisionsResponse(resume_token=str(position))
             while True:
                 rooms.door.confirm(call.caller, "risk:read")
+                before = position
                 found, position = await rooms.read(
                     rooms.queries.decisions_after,
                     position,
@@ -197,6 +220,6 @@ class RiskServicer:
                     response = pb.WatchDecisionsResponse(resume_token=str(place))
                     rooms.write_decision(reply, response.decision)
                     yield response
-                if not found:
-                    await changed.wait()
-                    changed.clear()
+                # A page may hold nothing for this watcher and yet not be the last.
+                if position == before:
+                    await rooms.change(changed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, Final, Protocol, TypeVar
@@ -19,6 +20,9 @@ from riskgate_server.rpc.feed import Feed
 from riskgate_server.rpc.gateway import Gateway
 
 _T = TypeVar("_T")
+
+CONFIRM_SECONDS: Final = 2.0
+"""How often a watcher to whom nothing happens is asked for its rights again."""
 
 PAGE_SIZE: Final = 50
 """Items on a page unless the request says otherwise."""
@@ -49,7 +53,28 @@ class Rooms(msgspec.Struct, frozen=True):
 
     async def read(self, question: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
         """Ask the store a question without keeping the event loop waiting."""
-        return await asyncio.get_running_loop().run_in_executor(self.readers, lambda: question(*args, **kwargs))
+
+        def ask() -> _T:
+            try:
+                return question(*args, **kwargs)
+            except StopIteration as error:
+                # The one exception that cannot cross a future: left alone, the caller would hang.
+                raise RuntimeError(question) from error
+
+        return await asyncio.get_running_loop().run_in_executor(self.readers, ask)
+
+    async def change(self, changed: asyncio.Event) -> None:
+        """
+        Wait for a watcher's next commit, or until its caller's rights should be looked at again.
+
+        Raises:
+            Unavailable: the server is stopping.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CONFIRM_SECONDS):
+                await changed.wait()
+        changed.clear()
+        self.gateway.require_open()
 
     def head(self, request: Any, call: Call) -> dict[str, Any]:
         """Return what every command of this request carries."""
