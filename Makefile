@@ -1,7 +1,7 @@
 # Every target works as the first command ever run in a bare clone: python3 (3.11 or newer) and make suffice.
 
 .DEFAULT_GOAL := help
-.PHONY: help test check format protos lock clean bench
+.PHONY: help test check format protos lock clean bench demo loadtest
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -34,3 +34,9 @@ clean:  ## Remove what can be built again, the environment too
 
 bench: .venv/.built  ## What a decision costs beside a bare echo of the RPC framework; writes bench-results/latest.json
 	.venv/bin/python -m scripts.bench
+
+demo: .venv/.built  ## Let a simulated city live on a real server for four weeks, and tell what came of it
+	@.venv/bin/python scripts/demo.py
+
+loadtest: .venv/.built  ## Put a fixed schedule of calls on a running server: make loadtest ARGS="--ca … --api-key-file … --rate 300"
+	@.venv/bin/python scripts/loadtest.py $(or $(ARGS),--help)

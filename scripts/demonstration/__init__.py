@@ -1,0 +1,1 @@
+"""`make demo`: a city lives for four weeks on a real server, and what came of it is told."""

@@ -1,0 +1,96 @@
+"""How a script is told where the server is and who calls."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+import msgspec
+
+from riskgate_client import AsyncRiskgate, Retry
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+KEY_VARIABLE: Final = "RISKGATE_API_KEY"
+TIMEOUT_SECONDS: Final = 30.0
+
+
+class Connection(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the server is, and the credential. Plain data: it may be handed to another process."""
+
+    address: str
+    ca: bytes
+    api_key: str | None = None
+    certificate: bytes | None = None
+    key: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"Connection({self.address}, ***)"
+
+    def client(self, *, timeout_seconds: float = TIMEOUT_SECONDS, retry: Retry | None = None) -> AsyncRiskgate:
+        """Return a client. Make it where the event loop runs."""
+        return AsyncRiskgate(
+            self.address,
+            ca=self.ca,
+            api_key=self.api_key,
+            certificate=self.certificate,
+            key=self.key,
+            timeout=timeout_seconds,
+            retry=retry,
+        )
+
+
+def connection_options(function: _F) -> _F:
+    """Add the options of `connection`."""
+    file = click.Path(path_type=Path, exists=True, dir_okay=False)
+    for option in (
+        click.option("--private-key", "key_path", type=file, help="Private key of --certificate."),
+        click.option(
+            "--certificate", "certificate_path", type=file, help="Client certificate; use the port for certificates."
+        ),
+        click.option(
+            "--api-key-file",
+            type=file,
+            help=f"File with the API key. The key itself may be in {KEY_VARIABLE}; it is never an argument, "
+            "which others on the machine could read.",
+        ),
+        click.option("--ca", "ca_path", type=file, required=True, help="Certificate of the server's authority."),
+        click.option("--address", default="localhost:7444", show_default=True, help="Host and port of the server."),
+    ):
+        function = option(function)
+    return function
+
+
+def connection(
+    *,
+    address: str,
+    ca_path: Path,
+    api_key_file: Path | None,
+    certificate_path: Path | None,
+    key_path: Path | None,
+) -> Connection:
+    """
+    Return the connection that was asked for.
+
+    Raises:
+        click.UsageError: there is not exactly one credential.
+    """
+    api_key = api_key_file.read_text("utf-8").strip() if api_key_file else None
+    if certificate_path is None and api_key is None:
+        api_key = os.environ.get(KEY_VARIABLE)
+    if (certificate_path is None) != (key_path is None):
+        raise click.UsageError("--certificate and --private-key go together")
+    if (certificate_path is None) == (not api_key):
+        raise click.UsageError(
+            f"give one credential: --api-key-file, {KEY_VARIABLE}, or --certificate with --private-key"
+        )
+    return Connection(
+        address=address,
+        ca=ca_path.read_bytes(),
+        api_key=api_key or None,
+        certificate=certificate_path.read_bytes() if certificate_path else None,
+        key=key_path.read_bytes() if key_path else None,
+    )
