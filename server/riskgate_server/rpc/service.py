@@ -84,7 +84,10 @@ class Rooms(msgspec.Struct, frozen=True):
             "customer_id": request.customer_id,
             "request_id": request.request_id,
             # Deterministic, so that the order of fields on the wire does not matter; unknown fields count as content.
-            "fingerprint": self.fingerprint(request.SerializeToString(deterministic=True)),
+            # So does the kind of request: a capture and a void may be the same bytes.
+            "fingerprint": self.fingerprint(
+                request.DESCRIPTOR.full_name.encode() + b"\0" + request.SerializeToString(deterministic=True)
+            ),
             "caller_id": caller.caller_id,
             "deadline_us": call.deadline_us,
         }
