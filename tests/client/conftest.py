@@ -7,8 +7,17 @@ import pytest
 from riskgate_client import Retry, Riskgate
 from tests.client.drivers import CLIENTS, Connect
 from tests.client.scripted import ScriptedEngine, authority, serve
+from tests.rpc.serving import Loop
 
 IMPATIENT = Retry(attempts_max=4, pause_first_seconds=0.001, pause_max_seconds=0.004, outage_max_seconds=5.0)
+
+
+@pytest.fixture(scope="session")
+def loop() -> Iterator[Loop]:
+    """Where asyncio clients live, and real engines."""
+    loop = Loop()
+    yield loop
+    loop.close()
 
 
 @pytest.fixture
@@ -21,9 +30,9 @@ def engine() -> Iterator[ScriptedEngine]:
 
 
 @pytest.fixture(params=CLIENTS)
-def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
+def connect(request: pytest.FixtureRequest, loop: Loop) -> Iterator[Connect]:
     """Either client's constructor; closes what was made."""
-    with CLIENTS[request.param]() as connect:
+    with CLIENTS[request.param](loop) as connect:
         yield connect
 
 

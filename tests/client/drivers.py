@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self, cast
 
 from riskgate_client import AsyncRiskgate, Riskgate
 from riskgate_client.caller import Service
+from tests.rpc.serving import Loop
 
 Connect = Callable[..., Riskgate]
 
 
 @contextmanager
-def blocking() -> Iterator[Connect]:
+def blocking(_loop: Loop) -> Iterator[Connect]:
     """Connect with `Riskgate`."""
     made: list[Riskgate] = []
 
@@ -30,11 +30,8 @@ def blocking() -> Iterator[Connect]:
 
 
 @contextmanager
-def asynchronous() -> Iterator[Connect]:
+def asynchronous(loop: Loop) -> Iterator[Connect]:
     """Connect with `AsyncRiskgate`, dressed up as `Riskgate`."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
     made: list[Any] = []
 
     def connect(*args: Any, **kwargs: Any) -> Riskgate:
@@ -44,10 +41,6 @@ def asynchronous() -> Iterator[Connect]:
     yield connect
     for gate in made:
         gate.close()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()
 
 
 END = object()
@@ -57,7 +50,7 @@ CLIENTS = {"blocking": blocking, "asyncio": asynchronous}
 class OnLoop:
     """Something that lives on an event loop of another thread, used from here: what it awaits is waited for."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, inner: Any) -> None:
+    def __init__(self, loop: Loop, inner: Any) -> None:
         self._loop = loop
         self._inner = inner
 
@@ -66,7 +59,7 @@ class OnLoop:
             result = self._inner(*map(_asynchronous, args), **kwargs)
             return await result if inspect.isawaitable(result) else result
 
-        return self._dressed(asyncio.run_coroutine_threadsafe(call(), self._loop).result())
+        return self._dressed(self._loop.begin(call()).result())
 
     def _dressed(self, value: Any) -> Any:
         living = callable(value) or isinstance(value, AsyncRiskgate | Service | AsyncIterable)

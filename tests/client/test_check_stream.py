@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2
 from riskgate.risk.v1 import risk_service_pb2 as pb
 from riskgate_client import (
     Call,
+    Cancelled,
     CheckResult,
     DeadlineExceeded,
     Decision,
@@ -320,6 +321,23 @@ def test_only_purchases_can_be_streamed(engine: ScriptedEngine, gate: Riskgate) 
 
     with pytest.raises(TypeError, match=r"described with check\(\.\.\.\), not GetCreditLine"):
         list(gate.risk.check_stream([line_calls.get("ada")]))  # type: ignore[list-item]  # what is tested
+
+
+def test_a_stream_needs_time(gate: Riskgate) -> None:
+    with pytest.raises(ValueError, match="above zero"):
+        gate.risk.check_stream([], timeout=0)
+
+
+def test_closing_the_client_ends_a_stream(engine: ScriptedEngine, gate: Riskgate) -> None:
+    engine.plan(METHOD, Deciding(1, then=never()))
+    results = gate.risk.check_stream(purchases(2))
+    next(results)
+    alarm = threading.Timer(0.2, gate.close)
+    alarm.start()
+
+    with pytest.raises(Cancelled):
+        next(results)
+    alarm.join()
 
 
 def test_a_purchase_of_many_has_no_deadline_of_its_own(gate: Riskgate) -> None:

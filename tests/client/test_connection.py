@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from riskgate.credit.v1 import assessment_service_pb2 as assessment_pb
 from riskgate.credit.v1.assessment_service_pb2_grpc import AssessmentServiceStub
 from riskgate_client import (
     AsyncRiskgate,
+    Cancelled,
     DeadlineExceeded,
     Money,
     Riskgate,
@@ -184,6 +186,19 @@ def test_a_failed_call_of_a_stub_can_be_explained(engine: ScriptedEngine, gate: 
     error = error_from_rpc(failed.value)
     assert isinstance(error, riskgate_client.Unimplemented)
     assert error.reason == "NOT_SERVED_YET"
+
+
+def test_closing_the_client_ends_its_calls(engine: ScriptedEngine, gate: Riskgate) -> None:
+    engine.plan("CaptureHold", never())
+    alarm = threading.Timer(0.2, gate.close)
+    alarm.start()
+
+    with pytest.raises(Cancelled) as failed:
+        gate.ledger.capture(customer_id="ada", hold_id="T1")
+    alarm.join()
+
+    assert failed.value.effect_possible
+    assert failed.value.request_id
 
 
 def test_the_client_waits_for_an_engine_that_starts(engine: ScriptedEngine, gate: Riskgate) -> None:

@@ -1,12 +1,17 @@
 """
 A typed client of Riskgate.
 
-    with Riskgate("localhost:7444", ca="data/tls/ca.crt", api_key=key) as gate:
+    from riskgate_client import Money, Riskgate
+
+    with Riskgate("localhost:7444", ca="data/tls/ca.crt", api_key=api_key) as gate:
+        limit = Money("CNY", 500_000)
+        gate.lines.open(customer_id="ada", line_id="main", limit=limit, decision_reference="A-17", actor_id="ops")
         decision = gate.risk.check(
             customer_id="ada", transaction_id="T1", amount=Money("CNY", 12_900), merchant_id="M1", device_id="phone-1"
         )
         if decision.approved:
             gate.ledger.capture(customer_id="ada", hold_id="T1")
+        print(decision.outcome, gate.lines.get("ada").available)
 
 Answers are frozen dataclasses (see `riskgate_client.values`), refusals are exceptions (see
 `riskgate_client.errors`). Every call has a deadline, and is safely repeated while the engine cannot be

@@ -200,6 +200,8 @@ class CheckStream:
         self._checks = checks
         self._call = risk.stream()
         self._lease_seconds = LEASE_SECONDS if timeout is None else timeout
+        if self._lease_seconds <= 0:
+            raise ValueError("timeout must be above zero seconds")
         self._attempts = caller.attempts(self._call)
         self._stream: Any = None
         self._messages: Any = None

@@ -15,6 +15,8 @@ USER_AGENT: Final = f"riskgate-python/{__version__}"
 
 KEEPALIVE_SECONDS: Final = 60
 KEEPALIVE_TIMEOUT_SECONDS: Final = 20
+CONNECT_SECONDS: Final = 5
+"""How long one attempt to connect may take."""
 RECONNECT_FIRST_SECONDS: Final = 0.1
 RECONNECT_MAX_SECONDS: Final = 2
 """gRPC's own two minutes would keep us away long after the engine is back."""
@@ -28,7 +30,7 @@ OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     # A watch may be silent for hours, and yet we want to notice when nobody is there any more.
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", int(RECONNECT_FIRST_SECONDS * 1000)),
-    ("grpc.min_reconnect_backoff_ms", RECONNECT_MAX_SECONDS * 1000),
+    ("grpc.min_reconnect_backoff_ms", CONNECT_SECONDS * 1000),
     ("grpc.max_reconnect_backoff_ms", RECONNECT_MAX_SECONDS * 1000),
     ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
     ("grpc.max_send_message_length", SEND_BYTES_MAX),
