@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
@@ -146,6 +148,13 @@ class Backend:
         answer = await self.settle(lines.GetCreditLineRequest(customer_id=customer_id))
         assert answer.done, answer
         return lines.GetCreditLineResponse.FromString(answer.reply).credit_line
+
+
+@asynccontextmanager
+async def connections(deployment: Deployment, number: int, **named: float) -> AsyncIterator[list[Backend]]:
+    """Several connections to one deployment."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(Backend(deployment, **named)) for _ in range(number)]
 
 
 async def told(request: Message, call: grpc.aio.UnaryUnaryCall[Message, bytes], asked_at: float) -> Told:

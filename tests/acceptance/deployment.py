@@ -136,7 +136,8 @@ class Deployment:
     def must_run(self) -> None:
         """Fail, with what it said last, when the server has ended."""
         assert self.process is not None
-        assert self.process.poll() is None, f"the server ended: {self.log.read_text()[-2000:]}"
+        code = self.process.poll()
+        assert code is None, f"the server ended with {code}: {self.log.read_text()[-2000:]}"
 
     def events(self, name: str) -> int:
         """How often the log names an event."""

@@ -70,14 +70,30 @@ class ServerTLS(msgspec.Struct, frozen=True):
 
     def credentials(self, *, require_client: bool) -> grpc.ServerCredentials:
         """Return credentials for one port."""
+        known = self._read(require_client=require_client)
 
-        def current() -> grpc.ServerCertificateConfiguration:
-            return grpc.ssl_server_certificate_configuration(
-                [(self.read_key(), self.read_certificate())],
-                root_certificates=self.read_authority() if require_client else None,
-            )
+        def changed() -> grpc.ServerCertificateConfiguration | None:
+            # Only a change may be told: gRPC puts what it is given in the place of what the handshakes of other
+            # threads are just using, and without a lock; doing that at every handshake crashed the process.
+            nonlocal known
+            found = self._read(require_client=require_client)
+            if found == known:
+                return None
+            known = found
+            return _configuration(*found)
 
-        return grpc.dynamic_ssl_server_credentials(current(), current, require_client_authentication=require_client)
+        return grpc.dynamic_ssl_server_credentials(
+            _configuration(*known),
+            changed,  # type: ignore[arg-type]  # types-grpcio does not know that None means no change
+            require_client_authentication=require_client,
+        )
+
+    def _read(self, *, require_client: bool) -> tuple[bytes, bytes, bytes | None]:
+        return self.read_key(), self.read_certificate(), self.read_authority() if require_client else None
+
+
+def _configuration(key: bytes, certificate: bytes, authority: bytes | None) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(key, certificate)], root_certificates=authority)
 
 
 class RpcServer:
