@@ -84,6 +84,25 @@ def breaches(entries: Sequence[Entry]) -> list[str]:
     ]
 
 
+def overtaken(entries: Sequence[Entry]) -> list[str]:
+    """Return every entry that took or gave back more of a hold than was left of it."""
+    left: defaultdict[tuple[str, str], int] = defaultdict(int)
+    faults = []
+    for entry in entries:
+        event, change = entry.event, 0
+        if entry.tag == DECIDED:
+            left[entry.customer_id, event[1]] = event[11]
+        elif entry.tag == CAPTURED and not event[3]:
+            change = event[1] + event[2]
+        elif entry.tag in (VOIDED, EXPIRED):
+            change = event[1]
+        if change:
+            left[entry.customer_id, event[0]] -= change
+            if left[entry.customer_id, event[0]] < 0:
+                faults.append(f"entry {entry.position}: {event}")
+    return faults
+
+
 def lines(entries: Sequence[Entry]) -> dict[str, Line]:
     """Return every customer's line as the journal leaves it."""
     return {entry.customer_id: line for entry, line in prefixes(entries)}

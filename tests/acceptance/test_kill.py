@@ -74,18 +74,15 @@ async def kill_again_and_again(deployment: Deployment, load: Load, kills: int, p
     """Kill the server under load at random moments; return how long each new one took to its first answer."""
     chance = random.Random(kills)
     ready: list[float] = []
-    running = asyncio.create_task(load.run())
-    try:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(load.run())
         for _ in range(kills):
             await asyncio.sleep(chance.uniform(0.2, 0.6))
-            assert not running.done(), running.exception()
             deployment.kill()
             deployment.start(program=program)
             await first_answer(deployment)
             ready.append(time.monotonic() - deployment.started_at)
-    finally:
         load.stop()
-        await running
     return ready
 
 
