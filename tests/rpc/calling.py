@@ -83,11 +83,13 @@ class Channels:
             self._open[key] = self.new(port, pair)
         return self._open[key]
 
-    def new(self, port: int, pair: tuple[bytes, bytes] | None = None) -> grpc.Channel:
+    def new(
+        self, port: int, pair: tuple[bytes, bytes] | None = None, options: tuple[tuple[str, Any], ...] = ()
+    ) -> grpc.Channel:
         """Open a connection of its own; whoever asked closes it."""
         credentials = grpc.ssl_channel_credentials(self._ca, *(pair or (None, None)))
         # Without its own pool two channels with equal arguments would share one connection.
-        return grpc.secure_channel(f"localhost:{port}", credentials, [("grpc.use_local_subchannel_pool", 1)])
+        return grpc.secure_channel(f"localhost:{port}", credentials, [("grpc.use_local_subchannel_pool", 1), *options])
 
     def close(self) -> None:
         for channel in self._open.values():

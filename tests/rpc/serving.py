@@ -13,6 +13,9 @@ from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from urllib.request import urlopen
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from riskgate_server.bootstrap import Listening, Server
 from riskgate_server.cli.init import initialise
@@ -105,6 +108,23 @@ class Running:
         self.certificate_port = listening.certificate_port
         self.metrics_port = metrics_port
         self.channels = Channels(deployment.directory.ca_certificate.read_bytes())
+
+    def scrape(self) -> str:
+        """Return the metrics as Prometheus gets them."""
+        with urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5) as response:
+            text: str = response.read().decode()
+        return text
+
+    def calls(self, method: str, status: str) -> float:
+        """Return how many calls of a method ended so."""
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(self.scrape())
+            for sample in family.samples
+            if sample.name == "rpc_server_call_duration_seconds_count"
+            and sample.labels["rpc_method"].endswith(f"/{method}")
+            and sample.labels["rpc_response_status_code"] == status
+        )
 
     def keyed(self, api_key: str) -> Api:
         """Return the calls as the holder of a key makes them."""

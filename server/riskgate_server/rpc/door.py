@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from contextlib import aclosing
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc
@@ -72,7 +73,7 @@ class Observer(Protocol):
 
 
 Method = Callable[[Any, Call], Awaitable[Message]]
-StreamMethod = Callable[[Any, Call], AsyncIterator[Message]]
+StreamMethod = Callable[[Any, Call], AsyncGenerator[Message, None]]
 _Served = TypeVar("_Served")
 
 
@@ -223,8 +224,10 @@ class Door:
                 call = self.enter(scopes, context)
                 # A stream of requests decodes each as it arrives: one bad item spoils only itself.
                 request = incoming if method.client_streaming else self.decode(request_class, incoming)
-                async for response in _served(implementation)(request, call):
-                    await _write(response, context)
+                # Closed at once when a write fails: what the method listens to it must let go of.
+                async with aclosing(_served(implementation)(request, call)) as responses:
+                    async for response in responses:
+                        await _write(response, name, context)
             except grpc.aio.AbortError:
                 status = code_pb2.Code.Name(context.code())
                 raise
@@ -250,9 +253,13 @@ class Door:
         return make(handle, response_serializer=serializer)
 
 
-async def _write(response: Message, context: Context) -> None:
+async def _write(response: Message, method: str, context: Context) -> None:
     """
     Send one message of a stream.
+
+    A write waits once the reader's window and the connection's buffer are full. So does the status
+    that follows: a reader learns that it was dropped when it reads on, or never; either way nothing
+    more is kept for it.
 
     Raises:
         ResourceExhausted: the reader did not take it in time.
@@ -261,6 +268,7 @@ async def _write(response: Message, context: Context) -> None:
         async with asyncio.timeout(WRITE_SECONDS_MAX):
             await context.write(response)
     except TimeoutError:
+        log.warning("reader dropped", method=method, peer=context.peer())
         raise ResourceExhausted(
             "READER_TOO_SLOW", "the reader is too slow; resume with the last token", retry_after_seconds=1
         ) from None
