@@ -33,7 +33,7 @@ from tests.simulation.commands import CommandSource
 from tests.simulation.faults import COMMITTED, Crash, Fault, FaultyStore
 from tests.simulation.world import Auditor, Discrepancy, expect, plain
 
-STEPS: Final = (14, 22)
+STEPS: Final = (20, 50)
 """Fewest and most batches of one seed."""
 BATCH_MAX: Final = 9
 SQLITE_EVERY: Final = 4

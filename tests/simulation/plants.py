@@ -1,0 +1,137 @@
+"""Bugs planted on purpose, to show that the simulator would notice: a green that cannot turn red says nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from riskgate_server.domain.credit import authorisation
+from riskgate_server.domain.journal import Happening, HoldExpired
+from riskgate_server.domain.ledger import postings
+from riskgate_server.domain.ledger.holds import HoldState
+from riskgate_server.engine import commands as c
+from riskgate_server.engine import pipeline as pipeline_module
+from riskgate_server.engine import purchases, work
+from riskgate_server.engine.ports import StoreBroken
+from riskgate_server.engine.replies import Reply
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def reply_before_commit(patch: pytest.MonkeyPatch) -> None:
+    """The caller is answered although the commit then fails."""
+    execute, run = pipeline_module.Pipeline._execute, pipeline_module.Pipeline.run
+
+    def remembering(self: Any, batch: Any, command: c.Command) -> Reply:
+        reply = execute(self, batch, command)
+        told.append(reply)
+        return reply
+
+    told: list[Reply] = []
+
+    def eager(self: Any, commands: Sequence[c.Command]) -> list[Reply]:
+        told.clear()
+        try:
+            return run(self, commands)
+        except StoreBroken:
+            if len(told) == len(commands):
+                return list(told)
+            raise
+
+    patch.setattr(pipeline_module.Pipeline, "_execute", remembering)
+    patch.setattr(pipeline_module.Pipeline, "run", eager)
+
+
+def lost_idempotency_row(patch: pytest.MonkeyPatch) -> None:
+    """What a request id came to is not kept, once in a while."""
+    rows = work.Batch.rows
+
+    def forgetful(self: Any, tail: Any) -> Any:
+        written = rows(self, tail)
+        if len(written.requests) > 2:
+            written.requests.pop()
+        return written
+
+    patch.setattr(work.Batch, "rows", forgetful)
+
+
+def limit_read_outside_the_batch(patch: pytest.MonkeyPatch) -> None:
+    """The limit is read before the batch, so its second purchase does not see the first."""
+    load, judge = pipeline_module.Pipeline._load, authorisation.judge
+    stale: dict[tuple[int, str], postings.Books] = {}
+
+    def reading_early(self: Any, batch: Any, tx: Any, commands: Sequence[c.Command]) -> None:
+        load(self, batch, tx, commands)
+        stale.clear()
+        for loaded in batch.loaded.values():
+            stale.update({(line.opened_us, line.line_id): line.books for line in loaded.customer.lines})
+
+    def judging_late(line: Any, *rest: Any, **more: Any) -> Any:
+        if line is not None and (line.opened_us, line.line_id) in stale:
+            line = msgspec.structs.replace(line, books=stale[line.opened_us, line.line_id])
+        return judge(line, *rest, **more)
+
+    patch.setattr(pipeline_module.Pipeline, "_load", reading_early)
+    patch.setattr(purchases, "judge", judging_late)
+
+
+def expiry_counted_twice(patch: pytest.MonkeyPatch) -> None:
+    """A hold that lapsed gives its credit back a second time."""
+    settle = work.Work.settle_lapsed
+
+    def twice(self: Any) -> int:
+        count = settle(self)
+        for purchase in list(self.aggregate.purchases.values()):
+            if purchase.state is HoldState.EXPIRED:
+                back = purchase.expired_minor
+                self.record(Happening(HoldExpired(purchase.transaction_id, back), postings.release(back)))
+        return count
+
+    patch.setattr(work.Work, "settle_lapsed", twice)
+
+
+def commit_forgotten_by_the_cache(patch: pytest.MonkeyPatch) -> None:
+    """A batch that was rolled back is remembered as if it had been committed."""
+    keep = work.Batch.keep
+
+    def leaking(self: Any, done: Any) -> None:
+        keep(self, done)
+        caches[-1][done.key] = self.loaded[done.key]
+
+    caches: list[Any] = []
+    load = pipeline_module.Pipeline._load
+
+    def noting(self: Any, batch: Any, tx: Any, commands: Sequence[c.Command]) -> None:
+        caches[:] = [self._cache]
+        load(self, batch, tx, commands)
+
+    patch.setattr(work.Batch, "keep", leaking)
+    patch.setattr(pipeline_module.Pipeline, "_load", noting)
+
+
+PLANTS: Final[dict[str, Plant]] = {
+    plant.__name__: plant
+    for plant in (
+        reply_before_commit,
+        lost_idempotency_row,
+        limit_read_outside_the_batch,
+        expiry_counted_twice,
+        commit_forgotten_by_the_cache,
+    )
+}
+
+
+@contextmanager
+def _planted(name: str) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        PLANTS[name](patch)
+        yield
+
+
+def planted(name: str) -> AbstractContextManager[None]:
+    """The engine with one bug in it."""
+    return _planted(name)
