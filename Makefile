@@ -1,7 +1,7 @@
 # Every target works as the first command ever run in a bare clone: python3 (3.11 or newer) and make suffice.
 
 .DEFAULT_GOAL := help
-.PHONY: help test check format protos lock clean bench demo loadtest
+.PHONY: help test test-long simulate check format protos lock clean bench demo loadtest
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -13,6 +13,13 @@ help:  ## List the targets
 
 test: check  ## Run every check and every test
 	.venv/bin/python -m pytest
+
+test-long: .venv/.built  ## Run what takes long: thousands of random lives, minutes each
+	.venv/bin/python -m pytest -m long
+
+SEEDS ?= 1000
+simulate: .venv/.built  ## Run the simulator: make simulate SEEDS=1000 START=0
+	.venv/bin/python -m tests.simulation --seeds $(SEEDS) --start $(or $(START),0)
 
 check: .venv/.built  ## Lint, types, import rules, contract
 	@scripts/check
