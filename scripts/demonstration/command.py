@@ -23,13 +23,12 @@ from scripts.streaming.connect import Connection
 from scripts.streaming.progress import StreamProgress, console
 from scripts.streaming.purchase import GENUINE, Purchase
 from scripts.streaming.report import latency_table, money, outcome_table, plain_table, share
-from scripts.streaming.sender import Sender
+from scripts.streaming.sender import Sender, chunked
 from scripts.streaming.tally import Tally
 
 from riskgate_client import RiskgateError
 
-CHUNK: Final = 700
-"""About a day of the city: what is sent together may be out of order by so much between customers."""
+CHUNK: Final = 2_000
 READY_SECONDS: Final = 30.0
 GENUINE_APPROVED_LEAST: Final = 0.95
 _RATE: Final = 100_000
@@ -104,8 +103,8 @@ class Demonstration:
         began = time.monotonic()
         with progress:
             async with progress.following(lambda: sender.answered):
-                for start in range(0, len(purchases), CHUNK):
-                    await sender.send(purchases[start : start + CHUNK])
+                for chunk in chunked(purchases, CHUNK, lambda purchase: purchase.at_us):
+                    await sender.send(chunk)
         self._tally.counts.seconds = time.monotonic() - began
         self._owed_minor = sum(account.owed_minor for account in sender.accounts.values())
         if sender.answered != len(purchases):

@@ -98,7 +98,7 @@ def _asked(given: dict[str, Any]) -> tuple[Connection, Load]:
 
 
 async def _open(out: Console, connected: Connection, load: Load) -> None:
-    with StreamProgress(out, "opening lines", load.customers, state=lambda: "") as progress:
+    with StreamProgress(out, "opening lines", load.customers, state=str) as progress:
         await open_customers(connected, load, progress.show)
 
 
@@ -113,7 +113,7 @@ def _drive(out: Console, connected: Connection, load: Load, processes: int) -> l
     # Spawned, not forked: gRPC's threads do not survive a fork.
     pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
     total = round(ends - begin)
-    with pool, StreamProgress(out, "second", total, state=lambda: "") as progress:
+    with pool, StreamProgress(out, "second", total) as progress:
         waiting = [pool.submit(drive, connected, load, number, processes, run, begin) for number in range(processes)]
         while not all(future.done() for future in waiting):
             progress.show(max(0, min(total, round(time.monotonic() - begin))))

@@ -15,6 +15,7 @@ from scripts.streaming.report import plain_table
 from scripts.streaming.tally import milliseconds, new_histogram
 
 PERCENTILES: Final = (50.0, 90.0, 99.0, 99.9, 99.99)
+_PERCENT: Final = 100
 LATE_MS: Final = 5.0
 """A driver later than this is itself part of what it measures."""
 _PLOTTED_PERCENTILES: Final = tuple(100 * (1 - 10 ** (-place / 20)) for place in range(101))
@@ -79,7 +80,8 @@ def print_result(out: Console, result: Result) -> None:
     for name, found, done, failed in (*rows, ("all", result.all, result.done(), result.failed())):
         values = ["–"] * len(headings)
         if found is not None and found.get_total_count():
-            values = [f"{milliseconds(found, p):,.1f}" for p in PERCENTILES] + [f"{found.get_max_value() / 1000:,.1f}"]
+            values = [f"{milliseconds(found, p):,.1f}" if _told(found, p) else "–" for p in PERCENTILES]
+            values.append(f"{found.get_max_value() / 1000:,.1f}")
         table.add_row(name, f"{done:,}", f"{failed:,}", *values)
     out.print()
     out.print(table)
@@ -100,11 +102,18 @@ def print_result(out: Console, result: Result) -> None:
         )
 
 
+def _told(found: Any, percentile: float) -> bool:
+    """Whether there are calls enough to tell a percentile: at least one lies above it."""
+    return bool(found.get_total_count() * (100 - percentile) >= _PERCENT)
+
+
 def result_as_data(result: Result) -> dict[str, Any]:
     """Return a result for programs."""
 
     def figures(found: Any) -> dict[str, float]:
-        return {f"p{p:g}": milliseconds(found, p) for p in PERCENTILES} | {"max": found.get_max_value() / 1000}
+        return {f"p{p:g}": milliseconds(found, p) for p in PERCENTILES if _told(found, p)} | {
+            "max": found.get_max_value() / 1000
+        }
 
     return {
         "load": msgspec.to_builtins(result.load),
@@ -124,6 +133,7 @@ def plot(result: Result, path: Path) -> None:
 
     mpl.use("svg")
     from matplotlib import pyplot as plt  # noqa: PLC0415  as above
+    from matplotlib.ticker import FuncFormatter  # noqa: PLC0415  as above
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
     places = [place / 20 for place in range(len(_PLOTTED_PERCENTILES))]
@@ -142,6 +152,9 @@ def plot(result: Result, path: Path) -> None:
     right.set(xlabel="second of the planned start", ylabel="ms", yscale="log", title="Latency over time")
     right.grid(visible=True, alpha=0.3)
     right.legend()
+    for axes in (left, right):
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     load = result.load
     mix = ", ".join(f"{100 * value:.0f} % {name}" for name, value in load.mix.items())
     figure.suptitle(f"{load.rate:g} calls/s for {load.seconds:g} s, {load.customers:,} customers: {mix}")

@@ -23,13 +23,15 @@ from scripts.streaming.position import Position, PositionUnusable, load_position
 from scripts.streaming.progress import StreamProgress, console
 from scripts.streaming.purchase import Purchase
 from scripts.streaming.report import print_report, report_as_data
-from scripts.streaming.sender import Sender
+from scripts.streaming.sender import Sender, chunked
 from scripts.streaming.tally import Tally
 
 from riskgate_client import AsyncRiskgate, PermissionDenied, RiskgateError
 
 CHUNK: Final = 5_000
-"""Purchases between two written positions."""
+"""Purchases sent between two places to stop at."""
+POSITION_SECONDS: Final = 1.0
+"""The position is written at most so often, and always at the end."""
 _PAGE: Final = 500
 _READY_SECONDS: Final = 30.0
 
@@ -92,10 +94,11 @@ class Run:
             held=position.held,
         )
         progress = StreamProgress(self._out, "streaming", total, state=self._approved)
+        saved = time.monotonic()
         rows = self._history.rows(after=position.rows, limit=limit)
         with progress, self.interruption.watched():
             progress.begin_at(position.rows)
-            while not self.interruption.asked and (taken := _take(rows, CHUNK)):
+            for taken in chunked(rows, CHUNK, _time_of):
                 began = time.monotonic()
                 purchases = [self._accepted(row, skip_bad_rows=skip_bad_rows) for row in taken]
                 before, sender.answered = position.rows, 0
@@ -103,10 +106,14 @@ class Run:
                     await sender.send([purchase for purchase in purchases if purchase is not None])
                 position.rows += len(taken)
                 tally.counts.seconds += time.monotonic() - began
-                if state:
+                asked = self.interruption.asked
+                if state and (asked or position.rows == total or began - saved > POSITION_SECONDS):
+                    saved = began
                     position.due, position.held = sender.due, sorted(sender.held)
                     position.counts = tally.written()
                     save_position(state, position)
+                if asked:
+                    break
         if sender.due:
             waiting = sum(due.transaction_id in sender.held for due in sender.due)
             self._out.print(f"{waiting:,} captures would fall due after the last row and were not made.")
@@ -127,8 +134,8 @@ class Run:
         return f"{100 * outcomes['APPROVE'] / total:.1f} % approved" if total else ""
 
 
-def _take(rows: Iterator[Purchase | BadRow], most: int) -> list[Purchase | BadRow]:
-    return [row for _, row in zip(range(most), rows, strict=False)]
+def _time_of(row: Purchase | BadRow) -> int | None:
+    return row.at_us if isinstance(row, Purchase) else None
 
 
 async def answered_once(out: Console, connected: Connection, history: History, *, rows: int) -> list[str]:
@@ -136,7 +143,7 @@ async def answered_once(out: Console, connected: Connection, history: History, *
     wanted = {row.transaction_id for row in history.rows(limit=rows) if isinstance(row, Purchase)}
     found: Counter[str] = Counter()
     async with connected.client() as client:
-        with StreamProgress(out, "reading back", len(wanted), state=lambda: "") as progress:
+        with StreamProgress(out, "reading back", len(wanted), state=str) as progress:
             async for decision in client.risk.list_decisions(page_size=_PAGE):
                 if decision.transaction_id in wanted:
                     found[decision.transaction_id] += 1

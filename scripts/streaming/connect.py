@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -14,7 +13,6 @@ from riskgate_client import AsyncRiskgate, Retry
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-KEY_VARIABLE: Final = "RISKGATE_API_KEY"
 TIMEOUT_SECONDS: Final = 30.0
 
 
@@ -54,8 +52,7 @@ def connection_options(function: _F) -> _F:
         click.option(
             "--api-key-file",
             type=file,
-            help=f"File with the API key. The key itself may be in {KEY_VARIABLE}; it is never an argument, "
-            "which others on the machine could read.",
+            help="File with the API key; the key itself as an argument could be read by others on the machine.",
         ),
         click.option("--ca", "ca_path", type=file, required=True, help="Certificate of the server's authority."),
         click.option("--address", default="localhost:7444", show_default=True, help="Host and port of the server."),
@@ -79,14 +76,10 @@ def connection(
         click.UsageError: there is not exactly one credential.
     """
     api_key = api_key_file.read_text("utf-8").strip() if api_key_file else None
-    if certificate_path is None and api_key is None:
-        api_key = os.environ.get(KEY_VARIABLE)
     if (certificate_path is None) != (key_path is None):
         raise click.UsageError("--certificate and --private-key go together")
     if (certificate_path is None) == (not api_key):
-        raise click.UsageError(
-            f"give one credential: --api-key-file, {KEY_VARIABLE}, or --certificate with --private-key"
-        )
+        raise click.UsageError("give one credential: --api-key-file, or --certificate with --private-key")
     return Connection(
         address=address,
         ca=ca_path.read_bytes(),

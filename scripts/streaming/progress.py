@@ -24,9 +24,9 @@ def console() -> Console:
 
 
 class StreamProgress:
-    """Progress of one stream. `state` is asked what to say besides."""
+    """Progress of one stream. `state` is asked what to say besides; without it not even the rate is told."""
 
-    def __init__(self, out: Console, what: str, total: int, *, state: Callable[[], str]) -> None:
+    def __init__(self, out: Console, what: str, total: int, *, state: Callable[[], str] | None = None) -> None:
         self._out, self._what, self._total, self._state = out, what, total, state
         self._began = time.monotonic()
         self._first = 0
@@ -64,12 +64,14 @@ class StreamProgress:
         """Show how far it is."""
         self._done = done
         now = time.monotonic()
-        rate = f"{(done - self._first) / max(now - self._began, 1e-3):,.0f}/s"
+        rate = f"{(done - self._first) / max(now - self._began, 1e-3):,.0f}/s" if self._state else ""
+        state = self._state() if self._state else ""
         if self._bar:
-            self._bar.update(self._task, completed=done, rate=rate, state=self._state())
+            self._bar.update(self._task, completed=done, rate=rate, state=state)
         elif now - self._said >= PLAIN_SECONDS:
             self._said = now
-            self._out.print(f"{self._what}: {done:,} of {self._total:,}, {rate}, {self._state()}")
+            said = ", ".join(part for part in (f"{done:,} of {self._total:,}", rate, state) if part)
+            self._out.print(f"{self._what}: {said}")
 
     @contextlib.asynccontextmanager
     async def following(self, done: Callable[[], int]) -> AsyncIterator[None]:

@@ -12,7 +12,7 @@ import asyncio
 import heapq
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 from zlib import crc32
@@ -41,12 +41,16 @@ from riskgate_client import (
 )
 
 T = TypeVar("T")
+Row = TypeVar("Row")
 
 LANES: Final = 6
 BATCH: Final = 100
 """Purchases in one call; the contract takes 500."""
 FOLLOW_UPS: Final = 96
 """Calls other than batches that may be under way at a time."""
+CHUNK_SPAN_US: Final = 12 * 3_600_000_000
+"""Data time that one chunk may span: customers of a chunk are ahead of each other by at most so much on the server's
+clock, and a hold must not lapse by it."""
 PATIENCE_SECONDS: Final = 60.0
 """How long an overloaded or restarting server is waited for before the stream gives up."""
 _PAUSE_SECONDS: Final = 0.2
@@ -79,6 +83,7 @@ class Sender:
         self._seen = seen
         self._lanes, self._batch = lanes, batch
         self._room = asyncio.Semaphore(FOLLOW_UPS)
+        self._unopened: set[str] = set()
         self.answered = 0
         """By this sender, for showing progress while a chunk is under way."""
 
@@ -90,6 +95,8 @@ class Sender:
             RiskgateError: the server cannot be reached, or refuses the stream as a whole.
         """
         lanes: list[list[Purchase | Due]] = [[] for _ in range(self._lanes)]
+        if purchases:
+            await self._capture_all_due(purchases[0].at_us)
         for purchase in purchases:
             while self.due and self.due[0].due_us <= purchase.at_us:
                 capture = heapq.heappop(self.due)
@@ -104,6 +111,14 @@ class Sender:
         except* RiskgateError as failures:
             raise failures.exceptions[0] from None
 
+    async def _capture_all_due(self, before_us: int) -> None:
+        """Make the captures that are older than a chunk: its purchases may move the clock past their holds."""
+        overdue = []
+        while self.due and self.due[0].due_us <= before_us:
+            overdue.append(heapq.heappop(self.due))
+        for start in range(0, len(overdue), self._batch):
+            await asyncio.gather(*map(self._capture_due, overdue[start : start + self._batch]))
+
     def _lane(self, customer_id: str) -> int:
         return crc32(customer_id.encode()) % self._lanes
 
@@ -115,6 +130,9 @@ class Sender:
             if len(part) == self._batch or (item.customer_id in customers and self._needs_something_first(item)):
                 await self._do(part)
                 part, customers = [], set()
+            if isinstance(item, Purchase) and item.customer_id not in self.accounts:
+                self._unopened.add(item.customer_id)
+                self.accounts[item.customer_id] = Account(self._plan.next_due_us(item.at_us), 0, item.currency)
             part.append(item)
             customers.add(item.customer_id)
         if part:
@@ -143,14 +161,14 @@ class Sender:
         for item in items:
             if isinstance(item, Due):
                 await self._capture_due(item)
-            elif item.customer_id not in self.accounts:
+            elif item.customer_id in self._unopened:
+                self._unopened.discard(item.customer_id)
                 await self._open(item)
             elif self._needs_something_first(item):
                 await self._repay(item)
 
     async def _open(self, purchase: Purchase) -> None:
         plan = self._plan
-        self.accounts[purchase.customer_id] = Account(plan.next_due_us(purchase.at_us), 0, purchase.currency)
         await self._call(
             "opened",
             lambda: self._client.lines.open(
@@ -307,6 +325,22 @@ class Sender:
                     raise
                 wait = error.retry_after if isinstance(error, ResourceExhausted) else None
                 await asyncio.sleep(wait or _PAUSE_SECONDS)
+
+
+def chunked(rows: Iterable[Row], most: int, time_of: Callable[[Row], int | None]) -> Iterator[list[Row]]:
+    """Cut rows in order of time into chunks of at most `most` rows and `CHUNK_SPAN_US`. A row without time fits any."""
+    chunk: list[Row] = []
+    ends_us = None
+    for row in rows:
+        at_us = time_of(row)
+        if len(chunk) == most or (at_us is not None and ends_us is not None and at_us > ends_us):
+            yield chunk
+            chunk, ends_us = [], None
+        if ends_us is None and at_us is not None:
+            ends_us = at_us + CHUNK_SPAN_US
+        chunk.append(row)
+    if chunk:
+        yield chunk
 
 
 def instant(at_us: int) -> datetime:

@@ -1,0 +1,150 @@
+"""The scripts as people run them: processes against a real server over TLS."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripts.demonstration.process import DemoServer, riskgate
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "scripts"
+SCOPES = ("risk:check", "risk:history", "risk:read", "line:open", "ledger:write", "limit:read")
+
+pytestmark = pytest.mark.process
+
+
+def run(script: str, *arguments: object, directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SCRIPTS / script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=directory,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def importer() -> Iterator[tuple[DemoServer, str]]:
+    """One server for all tests, and a key: whatever they stream, they stream the same rows."""
+    with tempfile.TemporaryDirectory() as root, DemoServer(Path(root)) as made:
+        key = made.add_caller_with_key("importer", SCOPES, rate=100_000)
+        made.start()
+        yield made, key
+
+
+@pytest.fixture
+def server(importer: tuple[DemoServer, str], tmp_path: Path) -> DemoServer:
+    made, key = importer
+    (tmp_path / "key").write_text(key)
+    return made
+
+
+def stream(server: DemoServer, tmp_path: Path, *more: object, data: str = "example.csv") -> Any:
+    given = data if Path(data).is_absolute() else SCRIPTS / "mappings" / data
+    return run(
+        "stream_transactions.py",
+        *("--data", given, "--mapping", SCRIPTS / "mappings" / "example.yaml"),
+        *("--address", server.by_key("").address, "--ca", server.data / "tls" / "ca.crt"),
+        *("--api-key-file", tmp_path / "key", *more),
+        directory=tmp_path,
+    )
+
+
+def test_a_history_is_streamed_in_parts_and_every_row_answered_once(server: DemoServer, tmp_path: Path) -> None:
+    first = stream(server, tmp_path, "--state", "position.json", "--limit", 5)
+    rest = stream(server, tmp_path, "--state", "position.json", "--prove", "--data-dir", server.data)
+
+    assert first.returncode == 0, first.stderr
+    assert rest.returncode == 0, rest.stderr
+    assert "Going on after row 5." in rest.stdout
+    assert "8 purchases answered" in rest.stdout
+    assert "every row has exactly one decision" in rest.stdout
+
+    again = stream(server, tmp_path, "--prove")
+    assert again.returncode == 0, again.stderr
+    entries = riskgate("ledger", "verify", "--data", str(server.data))["entries"]
+    stream(server, tmp_path)
+    report = riskgate("ledger", "verify", "--data", str(server.data))
+    assert report["clean"]
+    assert report["entries"] == entries
+
+
+def test_a_bad_row_stops_the_stream_or_is_listed(server: DemoServer, tmp_path: Path) -> None:
+    rows = (SCRIPTS / "mappings" / "example.csv").read_text("utf-8").splitlines()
+    rows[3] = rows[3].replace("32.00", "a lot")
+    broken = tmp_path / "broken.csv"
+    broken.write_text("\n".join(rows) + "\n", "utf-8")
+
+    stopped = stream(server, tmp_path, data=str(broken))
+    skipped = stream(server, tmp_path, "--bad-rows", "skip", data=str(broken))
+
+    assert stopped.returncode == 1
+    assert "row 3 of the file: column 'price' (amount) is 'a lot'" in stopped.stderr
+    assert skipped.returncode == 0, skipped.stderr
+    assert "Rows not sent because they are no purchases: 1." in skipped.stdout
+    assert "7 purchases answered" in skipped.stdout
+
+
+def test_a_wrong_key_is_told_plainly(server: DemoServer, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("rgk_wrong_wrong")
+
+    refused = stream(server, tmp_path)
+
+    assert refused.returncode == 1
+    assert "CREDENTIAL_INVALID" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_the_demonstration_succeeds_and_leaves_nothing(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "demo.py"), "--customers", "40", "--days", "8"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "TMPDIR": str(scratch)},
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    for said in ("riskgate ledger verify: clean", "SUSPENDED", "the line is ACTIVE", "the same answer", "False alarms"):
+        assert said in done.stdout
+    assert list(scratch.iterdir()) == []
+
+
+def test_an_interrupted_demonstration_leaves_nothing(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with subprocess.Popen(
+        [sys.executable, str(SCRIPTS / "demo.py")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(scratch)},
+    ) as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if "customers with habits" in line:
+                break
+        log = next(scratch.glob("*/server.log"))
+        demo.send_signal(signal.SIGTERM)
+        ends = time.monotonic() + 60
+        while demo.poll() is None and time.monotonic() < ends:
+            demo.stdout.readline()
+
+        assert demo.returncode == 1
+        assert demo.stderr is not None
+        assert "interrupted" in demo.stderr.read()
+    assert not log.exists()
+    assert list(scratch.iterdir()) == []
