@@ -330,7 +330,7 @@ def test_a_certificate_opens_the_other_port(connect: Connect, tenant: Tenant) ->
 
 
 def test_above_its_rate_a_caller_waits_if_asked_to(connect: Connect, tenant: Tenant) -> None:
-    hasty = connected(connect, tenant, "admin", rate=20, burst=1)
+    hasty = connected(connect, tenant, "admin", rate=1, burst=1)
     patient = connected(connect, tenant, "admin", rate=20, burst=1, retry=Retry(when_exhausted=True))
 
     list(hasty.risk.list_decisions())

@@ -171,6 +171,16 @@ def test_an_outage_that_is_too_long_ends_a_watch(engine: ScriptedEngine, gate_to
     assert watch.resume_token == "10"
 
 
+def test_an_engine_too_slow_to_resume_a_watch_is_asked_again(engine: ScriptedEngine, gate: Riskgate) -> None:
+    engine.plan("WatchDecisions", telling(stands("10"), then=unavailable()), telling(), telling(decided("11")))
+
+    with gate.risk.watch_decisions(timeout=0.5) as watch:
+        item = next(watch)
+
+    assert item.transaction_id == "T11"
+    assert len(engine.calls) == 3
+
+
 def test_closing_a_watch_ends_it_for_whoever_waits(engine: ScriptedEngine, gate: Riskgate) -> None:
     engine.plan("WatchDecisions", telling(stands("10"), decided("11")))
     watch = gate.risk.watch_decisions()

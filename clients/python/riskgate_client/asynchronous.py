@@ -15,7 +15,6 @@ from riskgate_client.call import Call, WatchStep, at_page, from_token
 from riskgate_client.caller import Caller, Service, presented_as
 from riskgate_client.errors import Cancelled, DeadlineExceeded, Internal, RiskgateError, Unavailable, error_from_rpc
 from riskgate_client.in_flight import LEASE_SECONDS, SILENT_LEASES_MAX, InFlight
-from riskgate_client.retry import timed_out
 from riskgate_client.values import CheckResult, Decision, Page
 
 P = ParamSpec("P")
@@ -110,6 +109,7 @@ class Watch(Generic[T]):
         self._attempts = caller.attempts(call)
         self._stream: Any = None
         self._messages: Any = None
+        self._stood = False
         self._ahead: WatchStep[T] | None = None
         self._told: T | None = None
         self._closed = asyncio.Event()
@@ -153,6 +153,7 @@ class Watch(Generic[T]):
                 self._stream = None
                 raise
             else:
+                self._stood = True
                 self._attempts = self._caller.outage(self._call)
                 self.resume_token = step.resume_token
                 return step
@@ -177,14 +178,20 @@ class Watch(Generic[T]):
     async def _open(self) -> Any:
         """Return the first message, which comes at once or not at all; the later ones have no deadline."""
         request = from_token(self._call, self.resume_token)
-        seconds = self._attempts.remaining
+        seconds = self._caller.seconds(self._call)
         self._stream = self._caller.method(self._call)(request)
         self._messages = aiter(self._stream)
         try:
             async with asyncio.timeout(seconds):
                 return await _heard(anext(self._messages))
         except TimeoutError:
-            raise timed_out(seconds) from None
+            raise self._late(seconds) from None
+
+    def _late(self, seconds: float) -> RiskgateError:
+        # To a watch that stood, an engine too slow to take it up again is as good as away.
+        if self._stood:
+            return Unavailable(f"not resumed within {seconds:g} s", status=grpc.StatusCode.UNAVAILABLE)
+        return DeadlineExceeded(f"no answer within {seconds:g} s", status=grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 class CheckStream:

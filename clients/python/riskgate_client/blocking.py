@@ -15,7 +15,6 @@ from riskgate_client.call import Call, WatchStep, at_page, from_token
 from riskgate_client.caller import Caller, Service, presented_as
 from riskgate_client.errors import DeadlineExceeded, RiskgateError, Unavailable, error_from_rpc
 from riskgate_client.in_flight import LEASE_SECONDS, SILENT_LEASES_MAX, InFlight
-from riskgate_client.retry import timed_out
 from riskgate_client.values import CheckResult, Decision, Page
 
 P = ParamSpec("P")
@@ -108,6 +107,7 @@ class Watch(Generic[T]):
         self._call = call
         self._attempts = caller.attempts(call)
         self._stream: Any = None
+        self._stood = False
         self._ahead: WatchStep[T] | None = None
         self._told: T | None = None
         self._closed = threading.Event()
@@ -148,6 +148,7 @@ class Watch(Generic[T]):
             except RiskgateError as failed:
                 error = self._attempts.concluded(failed)
             else:
+                self._stood = True
                 self._attempts = self._caller.outage(self._call)
                 self.resume_token = step.resume_token
                 return step
@@ -173,7 +174,7 @@ class Watch(Generic[T]):
     def _open(self) -> Any:
         """Return the first message, which comes at once or not at all; the later ones have no deadline."""
         request = from_token(self._call, self.resume_token)
-        seconds = self._attempts.remaining
+        seconds = self._caller.seconds(self._call)
         stream = self._stream = self._caller.method(self._call)(request)
         late = threading.Event()
 
@@ -189,10 +190,16 @@ class Watch(Generic[T]):
             return next(stream)
         except grpc.RpcError:
             if late.is_set():
-                raise timed_out(seconds) from None
+                raise self._late(seconds) from None
             raise
         finally:
             alarm.cancel()
+
+    def _late(self, seconds: float) -> RiskgateError:
+        # To a watch that stood, an engine too slow to take it up again is as good as away.
+        if self._stood:
+            return Unavailable(f"not resumed within {seconds:g} s", status=grpc.StatusCode.UNAVAILABLE)
+        return DeadlineExceeded(f"no answer within {seconds:g} s", status=grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 class CheckStream:

@@ -35,8 +35,11 @@ class Caller:
 
     def attempts(self, call: Call[Any]) -> Attempts:
         """Return the tries of a call that has just begun."""
-        seconds = self._timeout_seconds if call.timeout is None else call.timeout
-        return Attempts(self._policy, seconds=seconds, command=call.command, request_id=call.request_id)
+        return Attempts(self._policy, seconds=self.seconds(call), command=call.command, request_id=call.request_id)
+
+    def seconds(self, call: Call[Any]) -> float:
+        """Return how long an answer may take."""
+        return self._timeout_seconds if call.timeout is None else call.timeout
 
     def outage(self, call: Call[Any]) -> Attempts:
         """Return the tries to bring back a stream that stood until now."""

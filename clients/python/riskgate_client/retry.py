@@ -17,7 +17,9 @@ from typing import Final
 
 import grpc
 
-from riskgate_client.errors import DeadlineExceeded, OutcomeUnknown, ResourceExhausted, RiskgateError, Unavailable
+from riskgate_client.errors import OutcomeUnknown, ResourceExhausted, RiskgateError, Unavailable
+
+_TRY_SECONDS_MIN: Final = 0.01
 
 # How gRPC says that a call never left this process. Should the texts change, `effect_possible` errs on the safe side.
 _NEVER_SENT: Final = ("failed to connect to all addresses", "DNS resolution failed", "no children in")
@@ -96,7 +98,8 @@ class Attempts:
         """Return how many seconds to wait before trying again; None when `error` is the answer."""
         self._left -= 1
         pause = self._pause_for(error)
-        if self._left <= 0 or pause is None or self._monotonic() + pause >= self._ends:
+        # A try that has hardly any time would only turn a known cause into "too late".
+        if self._left <= 0 or pause is None or self._monotonic() + pause + _TRY_SECONDS_MIN > self._ends:
             return None
         return pause
 
@@ -130,11 +133,6 @@ class Attempts:
         if isinstance(error, ResourceExhausted) and self._policy.when_exhausted:
             return error.retry_after
         return None
-
-
-def timed_out(seconds: float) -> DeadlineExceeded:
-    """Return the error for an answer that did not come in time."""
-    return DeadlineExceeded(f"no answer within {seconds:g} s", status=grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 def _effect_possible(error: RiskgateError, *, before: bool) -> bool:
