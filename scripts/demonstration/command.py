@@ -29,6 +29,8 @@ from scripts.streaming.tally import Tally
 from riskgate_client import RiskgateError
 
 CHUNK: Final = 2_000
+LANES, BATCH, FOLLOW_UPS = 4, 32, 32
+"""Enough to keep the server busy; more would only wait there, and show as latency."""
 READY_SECONDS: Final = 30.0
 GENUINE_APPROVED_LEAST: Final = 0.95
 _RATE: Final = 100_000
@@ -98,7 +100,9 @@ class Demonstration:
             f"  {len(city.customers):,} customers with habits and phones, {len(city.merchants):,} merchants,"
             f" {city.spec.days} days: {len(purchases):,} purchases, seed {city.spec.seed}"
         )
-        sender = Sender(client, plan_for(city), self._tally, seen=self._record.seen)
+        sender = Sender(
+            client, plan_for(city), self._tally, seen=self._record.seen, lanes=LANES, batch=BATCH, follow_ups=FOLLOW_UPS
+        )
         progress = StreamProgress(out, "  streaming", len(purchases), state=lambda: self._day(purchases, sender))
         began = time.monotonic()
         with progress:

@@ -47,7 +47,7 @@ def outcome_table(tally: Tally) -> Table:
 
 def latency_table(tally: Tally) -> Table:
     """Table how long answers took."""
-    table = plain_table("Latency, ms", "", *(f"p{p:g}" for p in PERCENTILES), "max", "calls answered")
+    table = plain_table("Latency at full speed, ms", "", *(f"p{p:g}" for p in PERCENTILES), "max", "calls answered")
     for name, found in (("decisions, in batches", tally.latencies), ("other calls", tally.ledger_latencies)):
         if found.get_total_count():
             values = [f"{milliseconds(found, p):,.1f}" for p in PERCENTILES]

@@ -74,6 +74,7 @@ class Sender:
         seen: Seen | None = None,
         lanes: int = LANES,
         batch: int = BATCH,
+        follow_ups: int = FOLLOW_UPS,
     ) -> None:
         self.accounts = accounts if accounts is not None else {}
         self.due = list(due)
@@ -82,7 +83,7 @@ class Sender:
         self._client, self._plan, self._tally = client, plan, tally
         self._seen = seen
         self._lanes, self._batch = lanes, batch
-        self._room = asyncio.Semaphore(FOLLOW_UPS)
+        self._room = asyncio.Semaphore(follow_ups)
         self._unopened: set[str] = set()
         self.answered = 0
         """By this sender, for showing progress while a chunk is under way."""
