@@ -149,7 +149,7 @@ def main(*, keep: bool) -> None:
     key, ca = _prepare(root)
     gate = Process(
         sys.executable, "-m", "riskgate_server", "serve", "--data", str(root), "--certificate-port", "0",
-        "--key-port", "0", "--metrics-port", "-1",
+        "--key-port", "0", "--metrics-port", "-1", "--cpu", str(max(os.sched_getaffinity(0))),
     )  # fmt: skip
     echo = Process(sys.executable, "-m", "scripts.bench.echo", str(root), _answer().hex())
     try:

@@ -87,7 +87,7 @@ class Load:
 
         async def work() -> None:
             for request in requests:
-                answer = await self._risk.CheckTransaction(request, metadata=self._metadata, timeout=30)
+                answer = await self._risk.CheckTransaction(request, metadata=self._metadata, timeout=9)
                 self.outcomes[pb.Outcome.Name(answer.decision.outcome)] += 1
 
         await asyncio.gather(*(work() for _ in range(in_flight)))
@@ -99,7 +99,7 @@ class Load:
         async def work() -> None:
             while chunk := list(itertools.islice(requests, size)):
                 answer = await self._risk.BatchCheckTransactions(
-                    pb.BatchCheckTransactionsRequest(checks=chunk), metadata=self._metadata, timeout=30
+                    pb.BatchCheckTransactionsRequest(checks=chunk), metadata=self._metadata, timeout=9
                 )
                 for result in answer.results:
                     if result.HasField("error"):

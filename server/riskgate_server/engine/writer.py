@@ -27,11 +27,10 @@ log = structlog.get_logger()
 BATCH_MAX: Final = 512
 """Commands in one commit."""
 
-LINGER_SECONDS: Final = 0.002
-"""How long a small batch waits for company, while callers come together: about what its commit costs alone."""
+LINGER_SECONDS_MAX: Final = 0.02
+"""How long a batch waits at most for callers that are on their way."""
 
-LINGER_BELOW: Final = 32
-"""A batch of this many commands does not wait."""
+LINGER_STEP_SECONDS: Final = 0.001
 
 SWEEP_SECONDS: Final = 1.0
 """How often holds that lapsed unnoticed are ended."""
@@ -72,7 +71,8 @@ class Writer:
         self._batch_max = batch_max
         self._queue: SimpleQueue[tuple[Ticket, Command | None]] = SimpleQueue()
         self._swept_at = time.monotonic()
-        self._in_company = False
+        self._last_size = 1
+        self._last_seconds = 0.0
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
     def start(self) -> None:
@@ -103,23 +103,30 @@ class Writer:
         taken: list[tuple[Ticket, Command | None]] = []
         with contextlib.suppress(Empty):
             taken.append(self._queue.get(timeout=SWEEP_SECONDS))
-            self._take_waiting(taken)
-            # A lone caller never waits; callers that come together share a commit, which costs as much as they do.
-            if self._in_company and len(taken) < LINGER_BELOW:
-                time.sleep(LINGER_SECONDS)
-                self._take_waiting(taken)
-            self._in_company = len(taken) > 1
+            self._gather(taken)
         batch = [(ticket, command) for ticket, command in taken if command is not None]
         if batch:
             self._run_batch(batch)
         return len(batch) == len(taken)
 
-    def _take_waiting(self, taken: list[tuple[Ticket, Command | None]]) -> None:
-        with contextlib.suppress(Empty):
-            while len(taken) < self._batch_max:
-                taken.append(self._queue.get_nowait())
+    def _gather(self, taken: list[tuple[Ticket, Command | None]]) -> None:
+        """
+        Take everything that waits, and wait for as many callers as came together last time.
+
+        They share one commit, and caches stay warm. Waiting is bounded by what the last batch took, so that it at
+        most doubles a delay; a lone caller, whose last batch was one, never waits.
+        """
+        until = time.monotonic() + min(self._last_seconds, LINGER_SECONDS_MAX)
+        while True:
+            with contextlib.suppress(Empty):
+                while len(taken) < self._batch_max:
+                    taken.append(self._queue.get_nowait())
+            if len(taken) >= self._last_size or time.monotonic() >= until:
+                return
+            time.sleep(LINGER_STEP_SECONDS)
 
     def _run_batch(self, batch: Sequence[tuple[Ticket, Command]]) -> None:
+        began = time.monotonic()
         try:
             replies = self._pipeline.run([command for _, command in batch])
         except StoreBroken:
@@ -127,6 +134,7 @@ class Writer:
             self._deliver([(ticket, unknown) for ticket, _ in batch])
             raise
         self._deliver([(ticket, reply) for (ticket, _), reply in zip(batch, replies, strict=True)])
+        self._last_size, self._last_seconds = len(batch), time.monotonic() - began
 
     def _refuse_the_rest(self) -> None:
         """Answer what never started: it had no effect."""
