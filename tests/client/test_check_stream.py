@@ -207,12 +207,27 @@ def test_a_stream_that_never_worked_gives_up_like_any_call(engine: ScriptedEngin
     assert len(engine.calls) == 4
 
 
-def test_a_stream_given_up_after_a_break_has_unknown_outcomes(engine: ScriptedEngine, gate_to: GateTo) -> None:
-    engine.plan(METHOD, Deciding(2, then=broken()), unavailable())
+@pytest.mark.parametrize("failure", [broken(), unavailable("SHUTTING_DOWN")])
+def test_a_stream_given_up_after_a_break_has_unknown_outcomes(
+    engine: ScriptedEngine, gate_to: GateTo, failure: Callable[..., Any]
+) -> None:
+    engine.plan(METHOD, Deciding(2, then=failure), unavailable())
     gate = gate_to(engine, retry=Retry(pause_first_seconds=0.01, outage_max_seconds=0.3))
 
     with pytest.raises(OutcomeUnknown):
         list(gate.risk.check_stream(purchases(5)))
+
+
+def test_a_stream_that_was_idle_for_long_outlasts_a_break_too(engine: ScriptedEngine, gate_to: GateTo) -> None:
+    engine.plan(METHOD, Deciding(1, then=broken()), Deciding())
+    gate = gate_to(engine, retry=Retry(pause_first_seconds=0.01, outage_max_seconds=0.2))
+
+    def with_a_pause() -> Iterator[Call[Decision]]:
+        yield purchase(0)
+        time.sleep(0.4)
+        yield purchase(1)
+
+    assert ids(gate.risk.check_stream(with_a_pause())) == ["T0", "T1"]
 
 
 def test_a_stream_outlives_the_lease_of_its_connection(engine: ScriptedEngine, gate: Riskgate) -> None:

@@ -171,6 +171,20 @@ def test_an_outage_that_is_too_long_ends_a_watch(engine: ScriptedEngine, gate_to
     assert watch.resume_token == "10"
 
 
+def test_a_watch_that_was_quiet_for_long_outlasts_an_outage_too(engine: ScriptedEngine, gate_to: GateTo) -> None:
+    def quiet(request: Any, context: grpc.ServicerContext) -> None:
+        time.sleep(0.4)
+        unavailable()(request, context)
+
+    engine.plan("WatchDecisions", telling(stands("10"), then=quiet), telling(stands("10"), decided("11")))
+    gate = gate_to(engine, retry=Retry(pause_first_seconds=0.01, outage_max_seconds=0.2))
+
+    with gate.risk.watch_decisions() as watch:
+        item = next(watch)
+
+    assert item.transaction_id == "T11"
+
+
 def test_an_engine_too_slow_to_resume_a_watch_is_asked_again(engine: ScriptedEngine, gate: Riskgate) -> None:
     engine.plan("WatchDecisions", telling(stands("10"), then=unavailable()), telling(), telling(decided("11")))
 

@@ -42,9 +42,14 @@ class Caller:
         return self._timeout_seconds if call.timeout is None else call.timeout
 
     def outage(self, call: Call[Any]) -> Attempts:
-        """Return the tries to bring back a stream that stood until now."""
-        seconds = self._policy.outage_max_seconds
-        return Attempts(self._policy, seconds=seconds, command=call.command, attempts_max=_UNCOUNTED)
+        """Return the tries to bring back a stream that stood until now; what it carried may have had its effect."""
+        return Attempts(
+            self._policy,
+            seconds=self._policy.outage_max_seconds,
+            command=call.command,
+            attempts_max=_UNCOUNTED,
+            effect_possible=call.command,
+        )
 
 
 class Service:

@@ -64,7 +64,11 @@ class Retry:
 
 
 class Attempts:
-    """What is left of one call: its time, its tries, and whether an earlier try may have had its effect."""
+    """
+    What is left of one call: its time, its tries, and whether an earlier try may have had its effect.
+
+    Time begins when it is first asked for: with the first try of a call, with the first failure of a stream.
+    """
 
     def __init__(
         self,
@@ -74,6 +78,7 @@ class Attempts:
         command: bool,
         request_id: str | None = None,
         attempts_max: int | None = None,
+        effect_possible: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -86,20 +91,21 @@ class Attempts:
         self._pause = policy.pause_first_seconds
         self._monotonic = monotonic
         self._chance = chance
-        self._ends = monotonic() + seconds
-        self._effect_possible = False
+        self._seconds = seconds
+        self._ends: float | None = None
+        self._effect_possible = effect_possible
 
     @property
     def remaining(self) -> float:
         """Seconds left for the next try; never so few that gRPC would not send it at all."""
-        return max(self._ends - self._monotonic(), 0.001)
+        return max(self._time_left(), 0.001)
 
     def pause_after(self, error: RiskgateError) -> float | None:
         """Return how many seconds to wait before trying again; None when `error` is the answer."""
         self._left -= 1
         pause = self._pause_for(error)
         # A try that has hardly any time would only turn a known cause into "too late".
-        if self._left <= 0 or pause is None or self._monotonic() + pause + _TRY_SECONDS_MIN > self._ends:
+        if self._left <= 0 or pause is None or pause + _TRY_SECONDS_MIN > self._time_left():
             return None
         return pause
 
@@ -122,6 +128,12 @@ class Attempts:
             unknown.__cause__ = error.__cause__
             return unknown
         return error
+
+    def _time_left(self) -> float:
+        now = self._monotonic()
+        if self._ends is None:
+            self._ends = now + self._seconds
+        return self._ends - now
 
     def _pause_for(self, error: RiskgateError) -> float | None:
         # A stream that was dropped because its reader was slow resumes when the reader asks for more.
