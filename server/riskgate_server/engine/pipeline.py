@@ -31,6 +31,7 @@ from riskgate_server.engine.ports import (
     Sealer,
     Store,
     StoreBroken,
+    StoreBusy,
     StoreFull,
     Transaction,
     Vault,
@@ -109,6 +110,10 @@ class Pipeline:
             log.exception("store full", commands=len(commands))
             full = errors.Unavailable("STORE_FULL", "the store has no room; nothing was done")
             return [failure_of(full)] * len(commands)
+        except StoreBusy:
+            log.warning("store busy", commands=len(commands))
+            busy = errors.Conflict("WRITE_CONFLICT", "another program held the store; nothing was done")
+            return [failure_of(busy)] * len(commands)
         except Exception:
             # The commit failed and was rolled back. One command's fault must not fail the others.
             log.exception("batch failed", commands=len(commands))
@@ -178,7 +183,7 @@ class Pipeline:
             return self._answer(batch, command)
         except errors.RiskgateError as error:
             return failure_of(error)
-        except (StoreBroken, StoreFull):
+        except (StoreBroken, StoreBusy, StoreFull):
             raise
         except Exception:
             log.exception("command failed", command=type(command).__name__)

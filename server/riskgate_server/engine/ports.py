@@ -28,6 +28,10 @@ class StoreFull(Exception):
     """The store has no room. The transaction was rolled back; a later one may succeed."""
 
 
+class StoreBusy(Exception):
+    """Another program holds the store. Nothing happened; a later transaction may succeed."""
+
+
 class StoreInUse(Exception):
     """Another process serves this store."""
 
@@ -209,6 +213,7 @@ class Store(Snapshots, Protocol):
         Raises:
             StoreBroken: the commit failed and may or may not have happened.
             StoreFull: there was no room; nothing happened.
+            StoreBusy: another program was in the way; nothing happened.
         """
 
     def customers_due(self, now_us: int, limit: int) -> Sequence[CustomerKey]:

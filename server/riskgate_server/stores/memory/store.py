@@ -63,12 +63,14 @@ class MemoryStore:
 
     def customers_due(self, now_us: int, limit: int) -> Sequence[CustomerKey]:
         """Return customers with a hold that lapsed, earliest first."""
+        self._check_open()
         with self._lock:
             due = [row for row in self._tables.customers.values() if 0 < row.next_lapse_us <= now_us]
         return [row.key for row in sorted(due, key=lambda row: (row.next_lapse_us, row.key))[:limit]]
 
     def forget_replies(self, before_us: int, limit: int) -> int:
         """Empty the replies of old requests."""
+        self._check_open()
         with self._lock:
             old = [(where, row) for where, row in self._tables.requests.items() if row.reply and row.at_us < before_us]
             old.sort(key=lambda item: item[1].at_us)
@@ -79,6 +81,7 @@ class MemoryStore:
     def remember_ruleset(self, ruleset_hash: bytes, source: str, at_us: int) -> None:
         """Keep the source text of a ruleset."""
         del at_us
+        self._check_open()
         with self._lock:
             self._tables.rulesets.setdefault(ruleset_hash, source)
 
@@ -125,6 +128,10 @@ class MemoryTransaction(_MemoryReads):
     def __init__(self, tables: _Tables) -> None:
         super().__init__(tables)
         self._writes: list[BatchWrite] = []
+        self._taken: set[tuple[CustomerKey, str]] = set()
+        self._sequences: dict[CustomerKey, int] = {}
+        self._position = len(tables.journal)
+        self._batches = len(tables.batches)
 
     def customers(self, keys: Sequence[CustomerKey]) -> Sequence[CustomerRow]:
         """Return the states of those of the customers that exist."""
@@ -154,16 +161,20 @@ class MemoryTransaction(_MemoryReads):
 
     def write(self, batch: BatchWrite) -> None:
         """Add or replace everything in `batch` when the transaction ends."""
+        tables = self._tables
         for row in batch.requests:
-            if (row.key, row.request_id) in self._tables.requests:
-                message = f"request id {row.request_id} is taken"
-                raise ValueError(message)
-        expected = {entry.key: len(self._tables.chains.get(entry.key, ())) for entry in batch.entries}
+            where = (row.key, row.request_id)
+            _refuse(where in tables.requests or where in self._taken, f"request id {row.request_id} is taken")
+            self._taken.add(where)
         for entry in batch.entries:
-            expected[entry.key] += 1
-            if entry.sequence != expected[entry.key]:
-                message = f"entry {entry.sequence} does not follow {expected[entry.key] - 1}"
-                raise ValueError(message)
+            follows = self._sequences.get(entry.key, len(tables.chains.get(entry.key, ()))) + 1
+            _refuse(entry.sequence != follows, f"entry {entry.sequence} does not follow {follows - 1}")
+            self._sequences[entry.key] = follows
+            self._position += 1
+            _refuse(entry.position != self._position, f"position {entry.position} is not {self._position}")
+        if batch.batch:
+            self._batches += 1
+            _refuse(batch.batch.sequence != self._batches, f"batch {batch.batch.sequence} is not {self._batches}")
         self._writes.append(batch)
 
     def apply(self) -> None:
@@ -256,6 +267,11 @@ class MemorySnapshot(_MemoryReads):
     def ruleset_source(self, ruleset_hash: bytes) -> str | None:
         """Return the source text of a ruleset."""
         return self._tables.rulesets.get(ruleset_hash)
+
+
+def _refuse(refused: bool, message: str) -> None:  # noqa: FBT001 - reads as a sentence
+    if refused:
+        raise ValueError(message)
 
 
 def _wanted(tenant_id: str, tag: int | None) -> Callable[[EntryRow], bool]:

@@ -9,6 +9,7 @@ and the append-only journal have a rowid and an index.
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -70,19 +71,30 @@ class SchemaTooNew(Exception):
     """The file was written by a newer program. It is left untouched."""
 
 
-def migrate(connection: sqlite3.Connection) -> None:
+def refuse_newer(path: Path) -> None:
     """
-    Bring the tables up to `SCHEMA_VERSION`; each step commits with its record or leaves no trace.
+    Look at the file without a trace: opening it to write would already tidy up after a newer program's crash.
 
     Raises:
         SchemaTooNew: the file is newer than this program.
     """
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version == SCHEMA_VERSION:
+    if not path.exists():
         return
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    finally:
+        connection.close()
     if version > SCHEMA_VERSION:
         message = f"the database has schema {version}; this program knows {SCHEMA_VERSION}"
         raise SchemaTooNew(message)
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the tables up to `SCHEMA_VERSION`; each step commits with its record or leaves no trace."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == SCHEMA_VERSION:
+        return
     # sqlite-utils takes a fifth of a second to import: only a migration pays for it.
     from sqlite_utils import Database, Migrations  # noqa: PLC0415
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,10 +29,11 @@ from riskgate_server.engine.ports import (
     PurchaseRow,
     RequestRow,
     StoreBroken,
+    StoreBusy,
     StoreFull,
     StoreInUse,
 )
-from riskgate_server.stores.sqlite.schema import migrate
+from riskgate_server.stores.sqlite.schema import migrate, refuse_newer
 
 CHECKPOINT_PAGES: Final = 4_000
 """Pages of WAL after which a commit also checkpoints, 16 MiB at the default page size."""
@@ -41,6 +41,7 @@ CHECKPOINT_PAGES: Final = 4_000
 CACHE_KIB: Final = 64 * 1024
 """Page cache of the writing connection."""
 
+_OTHERS_IN_THE_WAY: Final = ("SQLITE_BUSY", "SQLITE_LOCKED")
 _FAULTS_OF_THE_DISK: Final = ("SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CANTOPEN", "SQLITE_READONLY")
 
 
@@ -54,25 +55,33 @@ class SQLiteStore:
     def __init__(self, path: Path, *, synchronous: str = "FULL") -> None:
         self._path = path
         self._lock_file = _lock(path)
-        self._local = threading.local()
-        self._readers: list[sqlite3.Connection] = []
-        self._readers_lock = threading.Lock()
-        self._closed = False
+        self._readers = _Readers(path)
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
-            for pragma in (
-                "journal_mode=WAL",
-                f"synchronous={synchronous}",
-                f"wal_autocheckpoint={CHECKPOINT_PAGES}",
-                f"cache_size=-{CACHE_KIB}",
-                "temp_store=MEMORY",
-            ):
-                self._db.execute(f"PRAGMA {pragma}").fetchall()
-            migrate(self._db)
-            self._probe(synchronous)
+            with _translated():
+                refuse_newer(path)
+                self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
         except BaseException:
             self._lock_file.close()
             raise
+        try:
+            with _translated():
+                self._set_up(synchronous)
+        except BaseException:
+            self._db.close()
+            self._lock_file.close()
+            raise
+
+    def _set_up(self, synchronous: str) -> None:
+        for pragma in (
+            "journal_mode=WAL",
+            f"synchronous={synchronous}",
+            f"wal_autocheckpoint={CHECKPOINT_PAGES}",
+            f"cache_size=-{CACHE_KIB}",
+            "temp_store=MEMORY",
+        ):
+            self._db.execute(f"PRAGMA {pragma}").fetchall()
+        migrate(self._db)
+        self._probe(synchronous)
 
     def _probe(self, synchronous: str) -> None:
         """Refuse to start unless the settings are in force; a pragma that does not take is silent."""
@@ -94,32 +103,17 @@ class SQLiteStore:
                 db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:
-                db.execute("ROLLBACK")
+                _roll_back(db)
             raise
 
     def snapshot(self) -> SQLiteSnapshot:
-        """A consistent view, on this thread's own read-only connection."""
-        return SQLiteSnapshot(self._reader())
-
-    def _reader(self) -> sqlite3.Connection:
-        if self._closed:
-            message = "the store is closed"
-            raise RuntimeError(message)
-        reader: sqlite3.Connection | None = getattr(self._local, "reader", None)
-        if reader is None:
-            reader = _connect_to_read(self._path)
-            self._local.reader = reader
-            with self._readers_lock:
-                self._readers.append(reader)
-        return reader
+        """A consistent view, on a read-only connection of its own."""
+        return SQLiteSnapshot(self._readers)
 
     def customers_due(self, now_us: int, limit: int) -> Sequence[CustomerKey]:
         """Return customers with a hold that lapsed, earliest first."""
-        return self._reader().execute(
-            "SELECT tenant_id, customer_id FROM customers WHERE next_lapse_us > 0 AND next_lapse_us <= ?"
-            " ORDER BY next_lapse_us, tenant_id, customer_id LIMIT ?",
-            (now_us, limit),
-        ).fetchall()  # fmt: skip
+        with self.snapshot() as snapshot:
+            return snapshot.customers_due(now_us, limit)
 
     def forget_replies(self, before_us: int, limit: int) -> int:
         """Empty the replies of old requests. Runs on the writing connection: call it from the writer's thread."""
@@ -138,11 +132,7 @@ class SQLiteStore:
 
     def close(self) -> None:
         """Finish: readers first, so that the writer's close makes the last checkpoint."""
-        if self._closed:
-            return
-        self._closed = True
-        for reader in self._readers:
-            reader.close()
+        self._readers.close()
         self._db.close()
         self._lock_file.close()
 
@@ -151,15 +141,44 @@ class SQLiteSnapshots:
     """Reads a file that a live server may be writing; keeps `engine.ports.Snapshots`."""
 
     def __init__(self, path: Path) -> None:
-        self._db = _connect_to_read(path)
+        self._readers = _Readers(path)
 
     def snapshot(self) -> SQLiteSnapshot:
         """A consistent view of everything committed so far."""
-        return SQLiteSnapshot(self._db)
+        return SQLiteSnapshot(self._readers)
 
     def close(self) -> None:
         """Finish."""
-        self._db.close()
+        self._readers.close()
+
+
+class _Readers:
+    """Connections for reading: as many as there are snapshots open at once. Safe from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._idle: list[sqlite3.Connection] = []
+        self._closed = False
+
+    def lend(self) -> sqlite3.Connection:
+        if self._closed:
+            message = "the store is closed"
+            raise RuntimeError(message)
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return _connect_to_read(self._path)
+
+    def take_back(self, reader: sqlite3.Connection) -> None:
+        if self._closed:
+            reader.close()
+        else:
+            self._idle.append(reader)
+
+    def close(self) -> None:
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
 
 
 def _connect_to_read(path: Path) -> sqlite3.Connection:
@@ -189,6 +208,14 @@ def _lock(path: Path) -> Any:
     return lock_file
 
 
+def _roll_back(db: sqlite3.Connection) -> None:
+    """Undo. Where even that fails, nobody knows what is on the disk."""
+    try:
+        db.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        raise StoreBroken(str(error)) from error
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     """Say SQLite's errors in the port's words; the original stays as the cause."""
@@ -198,6 +225,8 @@ def _translated() -> Iterator[None]:
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith("SQLITE_FULL"):
             raise StoreFull(str(error)) from error
+        if name.startswith(_OTHERS_IN_THE_WAY):
+            raise StoreBusy(str(error)) from error
         if name.startswith(_FAULTS_OF_THE_DISK):
             raise StoreBroken(str(error)) from error
         raise
@@ -427,15 +456,31 @@ def _as_json(rows: Sequence[tuple[str, ...]]) -> str:
 class SQLiteSnapshot(_SQLiteReads):
     """Keeps `engine.ports.Snapshot` on a reading connection: one read transaction from enter to exit."""
 
+    def __init__(self, readers: _Readers) -> None:
+        self._readers = readers
+
     def __enter__(self) -> Self:
         with _translated():
+            self._db = self._readers.lend()
             self._db.execute("BEGIN")
+            # A transaction begins to read at its first question, so that is asked at once.
+            self._db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._db.execute("ROLLBACK")
+        self._readers.take_back(self._db)
+
+    def customers_due(self, now_us: int, limit: int) -> Sequence[CustomerKey]:
+        """Return customers with a hold that lapsed, earliest first."""
+        rows = self._all(
+            "SELECT tenant_id, customer_id FROM customers WHERE next_lapse_us > 0 AND next_lapse_us <= ?"
+            " ORDER BY next_lapse_us, tenant_id, customer_id LIMIT ?",
+            (now_us, limit),
+        )
+        return [(row[0], row[1]) for row in rows]
 
     def entries_by_position(
         self, *, after: int, limit: int, tenant_id: str = "", tag: int | None = None
