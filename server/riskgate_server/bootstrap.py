@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import signal
@@ -27,7 +28,15 @@ from riskgate_server.crypto.keys import (
     decode_secret,
 )
 from riskgate_server.crypto.seal import Sealer
-from riskgate_server.crypto.signing import Head, HeadLog, HeadRefused, HeadsBroken, HeadSigner, HeadVerifier, read_heads
+from riskgate_server.crypto.signing import (
+    Head,
+    HeadLog,
+    HeadsBroken,
+    HeadSigner,
+    HeadVerifier,
+    read_heads,
+    without_torn_end,
+)
 from riskgate_server.datadir import DataDirectory, DataDirectoryError, create_empty_private
 from riskgate_server.engine.clocks import DataClock, SystemClock
 from riskgate_server.engine.pipeline import Pipeline
@@ -57,6 +66,8 @@ READERS: Final = 4
 
 GC_THRESHOLD: Final = 20_000
 """Objects made between two looks of the garbage collector: what we make by the thousand are trees without cycles."""
+
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 WRITER: Final = "w0"
 """Name of the one writer of an embedded store, in signed heads."""
@@ -106,7 +117,8 @@ def verify_directory(directory: DataDirectory, progress: Progress) -> Report:
         broken = ""
         if directory.heads.exists():
             try:
-                heads = list(read_heads(directory.heads.read_bytes().splitlines(keepends=True), verifier))
+                lines = without_torn_end(directory.heads.read_bytes()).splitlines(keepends=True)
+                heads = list(read_heads(lines, verifier))
             except HeadsBroken as error:
                 broken = str(error)
         if not directory.store.exists():
@@ -177,6 +189,8 @@ class Server:
             store.remember_ruleset(bytes.fromhex(rules.hash), source, clock.now_us())
             registry = CallerRegistry(directory.access)
             closing.callback(registry.close)
+            # Its name must be as durable as its lines.
+            create_empty_private(directory.heads)
             heads = HeadLog(directory.heads, HeadSigner(decode_secret(HEADS, directory.heads_key.read_bytes())))
             closing.callback(heads.close)
             _refuse_other_past(heads, store)
@@ -271,7 +285,7 @@ class Server:
             await asyncio.sleep(self._settings.heads_seconds)
             try:
                 await asyncio.get_running_loop().run_in_executor(None, _sign_head, heads, store)
-            except (HeadRefused, OSError):
+            except Exception:
                 # A journal that nobody can vouch for must not grow.
                 log.critical("head not signed", exc_info=True)
                 self._break()
@@ -305,7 +319,13 @@ def _sign_head(heads: HeadLog, store: Store) -> None:
         if not position:
             return
         batch = snapshot.last_batch()
-    if batch is not None:
-        heads.append(
-            Head(writer=WRITER, batch=batch.sequence, batch_hash=batch.hash, entries=position, at_us=batch.at_us)
-        )
+    if batch is None:
+        return
+    head = Head(writer=WRITER, batch=batch.sequence, batch_hash=batch.hash, entries=position, at_us=batch.at_us)
+    try:
+        heads.append(head)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        # The journal cannot grow either; when there is room again, both go on.
+        log.exception("head not signed")

@@ -59,12 +59,20 @@ class EarlyReply(HonestConnection):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self._answers = False
         self._open = False
         self._lock = threading.Lock()
 
+    def changed(self, sql: str) -> str:
+        """Note whether somebody waits for this transaction."""
+        self._answers = self._answers or sql.startswith("INSERT INTO entries")
+        return sql
+
     def commit_it(self) -> sqlite3.Cursor:
         """Commit a moment later."""
-        self._open = True
+        if not self._answers:
+            return super().commit_it()
+        self._answers, self._open = False, True
         threading.Timer(NAP_SECONDS, self.before_begin).start()
         return self.cursor()
 

@@ -22,6 +22,8 @@ from pathlib import Path
 import pytest
 
 from riskgate_server.bootstrap import open_store, verify_directory
+from riskgate_server.crypto.keys import HEADS, decode_secret
+from riskgate_server.crypto.signing import HeadLog, HeadSigner
 from riskgate_server.datadir import DataDirectory
 from tests.acceptance import books, witness
 from tests.acceptance.calling import Backend, Told
@@ -160,6 +162,7 @@ def judge(image: Path, instant: float, answers: Sequence[Told]) -> Verdict:
         directory.check()
         opened = open_store(directory)
         opened.close()
+        HeadLog(directory.heads, HeadSigner(decode_secret(HEADS, directory.heads_key.read_bytes()))).close()
         report = verify_directory(directory, lambda *_: None)
         with closing(sqlite3.connect(directory.store)) as db:
             integrity = [row[0] for row in db.execute("PRAGMA integrity_check")]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -183,6 +184,17 @@ def read_heads(lines: Iterable[bytes], verifier: HeadVerifier) -> Iterator[Head]
         yield head
 
 
+def without_torn_end(log: bytes) -> bytes:
+    """
+    Return a log without what a crash may have left of the line that was being written: nobody relied on it.
+
+    That line lacks its end, or holds sectors that never reached the disk and read as zeros.
+    """
+    whole = log[: log.rfind(b"\n") + 1]
+    before_last = whole.rfind(b"\n", 0, -1) + 1
+    return whole[:before_last] if b"\0" in whole[before_last:] else whole
+
+
 class HeadLog:
     """The growing file of heads, for the one process that writes the journal."""
 
@@ -197,6 +209,7 @@ class HeadLog:
         self._signer = signer
         self._previous = _FIRST
         self.last: Head | None = None
+        self._size = 0
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             self._read_last()
@@ -220,10 +233,14 @@ class HeadLog:
                 )
         line = self._signer.sign_line(head, self._previous)
         assert len(line) < LINE_BYTES_MAX
+        # What a failed attempt left of a line, or of one that may not be on the disk, must not stand before the next.
+        if os.fstat(self._descriptor).st_size != self._size:
+            os.ftruncate(self._descriptor, self._size)
         written = os.write(self._descriptor, line + b"\n")
         if written != len(line) + 1:
-            raise OSError(f"{self._path}: only {written} bytes of a line were written")
+            raise OSError(errno.ENOSPC, f"only {written} bytes of a line were written", str(self._path))
         os.fsync(self._descriptor)
+        self._size += written
         self._previous = hashlib.sha256(line).hexdigest()
         self.last = head
         return True
@@ -236,14 +253,17 @@ class HeadLog:
         size = os.fstat(self._descriptor).st_size
         # Two lines always fit: the last whole one, and what a crash left of the next.
         tail = os.pread(self._descriptor, 2 * LINE_BYTES_MAX, max(0, size - 2 * LINE_BYTES_MAX))
-        whole = tail.rfind(b"\n") + 1
-        if whole < len(tail):
-            size -= len(tail) - whole
+        whole = without_torn_end(tail)
+        if len(whole) < len(tail):
+            size -= len(tail) - len(whole)
             os.ftruncate(self._descriptor, size)
             os.fsync(self._descriptor)
-        if whole == 0:
+        self._size = size
+        if not whole:
+            if size:
+                raise HeadsBroken(-1, "not a head")
             return
-        line = tail[tail.rfind(b"\n", 0, whole - 1) + 1 : whole - 1]
+        line = whole[whole.rfind(b"\n", 0, -1) + 1 : -1]
         verifier = HeadVerifier(self._signer.public_key_pem())
         claimed = _FIRST
         # What it follows is not read again; a line that is no head is refused by the check.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from riskgate_server.crypto.signing import (
     HeadSigner,
     HeadVerifier,
     read_heads,
+    without_torn_end,
 )
 
 SIGNER = HeadSigner(bytes(range(32)))
@@ -163,6 +165,45 @@ def test_a_line_cut_by_a_crash_is_taken_away_wherever_it_was_cut(path: Path, fiv
         log.append(head(5))
         log.close()
         assert path.read_bytes() == b"".join(five_lines)
+
+
+def test_a_line_with_sectors_that_never_reached_the_disk_is_taken_away(path: Path, five_lines: list[bytes]) -> None:
+    """After a power cut a file may be as long as it was meant to be, and hold zeros where nothing was written."""
+    before, last = b"".join(five_lines[:-1]), five_lines[-1]
+    for hole in range(0, len(last), 7):
+        torn = before + last[:hole] + bytes(len(last[hole : hole + 40])) + last[hole + 40 :]
+        path.write_bytes(torn)
+
+        assert without_torn_end(torn) == before
+        log = HeadLog(path, SIGNER)
+        assert log.last == head(4)
+        log.append(head(5))
+        log.close()
+        assert path.read_bytes() == b"".join(five_lines)
+
+
+def test_an_append_that_fails_leaves_nothing_before_the_next(
+    path: Path, five_lines: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = HeadLog(path, SIGNER)
+    write = os.write
+
+    def half(descriptor: int, line: bytes) -> int:
+        return write(descriptor, line[:100])
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.EIO, "no")
+
+    for call, failing in (("write", half), ("fsync", refuse)):
+        with monkeypatch.context() as disk:
+            disk.setattr(os, call, failing)
+            with pytest.raises(OSError, match=r"written|no"):
+                log.append(head(6))
+        assert log.last == head(5)
+    log.append(head(6))
+    log.close()
+
+    assert verified(path.read_bytes().splitlines(keepends=True))[-1] == head(6)
 
 
 def test_a_log_whose_last_line_is_another_keys_does_not_open(path: Path, five_lines: list[bytes]) -> None:
