@@ -145,7 +145,7 @@ class Api:
         self.risk = risk_service_pb2_grpc.RiskServiceStub(presenting)
         self.lines = credit_line_service_pb2_grpc.CreditLineServiceStub(presenting)
         self.ledger = ledger_service_pb2_grpc.LedgerServiceStub(presenting)
-        self.health = health_pb2_grpc.HealthStub(presenting)
+        self.health: Any = health_pb2_grpc.HealthStub(presenting)
 
     def send(
         self, method: MethodDescriptor | str, raw: bytes, *, metadata: Metadata = (), timeout: float = TIMEOUT_SECONDS

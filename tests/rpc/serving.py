@@ -6,7 +6,7 @@ import asyncio
 import random
 import socket
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -102,8 +102,11 @@ class Deployment:
 class Running:
     """A deployment being served."""
 
-    def __init__(self, deployment: Deployment, listening: Listening, metrics_port: int) -> None:
+    def __init__(
+        self, deployment: Deployment, listening: Listening, metrics_port: int, stop: Callable[[], None]
+    ) -> None:
         self.deployment = deployment
+        self.stop = stop
         self.key_port = listening.key_port
         self.certificate_port = listening.certificate_port
         self.metrics_port = metrics_port
@@ -115,16 +118,20 @@ class Running:
             text: str = response.read().decode()
         return text
 
-    def calls(self, method: str, status: str) -> float:
-        """Return how many calls of a method ended so."""
+    def scrape_value(self, name: str, method: str = "", status: str = "") -> float:
+        """Return one figure, summed over what is not named."""
         return sum(
             sample.value
             for family in text_string_to_metric_families(self.scrape())
             for sample in family.samples
-            if sample.name == "rpc_server_call_duration_seconds_count"
-            and sample.labels["rpc_method"].endswith(f"/{method}")
-            and sample.labels["rpc_response_status_code"] == status
+            if sample.name == name
+            and (not method or sample.labels["rpc_method"].endswith(f"/{method}"))
+            and (not status or sample.labels["rpc_response_status_code"] == status)
         )
+
+    def calls(self, method: str, status: str) -> float:
+        """Return how many calls of a method ended so."""
+        return self.scrape_value("rpc_server_call_duration_seconds_count", method, status)
 
     def keyed(self, api_key: str) -> Api:
         """Return the calls as the holder of a key makes them."""
@@ -170,12 +177,12 @@ def serving(loop: Loop, deployment: Deployment, **settings: Any) -> Iterator[Run
         },
     )  # fmt: skip
     server, ended, listening = _start(loop, chosen)
-    running = Running(deployment, listening, metrics_port)
+    running = Running(deployment, listening, metrics_port, lambda: loop.run(_stop(server)))
     try:
         yield running
     finally:
         running.channels.close()
-        loop.run(_stop(server))
+        running.stop()
         assert ended.result(WAIT_SECONDS) == 0
 
 

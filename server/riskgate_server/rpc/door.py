@@ -196,7 +196,7 @@ class Door:
                 status = name_of(refusal)
                 await context.abort_with_status(grpc_status_of(refusal))
             except asyncio.CancelledError:
-                if context.cancelled():
+                if is_being_cancelled():
                     status = "CANCELLED"
                     raise
                 # Something inside raised it: left alone, the caller would hang until its own deadline.
@@ -236,7 +236,7 @@ class Door:
                 status = name_of(refusal)
                 await context.abort_with_status(grpc_status_of(refusal))
             except asyncio.CancelledError:
-                if context.cancelled():
+                if is_being_cancelled():
                     status = "CANCELLED"
                     raise
                 # Something inside raised it: left alone, the caller would hang until its own deadline.
@@ -292,6 +292,12 @@ async def _in_time(answering: Awaitable[Message]) -> Message:
 
 
 _LOGGED: Final = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+
+
+def is_being_cancelled() -> bool:
+    """Whether somebody cancelled what runs here: the caller hung up. gRPC's own word for it comes too late."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def given_up() -> Unavailable:

@@ -19,7 +19,7 @@ from riskgate_server.rpc.convert import (
     explanation_to_proto,
     time_from,
 )
-from riskgate_server.rpc.door import Call, end_of_stream, given_up
+from riskgate_server.rpc.door import Call, end_of_stream, given_up, is_being_cancelled
 from riskgate_server.rpc.service import Rooms, key_of, page_size_of
 from riskgate_server.rpc.status import proto_of
 
@@ -143,8 +143,7 @@ class RiskServicer:
         except Exception as error:  # noqa: BLE001 - one bad item spoils only itself, whatever is bad about it
             self._refuse(result, error, call)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if is_being_cancelled():
                 raise
             # Nobody cancelled this item: something inside raised it.
             self._refuse(result, given_up(), call)

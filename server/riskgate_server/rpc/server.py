@@ -124,12 +124,13 @@ class RpcServer:
     async def start(self) -> None:
         """Take calls."""
         await self._server.start()
-        await self._health.set_serving(*self._names, serving=True)
+        self._health.set_serving(*self._names, serving=True)
 
     async def drain(self) -> None:
         """Tell load balancers to go elsewhere; calls are still taken."""
-        await self._health.set_serving(*self._names, serving=False)
+        self._health.set_serving(*self._names, serving=False)
 
     async def stop(self, grace_seconds: float) -> None:
         """Take no more calls and let those in flight finish."""
+        self._health.end()
         await self._server.stop(grace_seconds)

@@ -7,16 +7,16 @@ but "serving", so any scope will do for it; but it too needs a credential.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
-from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import ReflectionServicer
 
-from riskgate_server.domain.errors import InvalidRequest
+from riskgate_server.domain.errors import InvalidRequest, NotFound, Unavailable
 from riskgate_server.rpc.door import Call, end_of_stream
 from riskgate_server.scopes import SCOPES
 
@@ -31,29 +31,59 @@ SCOPES_OF: Final[dict[str, frozenset[str]]] = {
 """Scopes of services whose protos are not ours: any one of the set lets a caller in."""
 
 
+_SERVING: Final[Any] = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING: Final[Any] = health_pb2.HealthCheckResponse.NOT_SERVING
+_UNKNOWN: Final[Any] = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
 class Health:
     """Serves `grpc.health.v1.Health`."""
 
     def __init__(self) -> None:
-        self._servicer = HealthServicer()
+        self._statuses: dict[str, Any] = {}
+        self._watchers: set[asyncio.Event] = set()
+        self._ended = False
 
-    async def set_serving(self, *services: str, serving: bool) -> None:
+    def set_serving(self, *services: str, serving: bool) -> None:
         """Say whether services take calls; the empty name is the server as a whole."""
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for service in ("", *services):
-            await self._servicer.set(service, status)
+        self._statuses.update(dict.fromkeys(("", *services), _SERVING if serving else _NOT_SERVING))
+        self._wake()
+
+    def end(self) -> None:
+        """End every watch, when all has been told: they would keep a stopping server waiting."""
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        for changed in self._watchers:
+            changed.set()
 
     async def Check(self, request: health_pb2.HealthCheckRequest, call: Call) -> health_pb2.HealthCheckResponse:
         """Say how a service is now."""
-        response: health_pb2.HealthCheckResponse = await self._servicer.Check(request, call.context)
-        return response
+        status = self._statuses.get(request.service)
+        if status is None:
+            raise NotFound("SERVICE_NOT_FOUND", "the server has no such service")
+        return health_pb2.HealthCheckResponse(status=status)
 
-    async def Watch(self, request: health_pb2.HealthCheckRequest, call: Call) -> AsyncIterator[Any]:
-        """Say how a service is, now and whenever that changes. The library's servicer writes by itself."""
-        await self._servicer.Watch(request, call.context)
-        nothing: tuple[health_pb2.HealthCheckResponse, ...] = ()
-        for response in nothing:
-            yield response
+    async def Watch(
+        self, request: health_pb2.HealthCheckRequest, call: Call
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        """Say how a service is, now and whenever that changes."""
+        changed = asyncio.Event()
+        self._watchers.add(changed)
+        told: Any = None
+        try:
+            while True:
+                changed.clear()
+                status = self._statuses.get(request.service, _UNKNOWN)
+                if status != told:
+                    told = status
+                    yield health_pb2.HealthCheckResponse(status=status)
+                if self._ended:
+                    raise Unavailable("SHUTTING_DOWN", "the server is stopping; nothing was done")
+                await changed.wait()
+        finally:
+            self._watchers.discard(changed)
 
 
 class Reflection:

@@ -68,6 +68,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: the customer has no such decision."""
     ERROR_REASON_CASE_NOT_FOUND: _ErrorReason.ValueType  # 46
     """NOT_FOUND: the customer has no review open for this transaction."""
+    ERROR_REASON_SERVICE_NOT_FOUND: _ErrorReason.ValueType  # 47
+    """NOT_FOUND: the server has no service of the name a health check asks for."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 50
     """ALREADY_EXISTS: the request id was used with other content."""
     ERROR_REASON_LINE_EXISTS: _ErrorReason.ValueType  # 51
@@ -178,6 +180,8 @@ ERROR_REASON_DECISION_NOT_FOUND: ErrorReason.ValueType  # 45
 """NOT_FOUND: the customer has no such decision."""
 ERROR_REASON_CASE_NOT_FOUND: ErrorReason.ValueType  # 46
 """NOT_FOUND: the customer has no review open for this transaction."""
+ERROR_REASON_SERVICE_NOT_FOUND: ErrorReason.ValueType  # 47
+"""NOT_FOUND: the server has no service of the name a health check asks for."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 50
 """ALREADY_EXISTS: the request id was used with other content."""
 ERROR_REASON_LINE_EXISTS: ErrorReason.ValueType  # 51
