@@ -93,6 +93,24 @@ class Door:
         self._limits = limits
         self._observer = observer
         self._validator = protovalidate.Validator()
+        self._inside = 0
+        self._closed = False
+        self._empty = asyncio.Event()
+
+    def close(self) -> None:
+        """Send every new call elsewhere; whoever is inside may finish."""
+        self._closed = True
+        if not self._inside:
+            self._empty.set()
+
+    async def empty(self) -> None:
+        """Wait until nobody is inside any more. Only after `close`."""
+        await self._empty.wait()
+
+    def _leave(self) -> None:
+        self._inside -= 1
+        if self._closed and not self._inside:
+            self._empty.set()
 
     def handlers(
         self, service: ServiceDescriptor, servicer: object, scopes: frozenset[str] | None = None
@@ -100,17 +118,18 @@ class Door:
         """
         Return handlers for every method of a service; a method the servicer lacks answers UNIMPLEMENTED.
 
-        `scopes` is for services whose protos are not ours: any one of the set lets a caller in.
+        `scopes` is for services whose protos are not ours: any one of the set lets a caller in. They are
+        served to the end, for one of them is how callers learn that it has come.
         """
         methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         for method in service.methods:
             implementation = getattr(servicer, method.name, None)
             allowed = required_scope(method) if scopes is None else scopes
             wrap = self._streaming if method.server_streaming else self._unary
-            methods[method.name] = wrap(method, implementation, allowed)
+            methods[method.name] = wrap(method, implementation, allowed, to_the_end=scopes is not None)
         return grpc.method_handlers_generic_handler(service.full_name, methods)
 
-    def enter(self, scopes: frozenset[str], context: Context) -> Call:
+    def enter(self, scopes: frozenset[str], context: Context, *, to_the_end: bool = False) -> Call:
         """
         Let a caller in who proves itself, holds one of the scopes and is within its rate.
 
@@ -118,11 +137,14 @@ class Door:
             Unauthenticated: nobody we know.
             PermissionRefused: the caller lacks the scope.
             ResourceExhausted: the caller is above its rate.
+            Unavailable: the door is closed, except `to_the_end`.
         """
         caller = self._authenticator.authenticate(context)
         if not any(map(caller.may, scopes)):
             raise _scope_missing(scopes)
         self._limits.take(caller)
+        if self._closed and not to_the_end:
+            raise Unavailable("SHUTTING_DOWN", "the server is stopping; nothing was done")
         return _call(caller, context, context.time_remaining())
 
     def charge(self, caller: Caller, cost: int) -> None:
@@ -176,7 +198,12 @@ class Door:
         return error
 
     def _unary(
-        self, method: MethodDescriptor, implementation: Method | None, scopes: frozenset[str]
+        self,
+        method: MethodDescriptor,
+        implementation: Method | None,
+        scopes: frozenset[str],
+        *,
+        to_the_end: bool,
     ) -> grpc.RpcMethodHandler[Any, Any]:
         request_class = GetMessageClass(method.input_type)
         name = _metric_name(method)
@@ -184,8 +211,9 @@ class Door:
         async def handle(raw: bytes, context: Context) -> Message:
             began = time.perf_counter()
             status = "OK"
+            self._inside += 1
             try:
-                call = self.enter(scopes, context)
+                call = self.enter(scopes, context, to_the_end=to_the_end)
                 answering = _served(implementation)(self.decode(request_class, raw), call)
                 return await (_in_time(answering) if call.capped else answering)
             except grpc.aio.AbortError:
@@ -204,6 +232,7 @@ class Door:
                 status = name_of(refusal)
                 await context.abort_with_status(grpc_status_of(refusal))
             finally:
+                self._leave()
                 self._observer.observe(name, status, time.perf_counter() - began)
 
         return grpc.unary_unary_rpc_method_handler(
@@ -212,7 +241,12 @@ class Door:
         )
 
     def _streaming(
-        self, method: MethodDescriptor, implementation: StreamMethod | None, scopes: frozenset[str]
+        self,
+        method: MethodDescriptor,
+        implementation: StreamMethod | None,
+        scopes: frozenset[str],
+        *,
+        to_the_end: bool,
     ) -> grpc.RpcMethodHandler[Any, Any]:
         request_class = GetMessageClass(method.input_type)
         name = _metric_name(method)
@@ -220,8 +254,9 @@ class Door:
         async def handle(incoming: Any, context: Context) -> None:
             began = time.perf_counter()
             status = "OK"
+            self._inside += 1
             try:
-                call = self.enter(scopes, context)
+                call = self.enter(scopes, context, to_the_end=to_the_end)
                 # A stream of requests decodes each as it arrives: one bad item spoils only itself.
                 request = incoming if method.client_streaming else self.decode(request_class, incoming)
                 # Closed at once when a write fails: what the method listens to it must let go of.
@@ -244,6 +279,7 @@ class Door:
                 status = name_of(refusal)
                 await context.abort_with_status(grpc_status_of(refusal))
             finally:
+                self._leave()
                 self._observer.observe(name, status, time.perf_counter() - began)
 
         serializer = GetMessageClass(method.output_type).SerializeToString

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -24,6 +26,9 @@ from riskgate_server.rpc.ledger import LedgerServicer
 from riskgate_server.rpc.risk import RiskServicer
 from riskgate_server.rpc.service import Rooms
 from riskgate_server.rpc.standard import HEALTH, REFLECTION, SCOPES_OF, Health, Reflection
+
+LINGER_SECONDS: Final = 0.2
+"""How long a server that is done still tells late calls to go elsewhere."""
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 METADATA_BYTES_MAX: Final = 16 * 1024
@@ -100,6 +105,7 @@ class RpcServer:
     """Everything that listens. Created stopped."""
 
     def __init__(self, rooms: Rooms) -> None:
+        self._door = rooms.door
         self._health = Health()
         self._server = grpc.aio.server(options=OPTIONS)
         served: dict[ServiceDescriptor, object] = {
@@ -131,6 +137,14 @@ class RpcServer:
         self._health.set_serving(*self._names, serving=False)
 
     async def stop(self, grace_seconds: float) -> None:
-        """Take no more calls and let those in flight finish."""
+        """Take no more calls and let those in flight finish; 0 cuts them."""
         self._health.end()
-        await self._server.stop(grace_seconds)
+        self._door.close()
+        if grace_seconds:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace_seconds):
+                    await self._door.empty()
+            # gRPC tells calls that it has not picked up when it stops that they were CANCELLED, as if their callers
+            # had done so. Refused a little longer, they are on their way elsewhere before that.
+            await asyncio.sleep(LINGER_SECONDS)
+        await self._server.stop(0)
