@@ -16,18 +16,18 @@ from tests.rpc.serving import Deployment, Loop, Running, Tenant, serving
 @pytest.fixture(scope="session")
 def loop() -> Iterator[Loop]:
     loop = Loop()
-    yield loop
+    with pytest.MonkeyPatch.context() as patch:
+        # Tests add callers all the time, and would wait a second for each to be known.
+        patch.setattr(registry, "CHECK_SECONDS", 0.0)
+        yield loop
     loop.close()
 
 
 @pytest.fixture(scope="session")
 def running(loop: Loop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     deployment = Deployment(tmp_path_factory.mktemp("rpc") / "data")
-    with pytest.MonkeyPatch.context() as patch:
-        # Tests add callers all the time, and would wait a second for each to be known.
-        patch.setattr(registry, "CHECK_SECONDS", 0.0)
-        with serving(loop, deployment) as running:
-            yield running
+    with serving(loop, deployment) as running:
+        yield running
     deployment.close()
 
 
