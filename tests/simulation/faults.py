@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import BatchWrite, Snapshot, Store, StoreBroken, StoreFull
+from riskgate_server.engine.ports import BatchWrite, Snapshot, Store, StoreBroken, StoreBusy, StoreFull
 
 
 class Fault(Enum):
@@ -22,6 +22,7 @@ class Fault(Enum):
     REJECTED = "the rows are refused and the transaction rolled back"
     FULL_AT_WRITE = "no room while writing"
     FULL_AT_COMMIT = "no room while committing"
+    BUSY = "another program is in the way"
     BROKEN_READ = "reading fails"
     LOST = "the commit fails, and did not happen"
     KEPT = "the commit fails, and did happen"
@@ -56,6 +57,8 @@ class FaultyStore:
         self.log.append(fault)
         if fault is Fault.CRASH_AT_BEGIN:
             self._die()
+        if fault is Fault.BUSY:
+            raise StoreBusy("in the way")
         committed = False
         try:
             with self.inner.transaction() as tx:

@@ -45,6 +45,7 @@ RISKS: Final = {
 """What the rules of the tests make of a purchase: outcome, reasons, and why to suspend the line, if so."""
 
 INTERNAL: Final = ("failed", "InternalError", "INTERNAL")
+STORE_BUSY: Final = ("failed", "Conflict", "WRITE_CONFLICT")
 STORE_FULL: Final = ("failed", "Unavailable", "STORE_FULL")
 
 

@@ -312,6 +312,8 @@ class Simulation:
             return _Expected([self._ask(command) for command in commands], survives=first is Fault.NONE)
         if first in (Fault.FULL_AT_WRITE, Fault.FULL_AT_COMMIT):
             return _Expected([m.STORE_FULL] * len(commands), survives=True)
+        if first is Fault.BUSY:
+            return _Expected([m.STORE_BUSY] * len(commands), survives=True)
         if first is not Fault.REJECTED:
             return _Expected([], survives=False)
         if len(commands) == 1:

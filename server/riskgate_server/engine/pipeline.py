@@ -176,7 +176,11 @@ class Pipeline:
         while len(self._cache) > self._cached_customers:
             self._cache.popitem(last=False)
         if self._sink and batch.changed:
-            self._sink.committed(tail[1], batch.changed)
+            try:
+                self._sink.committed(tail[1], batch.changed)
+            except Exception:
+                # The commit stands, whoever hears of it.
+                log.exception("sink failed")
 
     def _execute(self, batch: Batch, command: Command) -> Reply:
         try:

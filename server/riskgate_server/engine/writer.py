@@ -19,7 +19,7 @@ import structlog
 from riskgate_server.domain.errors import Unavailable
 from riskgate_server.engine.commands import Command, SettleLapsed
 from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.engine.ports import Clock, Store, StoreBroken
+from riskgate_server.engine.ports import Clock, Store, StoreBroken, StoreBusy, StoreFull
 from riskgate_server.engine.replies import Reply, failure_of
 
 log = structlog.get_logger()
@@ -93,9 +93,13 @@ class Writer:
             while self._step():
                 if time.monotonic() - self._swept_at >= SWEEP_SECONDS:
                     self._swept_at = time.monotonic()
-                    self._sweep()
-        except StoreBroken:
-            log.critical("store broken", exc_info=True)
+                    try:
+                        self._sweep()
+                    except (StoreBusy, StoreFull):
+                        log.warning("sweep put off", exc_info=True)
+        except Exception as error:
+            # Whatever it is: a thread that dies in silence leaves every caller hanging.
+            log.critical("store broken" if isinstance(error, StoreBroken) else "writer broken", exc_info=True)
             self._on_broken()
             self._refuse_the_rest()
 
