@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from riskgate_server.domain.ledger.holds import HoldState, Purchase
+from riskgate_server.domain.ledger.repayment import Allocation, allocate
+
+
+def owing(name: str, principal_minor: int) -> Purchase:
+    return Purchase(name, "line-1", b"", 1, state=HoldState.CAPTURED, principal_minor=principal_minor)
+
+
+def test_the_first_in_line_is_repaid_before_the_next_gets_anything() -> None:
+    shares, rest = allocate(150, [owing("a", 100), owing("b", 100)])
+
+    assert shares == (Allocation("a", 100), Allocation("b", 50))
+    assert rest == 0
+
+
+def test_what_nobody_owes_is_left_over() -> None:
+    assert allocate(150, [owing("a", 100)]) == ((Allocation("a", 100),), 50)
+    assert allocate(150, []) == ((), 150)
+
+
+def test_purchases_that_owe_nothing_get_no_share() -> None:
+    assert allocate(10, [owing("a", 0), owing("b", 10)]) == ((Allocation("b", 10),), 0)
+
+
+@settings(max_examples=300, deadline=None, database=None, derandomize=True)
+@given(st.integers(1, 10**15), st.lists(st.integers(0, 10**15), max_size=20))
+def test_shares_and_rest_are_the_payment_to_the_last_unit(amount: int, debts: list[int]) -> None:
+    purchases = [owing(f"t{n:02}", debt) for n, debt in enumerate(debts)]
+
+    shares, rest = allocate(amount, purchases)
+
+    assert sum(share.amount_minor for share in shares) + rest == amount
+    owed = {p.transaction_id: p.principal_minor for p in purchases}
+    assert all(0 < share.amount_minor <= owed[share.transaction_id] for share in shares)
+    # Only the last share may be less than what was owed, and nothing is left while anything is owed.
+    assert all(share.amount_minor == owed[share.transaction_id] for share in shares[:-1])
+    assert rest == max(amount - sum(debts), 0)
