@@ -67,6 +67,9 @@ READERS: Final = 4
 GC_THRESHOLD: Final = 20_000
 """Objects made between two looks of the garbage collector: what we make by the thousand are trees without cycles."""
 
+BROKEN_DRAIN_SECONDS: Final = 1.0
+"""How long calls in flight may take to be answered after the store has failed."""
+
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 WRITER: Final = "w0"
@@ -252,7 +255,8 @@ class Server:
             log.info("stopping", waiting=gateway.waiting, broken=self._broken)
             await server.drain()
             gateway.close()
-            await server.stop(0 if self._broken else settings.drain_seconds)
+            # Callers whose commit failed are owed that word; whatever else is open may be cut.
+            await server.stop(BROKEN_DRAIN_SECONDS if self._broken else settings.drain_seconds)
             writer_stopped = loop.run_in_executor(None, writer.stop)
             await writer_stopped
             signing.cancel()

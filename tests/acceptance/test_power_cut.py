@@ -39,8 +39,8 @@ pytestmark = [
     pytest.mark.skipif(bool(trace.unavailable()), reason=trace.unavailable() or "strace works"),
 ]
 
-IMAGES = int(os.environ.get("IMAGES", "40"))
-CALLS = int(os.environ.get("CALLS", "600"))
+IMAGES = int(os.environ.get("IMAGES", "30"))
+CALLS = int(os.environ.get("CALLS", "400"))
 SEED = int(os.environ.get("SEED", "0")) or random.SystemRandom().randrange(1, 1_000_000)
 CONTROL_IMAGES = IMAGES
 EVERY_IMAGE = "IMAGES" in os.environ

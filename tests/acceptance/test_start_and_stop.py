@@ -1,0 +1,200 @@
+"""However a server starts and ends: one at a time, nothing half made, and nobody left without an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import grpc
+import pytest
+
+from riskgate.credit.v1.credit_line_service_pb2 import GetCreditLineRequest
+from tests.acceptance import books, witness
+from tests.acceptance.calling import Backend, Told, check, connections, open_line
+from tests.acceptance.conftest import Figures
+from tests.acceptance.deployment import PYTHON, Deployment, environment, riskgate, until
+from tests.acceptance.shopping import Wallet
+
+pytestmark = pytest.mark.process
+
+STARTS = int(os.environ.get("STARTS", "4"))
+"""How many starts, and how many inits, are killed."""
+START_SECONDS = 1.2
+INIT_SECONDS = 0.1
+CALLS_IN_FLIGHT = 100
+CLIENTS = 16
+CONNECTIONS = 4
+LIMIT_MINOR = 1_000_000
+DRAIN_SECONDS = 5.0
+SECOND_SERVER_SECONDS_MAX = 2.0
+STOPPED_SECONDS = 1.5
+DEADLINE_SECONDS = 1.0
+NORMAL_AGAIN_SECONDS = 10.0
+
+
+async def drained(deployment: Deployment, answers: list[Told]) -> list[Told]:
+    """Have a hundred callers call without pause, ask the server to end, and go on until nobody answers."""
+    last: list[Told] = []
+    busy = asyncio.Event()
+
+    async def caller(number: int, backend: Backend) -> None:
+        for call in range(1_000_000):
+            told = await backend.once(check("one", f"r{number}-{call}", f"t{number}-{call}", 1))
+            answers.append(told)
+            if len(answers) >= CALLS_IN_FLIGHT:
+                busy.set()
+            if not told.settled:
+                last.append(told)
+                return
+
+    async with connections(deployment, CONNECTIONS) as backends:
+        assert (await backends[0].settle(open_line("one", LIMIT_MINOR))).done
+        async with asyncio.TaskGroup() as group:
+            for number in range(CALLS_IN_FLIGHT):
+                group.create_task(caller(number, backends[number % CONNECTIONS]))
+            await busy.wait()
+            deployment.send(signal.SIGTERM)
+    return last
+
+
+def test_sigterm_answers_every_call_in_flight(deployment: Deployment, figures: Figures) -> None:
+    answers: list[Told] = []
+    deployment.started(settings={"drain_seconds": str(DRAIN_SECONDS)})
+    last = asyncio.run(drained(deployment, answers))
+    began = time.monotonic()
+    code = deployment.wait(DRAIN_SECONDS + 1)
+    seconds = time.monotonic() - began
+    entries = books.read(deployment.store)
+    found = books.by_key(entries)
+    # "Nothing was done" must be true.
+    untrue = [
+        told for told in last
+        if told.reason == "SHUTTING_DOWN" and (told.request.customer_id, told.request.request_id) in found
+    ]  # fmt: skip
+    ends = Counter(f"{told.code.name} {told.reason or told.text[:40]}" for told in last)
+    figures(answered=len(answers), ends=dict(ends), exit_code=code, exit_s=round(seconds, 2))
+
+    assert code == 0
+    assert {told.code for told in last} == {grpc.StatusCode.UNAVAILABLE}
+    assert untrue == []
+    assert witness.missing(answers, entries) == []
+    assert deployment.verify()["faults"] == []
+
+
+def test_a_second_server_is_refused_and_names_the_first(deployment: Deployment) -> None:
+    deployment.started()
+    began = time.monotonic()
+    second = riskgate(
+        "serve", "--data", deployment.root, "--certificate-port", "0", "--key-port", "0", "--metrics-port", "-1"
+    )
+    seconds = time.monotonic() - began
+
+    assert second.returncode == 1
+    assert f"is served by process {deployment.pid}" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert seconds < SECOND_SERVER_SECONDS_MAX + START_SECONDS
+    assert deployment.stop() == 0
+
+
+def kill_soon_after(process: subprocess.Popen[bytes], appears: Path, within_seconds: float) -> None:
+    """Take a process away a moment after it has made a file; if it never does, when it ends."""
+    until(lambda: appears.exists() or process.poll() is not None, seconds=30, what=f"making {appears.name}")
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(random.uniform(0, within_seconds))
+    process.kill()
+    process.wait(10)
+
+
+def test_a_server_killed_while_it_starts_starts_the_next_time(deployment: Deployment, figures: Figures) -> None:
+    """The first start makes the tables; later ones find the log of the last commit, and recover it."""
+    for start in range(STARTS):
+        process = deployment.start()
+        if start == 0:
+            kill_soon_after(process, deployment.store, 0.05)
+        else:
+            kill_soon_after(process, deployment.root, START_SECONDS)
+        if start == STARTS // 2:
+            deployment.started()
+            asyncio.run(_one_call(deployment, "half-way"))
+            deployment.kill()
+    deployment.started()
+    asyncio.run(_one_call(deployment, "last"))
+    figures(starts_killed=STARTS)
+
+    assert deployment.stop() == 0
+    report = deployment.verify()
+    assert (report["faults"], report["customers"]) == ([], 2)
+
+
+async def _one_call(deployment: Deployment, customer_id: str) -> None:
+    async with Backend(deployment) as backend:
+        assert (await backend.settle(open_line(customer_id, 1))).done
+
+
+def test_an_init_killed_at_any_point_is_finished_by_the_next(tmp_path: Path, figures: Figures) -> None:
+    """Until it is finished nothing serves it, and once it is nothing is ever made anew."""
+    unfinished = 0
+    for number in range(STARTS):
+        root = tmp_path / f"data-{number}"
+        process = subprocess.Popen([*PYTHON, "init", str(root)], env=environment(), stdout=subprocess.DEVNULL)
+        kill_soon_after(process, root, INIT_SECONDS)
+        finished = (root / "access.db").exists() and not (root / "INITIALISING").exists()
+        if root.exists() and not finished:
+            unfinished += 1
+            refused = riskgate("serve", "--data", root, "--metrics-port", "-1", "--key-port", "0")
+            assert refused.returncode == 1, refused.stderr
+            assert "riskgate init" in refused.stderr
+        again = riskgate("init", root, "--json")
+        assert again.returncode == (2 if finished else 0), again.stderr
+        shutil.rmtree(root)
+    figures(inits_killed=STARTS, of_these_half_done=unfinished)
+
+
+def test_a_server_that_stood_still_starts_nothing_whose_caller_has_gone(
+    deployment: Deployment, figures: Figures
+) -> None:
+    wallets = [Wallet(f"c{customer}", LIMIT_MINOR, random.Random()) for customer in range(CLIENTS)]
+    answers: list[Told] = []
+    gone: list[Told] = []
+    again: list[Told] = []
+
+    async def scene() -> float:
+        async with connections(deployment, CONNECTIONS, attempt_seconds=DEADLINE_SECONDS) as backends:
+            pairs = list(zip(wallets, backends * CLIENTS, strict=False))
+            answers.extend([await backend.settle(wallet.next_request()) for wallet, backend in pairs])
+            deployment.send(signal.SIGSTOP)
+            stopped = time.monotonic()
+            gone.extend(await asyncio.gather(*(backend.once(wallet.next_request()) for wallet, backend in pairs)))
+            await asyncio.sleep(max(0.0, STOPPED_SECONDS - (time.monotonic() - stopped)))
+            deployment.send(signal.SIGCONT)
+            began = time.monotonic()
+            await backends[0].settle(GetCreditLineRequest(customer_id="c0"), patience=NORMAL_AGAIN_SECONDS)
+            seconds = time.monotonic() - began
+            again.extend([await backends[0].settle(told.request) for told in gone])
+            return seconds
+
+    deployment.started()
+    seconds = asyncio.run(scene())
+    assert deployment.stop() == 0
+    entries = books.read(deployment.store)
+    found = books.by_key(entries)
+    late = [
+        entry
+        for told in gone
+        for entry in found.get((told.request.customer_id, told.request.request_id), [])
+        if told.told_at * 1_000_000 < entry.at_us < again[0].asked_at * 1_000_000
+    ]
+    figures(given_up=len(gone), done_after_the_deadline=len(late), normal_again_s=round(seconds, 2))
+
+    assert {told.code for told in gone} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+    assert late == []
+    assert witness.missing([*answers, *again], entries) == []
+    assert witness.doubled(entries) == []
