@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import cel as second_cel
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from riskgate_server.domain.fraud.features import Value
@@ -114,7 +116,12 @@ def test_generated_python_answers_as_the_engine_does(source: str, several: list[
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(of_type("bool", 2), contexts)
 def test_a_second_cel_agrees_wherever_both_answer(source: str, values: tuple[Value, ...]) -> None:
-    """The second engine wraps on overflow and orders errors differently, so only answers are compared."""
+    """
+    The second engine wraps on overflow and orders errors differently, so only answers are compared.
+
+    Nor does it read an escape of U+0080 to U+00FF as one character: size("\\U00000080") is 2 there.
+    """
+    assume(not re.search(r"\\U000000[89a-fA-F]", source))
     verdict = generated(CHECKER.check(source), values)
     context = dict(zip(TYPES, values, strict=True)) | {"words": list(LISTS["words"])}
     try:
