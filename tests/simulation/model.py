@@ -272,6 +272,14 @@ class Model:
             return ("failed", *known.answer[1:])
         return ("failed", "PreconditionFailed", "REPLY_FORGOTTEN")
 
+    def trial(self) -> Model:
+        """A model to try commands on that are then rolled back. Customers are replaced, never changed: they are shared."""
+        other = Model()
+        other.customers, other.requests = dict(self.customers), dict(self.requests)
+        # What broke us is remembered also when the commit then fails.
+        other.harmful = self.harmful
+        return other
+
     def quarantine(self, command: c.Command) -> Answer:
         if command.request_id:
             self.harmful.add((command.key, command.request_id))

@@ -310,6 +310,10 @@ class Simulation:
         first = log[0]
         if first in COMMITTED:
             return _Expected([self._ask(command) for command in commands], survives=first is Fault.NONE)
+        if first in (Fault.FULL_AT_WRITE, Fault.FULL_AT_COMMIT, Fault.REJECTED):
+            tried = self._model.trial()
+            for command in commands:
+                self._ask(command, tried)
         if first in (Fault.FULL_AT_WRITE, Fault.FULL_AT_COMMIT):
             return _Expected([m.STORE_FULL] * len(commands), survives=True)
         if first is Fault.BUSY:
@@ -327,9 +331,9 @@ class Simulation:
             answers += alone.answers
         return _Expected(answers, survives=True)
 
-    def _ask(self, command: c.Command) -> m.Answer:
+    def _ask(self, command: c.Command, model: m.Model | None = None) -> m.Answer:
         late = bool(command.deadline_us) and self._monotonic_us >= command.deadline_us
-        return self._model.answer(command, self._clock.now_us(), late=late)
+        return (model or self._model).answer(command, self._clock.now_us(), late=late)
 
     def _audit(self, keys: Any) -> None:
         with self._store.snapshot() as snapshot:
