@@ -273,7 +273,7 @@ class Model:
         return ("failed", "PreconditionFailed", "REPLY_FORGOTTEN")
 
     def trial(self) -> Model:
-        """A model to try commands on that are then rolled back. It shares customers: they are replaced, never changed."""
+        """A model to try on what is then rolled back. It shares customers: they are replaced, never changed."""
         other = Model()
         other.customers, other.requests = dict(self.customers), dict(self.requests)
         # What broke us is remembered also when the commit then fails.

@@ -468,7 +468,8 @@ class LifeOnAFile(Life):
 
 
 CHECKED: Final = settings(
-    max_examples=200,
+    # Some lives end early, where hypothesis repeats a choice it knows: about 220 of these take all 100 steps.
+    max_examples=300,
     stateful_step_count=100,
     deadline=None,
     derandomize=True,
@@ -482,7 +483,7 @@ CHECKED: Final = settings(
 TestLife = Life.TestCase
 TestLife.settings = CHECKED
 TestLifeOnAFile = LifeOnAFile.TestCase
-TestLifeOnAFile.settings = settings(CHECKED, max_examples=20)
+TestLifeOnAFile.settings = settings(CHECKED, max_examples=30)
 
 
 class LongLife(Life):
