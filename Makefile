@@ -1,7 +1,8 @@
 # Every target works as the first command ever run in a bare clone: python3 (3.11 or newer) and make suffice.
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-long simulate check format protos lock clean bench demo loadtest
+.PHONY: help test test-long simulate check format protos lock clean bench demo loadtest \
+    powercut crash crowd storm faults
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -20,6 +21,24 @@ test-long: .venv/.built  ## Run what takes long: thousands of random lives, minu
 SEEDS ?= 1000
 simulate: .venv/.built  ## Run the simulator: make simulate SEEDS=1000 START=0
 	.venv/bin/python -m tests.simulation --seeds $(SEEDS) --start $(or $(START),0)
+
+ACCEPTANCE := .venv/bin/python -m pytest -q
+
+powercut: .venv/.built  ## Cut the power at random instants of a recorded server: make powercut IMAGES=200 CALLS=3000
+	IMAGES=$(or $(IMAGES),200) CALLS=$(or $(CALLS),3000) $(ACCEPTANCE) tests/acceptance/test_power_cut.py
+
+crash: .venv/.built  ## Kill a loaded server again and again, and while it starts: make crash KILLS=100 STARTS=50
+	KILLS=$(or $(KILLS),100) STARTS=$(or $(STARTS),50) $(ACCEPTANCE) \
+	    tests/acceptance/test_kill.py tests/acceptance/test_start_and_stop.py tests/acceptance/test_same_key.py
+
+crowd: .venv/.built  ## Put 64 callers on one line, with kills in between: make crowd SECONDS=60
+	SECONDS=$(or $(SECONDS),60) $(ACCEPTANCE) tests/acceptance/test_one_line.py
+
+storm: .venv/.built  ## Have 64 clients cancel three calls in ten: make storm CALLS=50000
+	CALLS=$(or $(CALLS),50000) $(ACCEPTANCE) tests/acceptance/test_cancel_storm.py
+
+faults: .venv/.built  ## Let the disk fail under a loaded server: make faults FAULTS=20
+	FAULTS=$(or $(FAULTS),20) $(ACCEPTANCE) tests/acceptance/test_disk_faults.py
 
 check: .venv/.built  ## Lint, types, import rules, contract
 	@scripts/check
