@@ -32,7 +32,7 @@ crash: .venv/.built  ## Kill a loaded server again and again, and while it start
 	    tests/acceptance/test_kill.py tests/acceptance/test_start_and_stop.py tests/acceptance/test_same_key.py
 
 crowd: .venv/.built  ## Put 64 callers on one line, with kills in between: make crowd SECONDS=60
-	SECONDS=$(or $(SECONDS),60) $(ACCEPTANCE) tests/acceptance/test_one_line.py
+	CROWD_SECONDS=$(or $(SECONDS),60) $(ACCEPTANCE) tests/acceptance/test_one_line.py
 
 storm: .venv/.built  ## Have 64 clients cancel three calls in ten: make storm CALLS=50000
 	CALLS=$(or $(CALLS),50000) $(ACCEPTANCE) tests/acceptance/test_cancel_storm.py

@@ -22,7 +22,7 @@ from tests.acceptance.planted import planted
 
 pytestmark = pytest.mark.process
 
-SECONDS = float(os.environ.get("SECONDS", "5"))
+SECONDS = float(os.environ.get("CROWD_SECONDS", "5"))
 CONTROL_SECONDS = 1.5
 SECONDS_PER_KILL = 2.0
 CALLERS = 64
