@@ -37,10 +37,11 @@ from riskgate_server.crypto.signing import (
     read_heads,
     without_torn_end,
 )
+from riskgate_server.crypto.tls import require_certificate, require_key_of
 from riskgate_server.datadir import DataDirectory, DataDirectoryError, create_empty_private
 from riskgate_server.engine.clocks import DataClock, SystemClock
 from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.engine.ports import Store, StoreInUse
+from riskgate_server.engine.ports import Store, StoreBroken, StoreInUse
 from riskgate_server.engine.queries import Queries
 from riskgate_server.engine.verify import Progress, Report, verify
 from riskgate_server.engine.writer import Writer
@@ -98,12 +99,36 @@ class OpenedStore(msgspec.Struct, frozen=True):
         self.vault.close()
 
 
+def _secret(kind: str, path: Path) -> bytes:
+    try:
+        return decode_secret(kind, path.read_bytes())
+    except SecretFileBroken as error:
+        raise DataDirectoryError(f"{path}: {error}; restore it from a backup") from error
+
+
+def _refuse_unusable_tls(directory: DataDirectory) -> None:
+    """Name the file that is no good: the RPC library only says that it could not listen."""
+    try:
+        where = directory.ca_certificate
+        require_certificate(where.read_bytes())
+        where = directory.server_certificate
+        certificate = where.read_bytes()
+        require_certificate(certificate)
+        where = directory.server_key
+        require_key_of(certificate, where.read_bytes())
+    except ValueError as error:
+        raise DataDirectoryError(f"{where}: {error}; restore it from a backup") from error
+
+
 def open_store(directory: DataDirectory, *, synchronous: str = "FULL") -> OpenedStore:
     """Open a checked data directory for writing; only one process may."""
     create_empty_private(directory.store)
-    store = SQLiteStore(directory.store, synchronous=synchronous)
     try:
-        master = MasterKey(decode_secret(MASTER, directory.master_key.read_bytes()))
+        store = SQLiteStore(directory.store, synchronous=synchronous)
+    except StoreBroken as error:
+        raise DataDirectoryError(f"{directory.store} cannot be read: {error}") from error
+    try:
+        master = MasterKey(_secret(MASTER, directory.master_key))
         vault = SqliteVault(directory.vault, wrap=master.wrap, unwrap=master.unwrap)
     except BaseException:
         store.close()
@@ -113,7 +138,7 @@ def open_store(directory: DataDirectory, *, synchronous: str = "FULL") -> Opened
 
 def verify_directory(directory: DataDirectory, progress: Progress) -> Report:
     """Verify a checked data directory, whether or not a server is running on it."""
-    master = MasterKey(decode_secret(MASTER, directory.master_key.read_bytes()))
+    master = MasterKey(_secret(MASTER, directory.master_key))
     with contextlib.ExitStack() as closing:
         verifier = HeadVerifier(directory.heads_public_key.read_bytes())
         heads: list[Head] = []
@@ -180,6 +205,7 @@ class Server:
         """Serve until told to stop, and return the process's exit code: 0 for an orderly end."""
         settings, directory = self._settings, self._directory
         directory.check()
+        _refuse_unusable_tls(directory)
         rules, source = read_ruleset(settings.ruleset)
         loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as closing:
@@ -194,7 +220,7 @@ class Server:
             closing.callback(registry.close)
             # Its name must be as durable as its lines.
             create_empty_private(directory.heads)
-            heads = HeadLog(directory.heads, HeadSigner(decode_secret(HEADS, directory.heads_key.read_bytes())))
+            heads = HeadLog(directory.heads, HeadSigner(_secret(HEADS, directory.heads_key)))
             closing.callback(heads.close)
             _refuse_other_past(heads, store)
             metrics = Metrics()
@@ -212,7 +238,7 @@ class Server:
                 feed=feed,
                 clock=clock,
                 readers=readers,
-                fingerprint=FingerprintKey(decode_secret(FINGERPRINT, directory.fingerprint_key.read_bytes())).digest,
+                fingerprint=FingerprintKey(_secret(FINGERPRINT, directory.fingerprint_key)).digest,
                 write_decision=DecisionWriter(ReasonTexts(rules.reason_text)),
             )
             pipeline = Pipeline(
@@ -272,7 +298,10 @@ class Server:
         certificate_port = server.listen(settings.address, settings.certificate_port, tls, require_client=True)
         key_port = server.listen(settings.address, settings.key_port, tls, require_client=False)
         if settings.metrics_port >= 0:
-            closing.callback(metrics.serve("127.0.0.1", settings.metrics_port))
+            try:
+                closing.callback(metrics.serve("127.0.0.1", settings.metrics_port))
+            except OSError as error:
+                raise OSError(f"metrics_port: {error.strerror} (127.0.0.1:{settings.metrics_port})") from error
         return Listening(settings.address, certificate_port, key_port, settings.metrics_port)
 
     def stop(self) -> None:

@@ -95,6 +95,24 @@ def issue_client(authority: Credential, uri: str, now: datetime, lifetime: timed
     )
 
 
+def require_certificate(pem: bytes) -> None:
+    """Raise ValueError unless `pem` begins with a certificate that can be read."""
+    try:
+        x509.load_pem_x509_certificate(pem)
+    except ValueError:
+        raise ValueError("not a certificate") from None
+
+
+def require_key_of(certificate_pem: bytes, key_pem: bytes) -> None:
+    """Raise ValueError unless `key_pem` is the private key of the certificate."""
+    try:
+        key = load_pem_private_key(key_pem, password=None)
+    except (ValueError, TypeError):
+        raise ValueError("not a private key without a password") from None
+    if key.public_key() != x509.load_pem_x509_certificate(certificate_pem).public_key():
+        raise ValueError("not the key of the certificate")
+
+
 def alternative_name(name: str) -> x509.GeneralName:
     """
     Turn a DNS name or an address into the name a certificate carries.

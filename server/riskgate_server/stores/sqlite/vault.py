@@ -237,6 +237,9 @@ def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     )
     try:
         _set_up(connection, path, read_only=read_only)
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise VaultUnusable(f"{path} cannot be read: {error}") from error
     except BaseException:
         connection.close()
         raise

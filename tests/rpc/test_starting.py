@@ -1,0 +1,244 @@
+"""Starting: what is wrong is said in a line that names it, quickly, and nothing is touched."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import pytest
+from click.testing import CliRunner
+
+from riskgate_server import bootstrap
+from riskgate_server.cli import main
+from riskgate_server.cli.init import initialise
+from riskgate_server.crypto.tls import new_authority
+from riskgate_server.datadir import DataDirectory
+from tests.acceptance.deployment import riskgate
+from tests.rpc.requests import buy, open_line
+from tests.rpc.serving import Running
+
+FREE_PORTS: Final = ("--certificate-port", "0", "--key-port", "0", "--metrics-port", "-1")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("made") / "data"
+    initialise(root, names=(), tenant="default")
+    return root
+
+
+@pytest.fixture
+def root(made: Path, tmp_path: Path) -> Path:
+    """A data directory of its own."""
+    copy = tmp_path / "data"
+    shutil.copytree(made, copy)
+    return copy
+
+
+@pytest.fixture(autouse=True)
+def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What gets through every check must not serve for ever in here."""
+
+    def started(*_: object, **__: object) -> None:
+        raise RuntimeError("it started")
+
+    monkeypatch.setattr(bootstrap, "open_store", started)
+
+
+def served(*arguments: str | Path, **environment: str) -> tuple[int, str]:
+    """Try to serve in this process; every test here is about a server that refuses to start."""
+    result = CliRunner().invoke(main, ["serve", *FREE_PORTS, *map(str, arguments)], env=environment)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+OPTIONS: Final = {
+    "certificate-port": ["-1", "65536", "x", "7443.5", ""],
+    "key-port": ["-1", "65536", "x"],
+    "metrics-port": ["-2", "65536", "x"],
+    "clock": ["", "System", "SYSTEM", "ntp"],
+    "drain-seconds": ["-1", "601", "x", "nan", "inf", ""],
+    "log-level": ["", "INFO", "trace", "x"],
+}
+VARIABLES: Final = {
+    "RISKGATE_CERTIFICATE_PORT": ["-1", "65536", "x"],
+    "RISKGATE_KEY_PORT": ["-1", "70000", ""],
+    "RISKGATE_METRICS_PORT": ["-2", "x"],
+    "RISKGATE_CLOCK": ["", "utc"],
+    "RISKGATE_WAITING_MAX": ["0", "-1", "100001", "x", "4_096"],
+    "RISKGATE_CACHED_CUSTOMERS": ["0", "x", "10000001"],
+    "RISKGATE_DRAIN_SECONDS": ["-0.1", "601", "ten"],
+    "RISKGATE_HEADS_SECONDS": ["0", "0.01", "86401", "x"],
+    "RISKGATE_LOG_LEVEL": ["warn", "1"],
+}
+
+
+@pytest.mark.parametrize(("option", "value"), [(option, value) for option in OPTIONS for value in OPTIONS[option]])
+def test_an_option_out_of_bounds_is_named(made: Path, option: str, value: str) -> None:
+    code, output = served("--data", made, f"--{option}", value)
+
+    assert code == 2
+    assert option in output.replace("_", "-")
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in VARIABLES for value in VARIABLES[name]])
+def test_a_variable_out_of_bounds_is_named(made: Path, name: str, value: str) -> None:
+    result = CliRunner().invoke(main, ["serve", "--data", str(made)], env={name: value})
+
+    assert result.exit_code == 2
+    assert name.removeprefix("RISKGATE_").lower() in result.output
+
+
+@pytest.mark.parametrize("name", ["RISKGATE_KEYPORT", "RISKGATE_", "RISKGATE_DATA_", "RISKGATE_SYNCHRONOUS"])
+def test_a_variable_that_means_nothing_is_named(made: Path, name: str) -> None:
+    code, output = served("--data", made, **{name: "1"})
+
+    assert code == 2
+    assert name in output
+
+
+def test_without_a_data_directory_nothing_starts(tmp_path: Path) -> None:
+    assert served()[0] == 2
+    assert "data" in served()[1]
+    code, output = served("--data", tmp_path / "nowhere")
+    assert code == 1
+    assert "riskgate init" in output
+
+
+def private(root: Path) -> list[Path]:
+    return [path for path in DataDirectory(root).private_files() if path.exists()]
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o622])
+def test_a_secret_that_others_may_read_or_write_is_refused(root: Path, mode: int) -> None:
+    for path in private(root):
+        path.chmod(mode)
+        code, output = served("--data", root)
+        path.chmod(0o600)
+
+        assert code == 1
+        assert str(path) in output
+        assert "chmod go-rwx" in output
+
+
+@pytest.mark.parametrize("name", ["", "secrets", "tls"])
+def test_a_directory_that_is_open_to_others_is_refused(root: Path, name: str) -> None:
+    (root / name).chmod(0o755)
+
+    code, output = served("--data", root)
+
+    assert code == 1
+    assert f"chmod go-rwx {root / name}".rstrip("/") in output
+
+
+def test_a_file_that_is_missing_is_named_and_never_made_anew(root: Path) -> None:
+    for path in DataDirectory(root).required_files():
+        moved = path.rename(path.with_suffix(".away"))
+        code, output = served("--data", root)
+        assert not path.exists()
+        moved.rename(path)
+
+        assert code == 1
+        assert str(path) in output
+
+
+def foreign(path: Path) -> bytes:
+    """A key of the right form that is nobody's."""
+    return new_authority(datetime.now(UTC)).key_pem
+
+
+DAMAGES: Final[dict[str, Callable[[Path], bytes]]] = {
+    "secrets/master.key": lambda path: b"not a key",
+    "secrets/heads.key": lambda path: b"",
+    "secrets/fingerprint.key": lambda path: path.read_bytes()[:-3],
+    "tls/server.key": foreign,
+    "tls/server.crt": lambda path: b"nonsense",
+    "tls/ca.crt": lambda path: path.read_bytes()[100:],
+    "access.db": lambda path: b"SQLite format 3\x00" + b"\xff" * 500,
+    "vault.db": lambda path: b"\xff" * 500,
+    "riskgate.db": lambda path: b"\xff" * 5_000,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_file_is_named_in_a_line(root: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    damaged = root / name
+    damaged.touch(mode=0o600)
+    damaged.write_bytes(DAMAGES[name](damaged))
+
+    code, output = served("--data", root)
+
+    assert code == 1
+    assert str(damaged) in output
+
+
+def test_an_interrupted_init_is_not_served(root: Path) -> None:
+    (root / "INITIALISING").touch()
+
+    code, output = served("--data", root)
+
+    assert code == 1
+    assert "interrupted init" in output
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "name: x",
+        "name: x\nversion: '1'\ngroups: {}\nwindows: []\nreasons: {}\nrules: []\nmore: 1",
+        "\x00",
+        "{",
+    ],
+)
+def test_a_ruleset_that_is_none_is_refused_in_a_line(root: Path, tmp_path: Path, text: str) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(text)
+
+    code, output = served("--data", root, "--ruleset", rules)
+
+    assert code == 1
+    assert "ruleset" in output
+    assert "Traceback" not in output
+
+
+def test_a_ruleset_that_is_not_there_is_named(root: Path, tmp_path: Path) -> None:
+    code, output = served("--data", root, "--ruleset", tmp_path / "no.yaml")
+
+    assert code == 1
+    assert "no.yaml" in output
+
+
+@pytest.mark.process
+def test_a_port_that_is_taken_is_named(root: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for option in ("--key-port", "--metrics-port"):
+            done = riskgate("serve", "--data", root, *FREE_PORTS, option, port, timeout=30)
+
+            assert done.returncode == 1
+            assert port in done.stderr
+            assert "Traceback" not in done.stderr
+
+
+@pytest.mark.process
+def test_a_second_server_on_the_same_directory_is_refused_and_the_first_serves_on(running: Running) -> None:
+    api = running.tenant().api
+    open_line(api)
+    root = running.deployment.directory.root
+
+    done = riskgate("serve", "--data", root, *FREE_PORTS)
+
+    assert done.returncode == 1
+    assert str(root) in done.stderr
+    assert "is served by process" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert buy(api).decision_id
