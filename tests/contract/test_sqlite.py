@@ -304,3 +304,22 @@ def test_a_store_that_another_program_locks_is_busy_and_nothing_happened(store: 
     assert (busy.family, busy.reason) == ("Conflict", "WRITE_CONFLICT")
     assert isinstance(done, DecisionReply)
     shell.close()
+
+
+def test_a_page_of_a_tenants_journal_is_read_backwards_without_sorting(
+    store: SQLiteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, tuple[Any, ...]]] = []
+    with store.snapshot() as snapshot:
+
+        def note(sql: str, given: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+            asked.append((sql, given))
+            return []
+
+        monkeypatch.setattr(snapshot, "_all", note)
+        snapshot.entries_before(position=10, limit=5, tenant_id="t", tag=2)
+
+        ((sql, given),) = asked
+        plan = [row[3] for row in snapshot._db.execute(f"EXPLAIN QUERY PLAN {sql}", given)]
+
+    assert plan == ["SEARCH entries USING INTEGER PRIMARY KEY (rowid<?)"]
