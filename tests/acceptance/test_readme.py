@@ -48,7 +48,7 @@ def test_the_example_works_as_pasted(served: tuple[Path, int, str]) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", example.replace("localhost:7444", f"localhost:{port}")],
         cwd=where,
-        env={**os.environ, "RISKGATE_KEY": key},
+        env={**os.environ, "SHOP_KEY": key},
         capture_output=True,
         text=True,
         check=False,
