@@ -57,7 +57,6 @@ lock: .venv/.built  ## Resolve requirements.in into requirements.lock (needs uv 
 clean:  ## Remove what can be built again, the environment too
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-
 bench: .venv/.built  ## What a decision costs beside a bare echo of the RPC framework; writes bench-results/latest.json
 	.venv/bin/python -m scripts.bench
 
