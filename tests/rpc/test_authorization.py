@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from typing import Final
 
 import grpc
 import pytest
@@ -208,58 +209,58 @@ def test_a_certificate_of_another_authority_does_not_get_through_the_handshake(r
     assert foreign.answer(EVERY[0], b"", timeout=2) == "UNAVAILABLE"
 
 
-def _named(*names: x509.GeneralName) -> Callable[[tls.Credential], tls.Credential]:
-    """Return an authority's way to issue a certificate of these alternative names, however wrong."""
-
-    def issue(authority: tls.Credential) -> tls.Credential:
-        issuer = x509.load_pem_x509_certificate(authority.certificate_pem)
-        signer = load_pem_private_key(authority.key_pem, password=None)
-        assert isinstance(signer, ec.EllipticCurvePrivateKey)
-        key = ec.generate_private_key(ec.SECP256R1())
-        good = x509.load_pem_x509_certificate(
-            tls.issue_client(authority, caller_uri("default", "admin"), datetime.now(UTC)).certificate_pem
-        )
-        builder = x509.CertificateBuilder(
-            issuer_name=issuer.subject, subject_name=good.subject, public_key=key.public_key(),
-            serial_number=good.serial_number, not_valid_before=good.not_valid_before_utc,
-            not_valid_after=good.not_valid_after_utc,
-        )  # fmt: skip
-        if names:
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        return tls.Credential(
-            builder.sign(signer, hashes.SHA256()).public_bytes(Encoding.PEM),
-            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-        )
-
-    return issue
+def issue(authority: tls.Credential, *names: x509.GeneralName) -> tls.Credential:
+    """Issue a client certificate of these alternative names, however wrong."""
+    issuer = x509.load_pem_x509_certificate(authority.certificate_pem)
+    signer = load_pem_private_key(authority.key_pem, password=None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    key = ec.generate_private_key(ec.SECP256R1())
+    good = x509.load_pem_x509_certificate(
+        tls.issue_client(authority, caller_uri("default", "admin"), datetime.now(UTC)).certificate_pem
+    )
+    builder = x509.CertificateBuilder(
+        issuer_name=issuer.subject, subject_name=good.subject, public_key=key.public_key(),
+        serial_number=good.serial_number, not_valid_before=good.not_valid_before_utc,
+        not_valid_after=good.not_valid_after_utc,
+    )  # fmt: skip
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return tls.Credential(
+        builder.sign(signer, hashes.SHA256()).public_bytes(Encoding.PEM),
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+    )
 
 
-def _uri(text: str) -> x509.UniformResourceIdentifier:
-    return x509.UniformResourceIdentifier(text)
+def _uris(*texts: str) -> list[x509.GeneralName]:
+    return [x509.UniformResourceIdentifier(text) for text in texts]
 
 
-@pytest.mark.parametrize(
-    "issue",
-    [
-        _named(),
-        _named(x509.DNSName("admin")),
-        _named(_uri(caller_uri("default", "admin")), _uri(caller_uri("default", "other"))),
-        _named(_uri(caller_uri("default", "admin")), _uri(caller_uri("default", "admin"))),
-        _named(_uri("spiffe://elsewhere/tenant/default/caller/admin")),
-        _named(_uri(caller_uri("default", "admin") + "/more")),
-        _named(_uri(caller_uri("default", "admin").upper())),
-        _named(_uri(caller_uri("default", "nobody"))),
-        # Known, but was never allowed to use certificates.
-        _named(_uri(caller_uri("default", "admin"))),
-    ],
-    ids=["none", "a host's", "two names", "twice", "other trust", "longer", "capitals", "unknown", "not allowed"],
-)
+WRONG_NAMES: Final[dict[str, Callable[[str], list[x509.GeneralName]]]] = {
+    "none": lambda mine: [],
+    "a host's": lambda mine: [x509.DNSName("backend")],
+    "two callers'": lambda mine: _uris(mine, caller_uri("default", "other")),
+    "two, the other first": lambda mine: _uris(caller_uri("default", "other"), mine),
+    "twice its own": lambda mine: _uris(mine, mine),
+    "of another trust domain": lambda mine: _uris(mine.replace("//riskgate", "//elsewhere")),
+    "longer": lambda mine: _uris(f"{mine}/more"),
+    "with a query": lambda mine: _uris(f"{mine}?tenant=default"),
+    "capitals": lambda mine: _uris(mine.upper()),
+    "nobody's": lambda mine: _uris(f"{mine}x"),
+    "one who was never allowed certificates": lambda mine: _uris(caller_uri("default", "admin")),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_NAMES)
 def test_a_certificate_that_does_not_name_exactly_one_caller_opens_nothing(
-    running: Running, issue: Callable[[tls.Credential], tls.Credential]
+    running: Running, tenant: Tenant, name: str
 ) -> None:
-    certified = running.certified(issue(running.deployment.authority))
+    caller, _ = running.deployment.add_caller(ADMIN, tenant=tenant.name, certificates=True)
+    mine = caller_uri(tenant.name, caller)
+    good = running.certified(issue(running.deployment.authority, *_uris(mine)))
+    bad = running.certified(issue(running.deployment.authority, *WRONG_NAMES[name](mine)))
 
-    assert answers(certified) == all_refused_as("UNAUTHENTICATED CREDENTIAL_INVALID")
+    assert good.answer(EVERY[0], b"") == "INVALID_ARGUMENT FIELD_INVALID"
+    assert answers(bad) == all_refused_as("UNAUTHENTICATED CREDENTIAL_INVALID")
 
 
 # --- Other tenants ---

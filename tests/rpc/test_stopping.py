@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2
 
 from riskgate.credit.v1 import credit_line_service_pb2 as line_pb
 from riskgate.risk.v1 import risk_service_pb2 as pb
+from riskgate_server.rpc import server
 from tests.acceptance.deployment import Template
 from tests.rpc.calling import Api, Channels, refused, refused_by
 from tests.rpc.requests import buying, entries_of, line_of, open_line
@@ -66,6 +67,21 @@ def test_calls_in_flight_finish_and_new_ones_are_sent_elsewhere(
         assert [call.result().decision for call in waiting] == repeated
         assert len(entries_of(api)) == 1 + len(requests)
     deployment.close()
+
+
+def test_a_call_that_comes_when_all_is_done_is_still_told_why(
+    loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "LINGER_SECONDS", 0.5)
+    deployment = Deployment(tmp_path / "data")
+    with serving(loop, deployment) as running:
+        api = running.keyed(deployment.admin_key)
+        open_line(api)
+        running.stop()
+        refusal = refused(lambda: _until_refused(api))
+    deployment.close()
+
+    assert refusal.name == "UNAVAILABLE SHUTTING_DOWN"
 
 
 def _until_refused(api: Api) -> None:
