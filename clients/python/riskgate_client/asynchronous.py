@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
 
 import grpc
 
@@ -16,6 +16,9 @@ from riskgate_client.caller import Caller, Service, presented_as
 from riskgate_client.errors import Cancelled, DeadlineExceeded, Internal, RiskgateError, Unavailable, error_from_rpc
 from riskgate_client.in_flight import LEASE_SECONDS, SILENT_LEASES_MAX, InFlight
 from riskgate_client.values import CheckResult, Decision, Page
+
+LISTEN_SECONDS: Final = 0.1
+"""How long a stream is listened to before it is written to, times how often the one before ended without a reason."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -214,6 +217,7 @@ class CheckStream:
         self._messages: Any = None
         self._stood = False
         self._silent_leases = 0
+        self._unexplained = 0
         self._changed = asyncio.Condition()
         self._in_flight = InFlight()
         self._streams_opened = 0
@@ -252,6 +256,9 @@ class CheckStream:
             self._changed.notify_all()
 
     async def _requests(self, number: int) -> AsyncIterator[Any]:
+        if self._unexplained:
+            # The last stream ended while we wrote, and so without its reason: listen before writing again.
+            await asyncio.sleep(LISTEN_SECONDS * self._unexplained)
         while True:
             async with self._changed:
                 await self._changed.wait_for(
@@ -280,6 +287,7 @@ class CheckStream:
                 error: RiskgateError = Unavailable("the stream ended", status=grpc.StatusCode.UNAVAILABLE)
             except RiskgateError as failed:
                 error = _known_by_writing(failed)
+                self._unexplained += error is not failed
             else:
                 if await self._accept(result):
                     return result
@@ -300,6 +308,7 @@ class CheckStream:
 
     async def _accept(self, result: CheckResult) -> bool:
         """Note a result; False when the purchase is sent again instead."""
+        self._unexplained = 0
         if not self._stood:
             self._stood = True
             self._attempts = self._caller.outage(self._call)
