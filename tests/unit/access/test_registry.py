@@ -16,6 +16,7 @@ import pytest
 from riskgate_server.domain.errors import InternalError
 from riskgate_server.engine.callers import CallersSnapshot, parse_api_key, secret_matches
 from riskgate_server.scopes import SCOPES
+from riskgate_server.stores.access import registry as registry_module
 from riskgate_server.stores.access.editor import CallerEditor, EditRefused, IssuedCertificate, IssuedKey
 from riskgate_server.stores.access.registry import CallerRegistry, RegistryUnusable
 from riskgate_server.stores.access.schema import MIGRATION_NAMES, migrations, open_database
@@ -66,7 +67,11 @@ def first_key(editor: CallerEditor) -> IssuedKey:
 
 
 @pytest.fixture
-def registry(path: Path, clock: Clock, first_key: IssuedKey) -> Iterator[CallerRegistry]:
+def registry(
+    path: Path, clock: Clock, first_key: IssuedKey, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[CallerRegistry]:
+    # Servers that other tests share look all the time; here it is once a second, as shipped.
+    monkeypatch.setattr(registry_module, "CHECK_SECONDS", 1.0)
     registry = CallerRegistry(path, monotonic=clock.monotonic)
     yield registry
     registry.close()
