@@ -8,6 +8,7 @@ import random
 import statistics
 import time
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -15,14 +16,15 @@ from riskgate.credit.v1.credit_line_service_pb2 import GetCreditLineRequest
 from tests.acceptance import books, witness
 from tests.acceptance.calling import PAUSE_SECONDS, Backend, Told, open_line
 from tests.acceptance.conftest import Figures
-from tests.acceptance.deployment import PYTHON, Deployment
+from tests.acceptance.deployment import PYTHON, Deployment, Template
 from tests.acceptance.planted import planted
 from tests.acceptance.shopping import Wallet
 
 pytestmark = pytest.mark.process
 
 KILLS = int(os.environ.get("KILLS", "6"))
-CONTROL_KILLS = 2
+CONTROL_KILLS = 3
+CONTROL_TRIES = 8
 CLIENTS = 8
 CALLS_PER_CUSTOMER = 40
 LIMIT_MINOR = 20_000
@@ -139,18 +141,36 @@ def test_kill_9_under_load_loses_and_doubles_nothing(deployment: Deployment, fig
     assert statistics.median(ready) < READY_SECONDS_MAX
 
 
-@pytest.mark.parametrize("bug", ["forgotten-keys", "early-reply"])
-def test_the_kill_loop_finds_a_planted_bug(deployment: Deployment, bug: str, figures: Figures) -> None:
+def _red(deployment: Deployment, bug: str) -> str:
+    """Kill a server with a planted bug again and again, and return what gave it away; empty if nothing did."""
     try:
         load, _ = killed(deployment, CONTROL_KILLS, planted(bug))
     except ExceptionGroup as group:
         # A client met an answer that no correct server gives.
-        figures(bug=bug, red=str(group.exceptions[0])[:100])
-        return
+        return str(group.exceptions[0])[:100]
     deployment.kill()
     entries = books.read(deployment.store)
     missing, doubled = witness.missing(load.answers, entries), witness.doubled(entries)
     differ = books_that_differ(load.wallets, books.lines(entries))
-    figures(bug=bug, missing=len(missing), doubled=len(doubled), books_that_differ=len(differ))
+    if not (missing or doubled or differ):
+        return ""
+    return f"missing {len(missing)}, doubled {len(doubled)}, books that differ {len(differ)}"
 
-    assert missing or doubled or differ
+
+@pytest.mark.parametrize("bug", ["forgotten-keys", "early-reply"])
+def test_the_kill_loop_finds_a_planted_bug(template: Template, tmp_path: Path, bug: str, figures: Figures) -> None:
+    """A bug shows only when a kill falls between a commit and its reply, so the loop has several tries at it."""
+    red = ""
+    for attempt in range(CONTROL_TRIES):
+        where = tmp_path / str(attempt)
+        where.mkdir()
+        deployment = template.deployment(where)
+        try:
+            red = _red(deployment, bug)
+        finally:
+            deployment.cleanup()
+        if red:
+            break
+    figures(bug=bug, tries=attempt + 1, red=red)
+
+    assert red
