@@ -16,7 +16,7 @@ test: check  ## Run every check and every test
 	.venv/bin/python -m pytest
 
 test-long: .venv/.built  ## Run what takes long: thousands of random lives, minutes each
-	.venv/bin/python -m pytest -m long
+	.venv/bin/python -m pytest -m long -o faulthandler_timeout=0
 
 SEEDS ?= 1000
 simulate: .venv/.built  ## Run the simulator: make simulate SEEDS=1000 START=0
