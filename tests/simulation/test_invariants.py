@@ -502,7 +502,7 @@ def test_a_planted_bug_is_caught_by_the_life_of_a_customer(bug: str) -> None:
     class Planted(Life):
         pass
 
-    Planted.TestCase.settings = settings(CHECKED, max_examples=40)
+    Planted.TestCase.settings = settings(CHECKED, max_examples=500)
     life = Planted.TestCase("runTest")
     with planted(bug), pytest.raises(Discrepancy):
         life.runTest()
