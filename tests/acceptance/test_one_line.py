@@ -24,7 +24,7 @@ pytestmark = pytest.mark.process
 
 SECONDS = float(os.environ.get("CROWD_SECONDS", "5"))
 CONTROL_SECONDS = 1.5
-SECONDS_PER_KILL = 2.0
+SECONDS_PER_KILL = 3.0
 CALLERS = 64
 CONNECTIONS = 4
 LIMIT_MINOR = 100_000
@@ -86,7 +86,7 @@ class Crowd:
 
     async def _kill(self) -> None:
         while time.monotonic() + SECONDS_PER_KILL < self._until:
-            await asyncio.sleep(random.uniform(0.5, 1.0) * SECONDS_PER_KILL)
+            await asyncio.sleep(random.uniform(0.3, 1.0) * SECONDS_PER_KILL)
             self._deployment.kill()
             self._deployment.start(program=self._program)
             self.kills += 1

@@ -26,7 +26,7 @@ from riskgate_server.crypto.keys import HEADS, decode_secret
 from riskgate_server.crypto.signing import HeadLog, HeadSigner
 from riskgate_server.datadir import DataDirectory
 from tests.acceptance import books, witness
-from tests.acceptance.calling import Backend, Told
+from tests.acceptance.calling import Backend, Told, connections
 from tests.acceptance.conftest import Figures
 from tests.acceptance.deployment import PYTHON, Deployment
 from tests.acceptance.planted import planted
@@ -49,6 +49,8 @@ CONTROL_CALLS = min(CALLS, 300)
 CLIENTS = 16
 CALLS_PER_CUSTOMER = 25
 LIMIT_MINOR = 20_000
+FAILS_AFTER = 25
+"""Which sync of the writer's thread is the first to fail; the main thread makes fewer when it starts."""
 RECORDED = {"riskgate.db", "riskgate.db-wal", "vault.db-wal", "heads.log"}
 
 
@@ -104,11 +106,13 @@ def record(deployment: Deployment, *, calls: int, program: tuple[str, ...] = PYT
     return Recording(before, deployment.root, trace.read(output, deployment.root), answers)
 
 
-def instants(recording: Recording, images: int, chance: random.Random) -> list[float]:
+def instants(recording: Recording, images: int, chance: random.Random, since: float) -> list[float]:
     """A third of them anywhere, a third right after somebody was told something, a third in the middle of a sync."""
-    found = [chance.uniform(recording.began, recording.ended) for _ in range(images - 2 * (images // 3))]
-    found += [told.told_at + chance.uniform(0, 0.000_2) for told in chance.choices(recording.answers, k=images // 3)]
-    syncs = [call for call in recording.calls if call.name == "sync" and recording.began < call.start < call.end]
+    began = max(recording.began, since)
+    found = [chance.uniform(began, recording.ended) for _ in range(images - 2 * (images // 3))]
+    answers = [told for told in recording.answers if told.told_at >= began]
+    found += [told.told_at + chance.uniform(0, 0.000_2) for told in chance.choices(answers, k=images // 3)]
+    syncs = [call for call in recording.calls if call.name == "sync" and began < call.start < call.end]
     files = sorted({call.paths for call in syncs})
     for number in range(images // 3):
         # Every file in its turn: heads are signed far less often than commits are made.
@@ -131,11 +135,11 @@ class Verdict:
         return bool(self.missing or self.faults)
 
 
-def images(recording: Recording, number: int, work: Path) -> Iterator[Verdict]:
+def images(recording: Recording, number: int, work: Path, *, since: float = 0) -> Iterator[Verdict]:
     """Rebuild the disk at so many instants and judge each."""
     chance = random.Random(SEED)
     disk = Disk(recording.root, recording.before, recording.calls)
-    for instant in instants(recording, number, chance):
+    for instant in instants(recording, number, chance, since):
         image = work / "image"
         shutil.rmtree(image, ignore_errors=True)
         shutil.copytree(recording.before, image)
@@ -204,6 +208,63 @@ def test_nothing_acknowledged_is_lost_when_the_power_goes(
 
     assert red == []
     assert {Path(path).name for call in syncs for path in call.paths} >= RECORDED
+
+
+def test_what_a_failed_sync_left_behind_is_synced_before_anybody_relies_on_it(
+    deployment: Deployment, figures: Figures
+) -> None:
+    """
+    A commit whose sync failed is still in the kernel's memory, where the next server reads it.
+
+    The kernel takes it for written. Were it not written again, everything said since would end with the power.
+    """
+    deployment.started()
+    assert deployment.stop() == 0
+    before = deployment.work / "before"
+    shutil.copytree(deployment.root, before)
+    failing, recovering = deployment.work / "failing", deployment.work / "recovering"
+    answers: list[Told] = []
+
+    async def until_it_fails() -> None:
+        async def client(number: int, backend: Backend) -> None:
+            wallet = Wallet(f"c{number}", LIMIT_MINOR, random.Random(number))
+            while not answers or answers[-1].settled:
+                told = await backend.once(wallet.next_request())
+                answers.append(told)
+                wallet.learn(told)
+
+        async with connections(deployment, 1) as (backend,), asyncio.TaskGroup() as group:
+            for number in range(CLIENTS):
+                group.create_task(client(number, backend))
+
+    async def ask_again() -> None:
+        async with Backend(deployment) as backend:
+            answers.extend([await backend.settle(told.request) for told in answers if not told.settled])
+
+    failing_once = trace.recorder(failing, fail=f"fdatasync:error=EIO:when={FAILS_AFTER}")
+    deployment.started(prefix=failing_once)
+    asyncio.run(until_it_fails())
+    # Closing in order would empty the log, disk willing. It may not get that far.
+    deployment.kill()
+    unknown = {told.request.request_id for told in answers if told.reason == "OUTCOME_UNKNOWN"}
+    deployment.started(prefix=trace.recorder(recovering))
+    recovered_at = time.time()
+    asyncio.run(ask_again())
+    deployment.kill()
+    calls = trace.read(failing, deployment.root) + trace.read(recovering, deployment.root)
+    settled = [told for told in answers if told.settled]
+    recording = Recording(before, deployment.root, calls, settled)
+    verdicts = list(images(recording, IMAGES, deployment.work, since=recovered_at))
+    figures(
+        settled=len(settled),
+        unknown=len(unknown),
+        images=len(verdicts),
+        red=sum(verdict.red for verdict in verdicts),
+        acknowledged_missing=sum(len(verdict.missing) for verdict in verdicts),
+    )
+
+    assert unknown
+    assert [verdict for verdict in verdicts if verdict.red] == []
 
 
 @pytest.mark.parametrize("bug", ["normal-sync", "early-reply"])

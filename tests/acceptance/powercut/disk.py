@@ -3,7 +3,8 @@ What a disk may hold when the power goes at an instant.
 
 What was synced is there. A write that was not may be there, be gone, or be torn at any 512 bytes,
 whatever came before or after it. A name that was made, moved or removed is so for certain once its
-directory was synced; until then some first part of those changes is.
+directory was synced; until then some first part of those changes is. A sync that failed forgets what
+it was for: the kernel tells of it once, and the next sync succeeds without writing it.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Disk:
         return {name: _content(file, chance) for name, file in names.items()}
 
     def _begin(self, call: Call) -> None:
-        if call.failed:
+        if call.failed and call.name != "sync":
             return
         if call.paths == (str(self._root),):
             assert call.name == "sync", call.name
@@ -127,7 +128,7 @@ class Disk:
             what.pending = [change for change in what.pending if change[0].end > call.start]
             return
         for change in what.pending:
-            if change.end <= call.start:
+            if change.end <= call.start and not call.failed:
                 _apply(what.durable, change)
         what.pending = [change for change in what.pending if change.end > call.start]
 

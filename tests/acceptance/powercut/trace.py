@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -36,12 +36,12 @@ class Call:
     failed: bool = False
 
 
-def recorder(output: Path) -> tuple[str, ...]:
-    """Return what to put before a command to have its system calls written to `output`.<thread>."""
+def recorder(output: Path, *, fail: str = "") -> tuple[str, ...]:
+    """Return what to put before a command to have its system calls, and failures, written to `output`.<thread>."""
     calls = ",".join((*CALLS, *UNREAD))
     return (
-        "strace", "--seccomp-bpf", "-ff", "-ttt", "-T", "-y", "-xx", "-s", "1000000", "-e", f"trace={calls}",
-        "-e", "signal=none", "-o", str(output),
+        "strace", "--seccomp-bpf", "-ff", "-ttt", "-T", "-y", "-xx", "-s", "4000000", "-e", f"trace={calls}",
+        "-e", "signal=none", *(("-e", f"inject={fail}") if fail else ()), "-o", str(output),
     )  # fmt: skip
 
 
@@ -88,7 +88,11 @@ def _parse(line: str) -> Call | None:
     start, name, arguments, result, rest = whole.groups()
     took = _TOOK.search(rest)
     end = float(start) + float(took[1]) if took else FOR_EVER
-    return _call(float(start), end, name, arguments, failed=result.startswith("-"), opened=rest)
+    call = _call(float(start), end, name, arguments, failed=result.startswith("-"), opened=rest)
+    if call is not None and call.name == "write" and result.isdecimal():
+        assert len(call.data) >= int(result), f"the recorder cut {name} short: raise its -s"
+        return replace(call, data=call.data[: int(result)])
+    return call
 
 
 def _call(start: float, end: float, name: str, arguments: str, *, failed: bool, opened: str) -> Call | None:

@@ -33,6 +33,7 @@ from riskgate_server.engine.ports import (
     StoreFull,
     StoreInUse,
 )
+from riskgate_server.stores.sqlite.resync import write_log_again
 from riskgate_server.stores.sqlite.schema import migrate, refuse_newer
 
 CHECKPOINT_PAGES: Final = 4_000
@@ -59,6 +60,7 @@ class SQLiteStore:
         try:
             with _translated():
                 refuse_newer(path)
+                write_log_again(path)
                 self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
         except BaseException:
             self._lock_file.close()

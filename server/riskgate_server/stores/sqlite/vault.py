@@ -21,6 +21,7 @@ from typing import Final
 from riskgate_server.datadir import create_empty_private
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.ports import StoreBroken, StoreFull, StoreInUse
+from riskgate_server.stores.sqlite.resync import write_log_again
 
 Wrap = Callable[[CustomerKey, bytes], bytes]
 
@@ -87,6 +88,8 @@ class SqliteVault:
         # SQLite would make a new, empty vault of a missing one, and every customer unreadable.
         if not path.is_file():
             raise VaultUnusable(f"{path} is missing: restore it from a backup")
+        if not read_only:
+            write_log_again(path)
         self._connection = _connect(path, read_only=read_only)
         try:
             self._verify()
