@@ -24,6 +24,7 @@ from riskgate_server.engine.callers import caller_uri
 from riskgate_server.scopes import ADMIN, SCOPES
 from tests.rpc.calling import Api, Refused, refused_of
 from tests.rpc.contract import EVERY, OURS, SERVED, sample, scopes_of
+from tests.rpc.logs import Lines
 from tests.rpc.requests import buy, capturing, open_line, paying
 from tests.rpc.serving import Running, Tenant
 
@@ -150,6 +151,19 @@ def test_an_administrator_opens_everything(tenant: Tenant) -> None:
     unserved = {method.full_name for method in OURS if answered[method.full_name].startswith("UNIMPLEMENTED")}
     assert unserved == {method.full_name for method in OURS} - {method.full_name for method in SERVED}
     assert {answered[name] for name in unserved} == {"UNIMPLEMENTED NOT_SERVED_YET"}
+
+
+def test_each_refusal_is_in_the_log_once(running: Running, tenant: Tenant, log: Lines) -> None:
+    stranger = tenant.caller("otp:send")
+
+    running.anonymous().answer(EVERY[0], b"")
+    running.keyed(FORGED).answer(EVERY[0], b"")
+    stranger.answer(EVERY[0], b"")
+    tenant.api.answer(EVERY[0], b"")  # invalid, and nobody's business
+
+    assert [event["reason"] for event in log.of("call refused")] == [
+        "CREDENTIAL_MISSING", "CREDENTIAL_INVALID", "SCOPE_MISSING",
+    ]  # fmt: skip
 
 
 def test_a_method_nobody_wrote_is_unimplemented(api: Api) -> None:
