@@ -205,6 +205,7 @@ def test_the_fault_finds_a_server_that_ignores_it(deployment: Deployment, figure
 
 
 def test_a_full_disk_refuses_cleanly_and_is_over_when_there_is_room(deployment: Deployment, figures: Figures) -> None:
+    """The server's own log is on the same disk: that a line cannot be written there must not stop anything else."""
     wallets = [Wallet(f"c{customer}", LIMIT_MINOR, random.Random()) for customer in range(CLIENTS)]
     before: list[Told] = []
     full: list[Told] = []
@@ -214,7 +215,8 @@ def test_a_full_disk_refuses_cleanly_and_is_over_when_there_is_room(deployment: 
     async def scene() -> None:
         async with connections(deployment, CONNECTIONS) as backends:
             await shop(wallets, backends, before, 0.3)
-            files = [part for name in ("riskgate.db-wal", "heads.log") for part in ("-P", str(deployment.root / name))]
+            full_files = (deployment.root / "riskgate.db-wal", deployment.root / "heads.log", deployment.log)
+            files = [part for path in full_files for part in ("-P", str(path))]
             inject = ("-e", "trace=pwrite64,write", "-e", "inject=pwrite64,write:error=ENOSPC")
             with trap(deployment, *files, *inject):
                 ends = time.monotonic() + FULL_SECONDS

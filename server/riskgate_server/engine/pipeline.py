@@ -93,6 +93,7 @@ class Pipeline:
         self._cache: OrderedDict[CustomerKey, Loaded] = OrderedDict()
         self._quarantine: OrderedDict[tuple[CustomerKey, str], None] = OrderedDict()
         self._tail: tuple[BatchRow | None, int] | None = None
+        self._full = False
 
     def run(self, commands: Sequence[Command]) -> list[Reply]:
         """
@@ -107,7 +108,10 @@ class Pipeline:
         except StoreBroken:
             raise
         except StoreFull:
-            log.exception("store full", commands=len(commands))
+            # Once, not for every batch: the log may be on the same disk.
+            if not self._full:
+                log.exception("store full", commands=len(commands))
+            self._full = True
             full = errors.Unavailable("STORE_FULL", "the store has no room; nothing was done")
             return [failure_of(full)] * len(commands)
         except StoreBusy:
@@ -169,6 +173,9 @@ class Pipeline:
     def _committed(self, batch: Batch, tail: tuple[BatchRow | None, int]) -> None:
         # Only what is durable may be remembered, so the cache learns of a batch after its commit.
         self._tail = tail
+        if self._full:
+            log.info("store has room again")
+        self._full = False
         for key, loaded in batch.loaded.items():
             if loaded.customer.sequence:
                 self._cache[key] = loaded

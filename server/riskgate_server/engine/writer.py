@@ -99,8 +99,8 @@ class Writer:
                         log.warning("sweep put off", exc_info=True)
         except Exception as error:
             # Whatever it is: a thread that dies in silence leaves every caller hanging.
-            log.critical("store broken" if isinstance(error, StoreBroken) else "writer broken", exc_info=True)
             self._on_broken()
+            log.critical("store broken" if isinstance(error, StoreBroken) else "writer broken", exc_info=True)
             self._refuse_the_rest()
 
     def _step(self) -> bool:
