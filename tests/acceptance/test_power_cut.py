@@ -114,6 +114,9 @@ def instants(recording: Recording, images: int, chance: random.Random, since: fl
     found += [told.told_at + chance.uniform(0, 0.000_2) for told in chance.choices(answers, k=images // 3)]
     syncs = [call for call in recording.calls if call.name == "sync" and began < call.start < call.end]
     files = sorted({call.paths for call in syncs})
+    if not syncs:
+        # Whatever was asked for had been committed before: nothing is written, and any instant is as good.
+        return sorted(found)
     for number in range(images // 3):
         # Every file in its turn: heads are signed far less often than commits are made.
         call = chance.choice([call for call in syncs if call.paths == files[number % len(files)]])
