@@ -22,7 +22,7 @@ from tests.acceptance.shopping import Wallet
 
 pytestmark = pytest.mark.process
 
-KILLS = int(os.environ.get("KILLS", "6"))
+KILLS = int(os.environ.get("KILLS", "5"))
 CONTROL_KILLS = 3
 CONTROL_TRIES = 8
 CLIENTS = 8

@@ -20,7 +20,7 @@ from tests.acceptance.planted import planted
 
 pytestmark = pytest.mark.process
 
-KEYS = int(os.environ.get("KEYS", "4"))
+KEYS = int(os.environ.get("KEYS", "2"))
 """Keys of each kind."""
 COPIES = 100
 CONNECTIONS = 4
