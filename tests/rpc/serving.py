@@ -89,6 +89,9 @@ class Deployment:
         assert key is not None
         return name, key
 
+    def rescope(self, tenant: str, caller: str, *scopes: str) -> None:
+        self._editor.change((tenant, caller), scopes=scopes)
+
     def revoke(self, tenant: str, caller: str) -> None:
         self._editor.revoke_caller((tenant, caller))
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from riskgate.credit.v1 import ledger_service_pb2 as ledger_pb
 from riskgate.risk.v1 import risk_service_pb2 as pb
-from tests.rpc.calling import Api, refused
+from tests.rpc.calling import Api, refused, refused_by
 from tests.rpc.requests import buy, buying, capturing, entries_of, hold_of, line_of, open_line, opening
 from tests.rpc.serving import Deployment, Loop, Running, Tenant, serving
+from tests.rpc.test_streaming import Sending
 
 DAY: Final = 86_400
 HISTORY: Final = 1_500_000_000
@@ -87,6 +88,37 @@ def test_history_needs_its_scope(past: tuple[Tenant, int]) -> None:
     assert {purchase.name, line.name} == {"PERMISSION_DENIED HISTORY_FORBIDDEN"}
     # Whoever says no time gets the data's.
     assert without.event_time.seconds == moment
+
+
+def test_nobody_moves_the_datas_clock_to_the_end_of_the_calendar(past: tuple[Tenant, int]) -> None:
+    """From there on no time zone could be told, and every purchase of every tenant would fail."""
+    tenant, moment = past
+    open_line(tenant.api, event_time=at(moment))
+
+    refusal = refused(lambda: tenant.api.risk.CheckTransaction(buying(event_time=at(253_402_300_799))))
+
+    assert refusal.name == "INVALID_ARGUMENT EVENT_TIME_OUT_OF_RANGE"
+    assert buy(tenant.api).event_time.seconds == moment
+
+
+def test_a_stream_whose_caller_may_no_longer_say_the_time_is_refused_it(
+    historic: Running, past: tuple[Tenant, int]
+) -> None:
+    tenant, moment = past
+    open_line(tenant.api, event_time=at(moment))
+    name, key = historic.deployment.add_caller("risk:check", "risk:history", tenant=tenant.name)
+    sending = Sending()
+    answers: Any = historic.keyed(key.text).risk.StreamCheckTransactions(iter(sending), timeout=20)
+    sending.send(buying(event_time=at(moment + 1)))
+    before = next(answers).result
+
+    historic.deployment.rescope(tenant.name, name, "risk:check")
+    sending.send(buying(event_time=at(moment + 2)))
+    after = next(answers).result
+    sending.half_close()
+
+    assert before.HasField("decision")
+    assert refused_by(after.error).name == "PERMISSION_DENIED HISTORY_FORBIDDEN"
 
 
 def test_time_is_what_the_events_say(past: tuple[Tenant, int]) -> None:

@@ -100,6 +100,15 @@ def test_a_page_without_anything_for_the_watcher_is_not_the_end(api: Api, monkey
     watch.cancel()
 
 
+def test_a_token_of_what_is_not_there_yet_is_refused(ada: Api) -> None:
+    """It is from before the store was restored: going on would silently leave out what is decided until then."""
+    ahead = str(int(token_now(ada)) + 1_000_000)
+
+    refusal = refused(lambda: next(watching(ada, resume_token=ahead)))
+
+    assert refusal.name == "INVALID_ARGUMENT TOKEN_INVALID"
+
+
 def test_resuming_misses_nothing_and_repeats_nothing_while_others_write(api: Api) -> None:
     for customer in EVERYBODY:
         open_line(api, customer, limit=10**9)

@@ -60,9 +60,9 @@ class Call(msgspec.Struct, frozen=True):
     deadline_us: int
     capped: bool = False
 
-    def renewed(self) -> Call:
-        """Return the call with the server's own deadline from now on: on a stream every item has one of its own."""
-        return msgspec.structs.replace(self, deadline_us=_deadline_us(DEADLINE_MAX_SECONDS))
+    def renewed(self, caller: Caller) -> Call:
+        """Return the call of an item of a stream: with its caller's rights and the server's own deadline as of now."""
+        return msgspec.structs.replace(self, caller=caller, deadline_us=_deadline_us(DEADLINE_MAX_SECONDS))
 
 
 class Observer(Protocol):
@@ -152,10 +152,12 @@ class Door:
         if cost > 0:
             self._limits.take(caller, cost)
 
-    def confirm(self, caller: Caller, scope: str) -> None:
-        """Check again, while a stream lasts, that its caller may still be here."""
-        if not self._authenticator.confirm(caller).may(scope):
+    def confirm(self, caller: Caller, scope: str) -> Caller:
+        """Check again, while a stream lasts, that its caller may still be here, and return what it may do now."""
+        now = self._authenticator.confirm(caller)
+        if not now.may(scope):
             raise _scope_missing({scope})
+        return now
 
     def decode(self, message_class: type[Message], raw: bytes) -> Message:
         """

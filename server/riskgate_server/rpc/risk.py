@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from riskgate.risk.v1 import risk_service_pb2 as pb
-from riskgate_server.domain.errors import Unimplemented
+from riskgate_server.domain.errors import InvalidRequest, Unimplemented
 from riskgate_server.domain.journal import Label, Outcome
 from riskgate_server.engine import commands
 from riskgate_server.engine.queries import position_of
@@ -131,14 +131,18 @@ class RiskServicer:
     ) -> None:
         result = pb.CheckResult()
         try:
-            message = self._rooms.door.decode(pb.StreamCheckTransactionsRequest, raw)
-            assert isinstance(message, pb.StreamCheckTransactionsRequest)
-            check = message.check
-            result.request_id = check.request_id
-            self._rooms.door.charge(call.caller, 1)
-            self._rooms.door.confirm(call.caller, "risk:check")
-            self._rooms.door.validate(check)
-            command = self._command(check, call.renewed())
+            door = self._rooms.door
+            try:
+                message = door.decode(pb.StreamCheckTransactionsRequest, raw)
+                assert isinstance(message, pb.StreamCheckTransactionsRequest)
+                check = message.check
+                result.request_id = check.request_id
+            finally:
+                # Bytes that are no message are work too, and no way around the rate.
+                caller = door.confirm(call.caller, "risk:check")
+                door.charge(caller, 1)
+            door.validate(check)
+            command = self._command(check, call.renewed(caller))
             self._fill(result, await self._rooms.gateway.submit(command), call)
         except Exception as error:  # noqa: BLE001 - one bad item spoils only itself, whatever is bad about it
             self._refuse(result, error, call)
@@ -200,10 +204,11 @@ class RiskServicer:
         """Stream decisions as they become durable."""
         rooms = self._rooms
         with rooms.feed.everything() as changed, rooms.gateway.closing(changed.set):
-            if request.resume_token:
-                position = position_of(request.resume_token)
-            else:
-                position = await rooms.read(rooms.queries.last_position)
+            last = await rooms.read(rooms.queries.last_position)
+            position = position_of(request.resume_token) if request.resume_token else last
+            if position > last:
+                # Of a store that was lost since: going on would silently leave out what is decided until then.
+                raise InvalidRequest("TOKEN_INVALID", "the token is of a decision this store does not hold")
             yield pb.WatchDecisionsResponse(resume_token=str(position))
             while True:
                 rooms.door.confirm(call.caller, "risk:read")

@@ -24,6 +24,9 @@ _T = TypeVar("_T")
 CONFIRM_SECONDS: Final = 2.0
 """How often a watcher to whom nothing happens is asked for its rights again."""
 
+HISTORY_END_US: Final = 253_370_764_800 * 1_000_000
+"""The year 9999. Time that the data drives stops here: beyond, a time zone's hour or a hold's end has no date."""
+
 PAGE_SIZE: Final = 50
 """Items on a page unless the request says otherwise."""
 
@@ -97,7 +100,7 @@ class Rooms(msgspec.Struct, frozen=True):
         Return when a caller says something happened, if this caller may say so on this server; 0 for now.
 
         Raises:
-            InvalidRequest: it is further from the server's clock than a live event may be.
+            InvalidRequest: it is further from the server's clock than a live event may be, or beyond all history.
             PermissionRefused: the clock follows the data, and the caller may not drive it.
         """
         if not event_us:
@@ -105,6 +108,8 @@ class Rooms(msgspec.Struct, frozen=True):
         if self.clock.driven_by_data:
             if not call.caller.may("risk:history"):
                 raise PermissionRefused("HISTORY_FORBIDDEN", "the credential may not send event times of its own")
+            if event_us >= HISTORY_END_US:
+                raise invalid("EVENT_TIME_OUT_OF_RANGE", "event_time", "must be before the year 9999")
             return event_us
         if abs(event_us - self.clock.now_us()) > EVENT_TOLERANCE_US:
             raise invalid("EVENT_TIME_OUT_OF_RANGE", "event_time", "must be within five minutes of now")
