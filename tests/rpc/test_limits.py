@@ -12,16 +12,18 @@ from typing import Any, Final
 
 import grpc
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from riskgate.risk.v1 import risk_service_pb2 as pb
 from riskgate_server.rpc.server import MESSAGE_BYTES_MAX
-from tests.rpc.calling import Api, refused, refused_by, refused_of
+from tests.rpc.calling import Api, path_of, refused, refused_by, refused_of
 from tests.rpc.contract import SERVED
 from tests.rpc.requests import annotating, buy, buying, entries_of, line_of, open_line
 from tests.rpc.serving import Deployment, Loop, Running, Tenant, serving
 from tests.rpc.test_deadlines import stalled
 
 CHECK: Final = SERVED[0]
+STREAM: Final = next(method for method in SERVED if method.name == "StreamCheckTransactions")
 ANNOTATE: Final = next(method for method in SERVED if method.name == "AnnotateDecision")
 WAVES, WAVE, LIMIT = 4, 12, 2
 MEBIBYTE: Final = 1024 * 1024
@@ -145,6 +147,28 @@ def test_an_item_of_a_stream_costs_a_call(tenant: Tenant) -> None:
     refusals = [refused_by(answer.result.error) for answer in answers if answer.result.HasField("error")]
     assert {refusal.name for refusal in refusals} == {"RESOURCE_EXHAUSTED RATE_LIMITED"}
     assert all(refusal.retry_seconds > 0 for refusal in refusals)
+
+
+def test_an_item_that_is_no_message_costs_a_call_too(tenant: Tenant) -> None:
+    """Reading it was work: a stream of them would be a way around the rate."""
+    api = tenant.caller("risk:check", rate=1, burst=4)
+    channel: Any = api.channel
+
+    replies = channel.stream_stream(path_of(STREAM))(iter([b"\xff"] * 6), metadata=api.metadata, timeout=10)
+    results = [pb.StreamCheckTransactionsResponse.FromString(reply).result for reply in replies]
+
+    reasons = Counter(refused_by(result.error).reason for result in results)
+    assert reasons == {"MESSAGE_MALFORMED": 3, "RATE_LIMITED": 3}
+
+
+def test_each_question_on_a_stream_of_reflection_costs_a_call(tenant: Tenant) -> None:
+    api = tenant.caller("reflection:read", rate=1, burst=4)
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(api.channel)
+    asked = [reflection_pb2.ServerReflectionRequest(list_services="")] * 9
+
+    refusal = refused(lambda: list(stub.ServerReflectionInfo(iter(asked), metadata=api.metadata, timeout=10)))
+
+    assert refusal.name == "RESOURCE_EXHAUSTED RATE_LIMITED"
 
 
 def test_who_cannot_prove_itself_costs_nobodys_rate(running: Running, tenant: Tenant) -> None:

@@ -115,7 +115,7 @@ class RpcServer:
             **dict.fromkeys(LATER),
         }
         self._names = tuple(service.full_name for service in served)
-        reflection = Reflection((*self._names, HEALTH.full_name, REFLECTION.full_name))
+        reflection = Reflection((*self._names, HEALTH.full_name, REFLECTION.full_name), rooms.door)
         for service, servicer in served.items():
             self._server.add_generic_rpc_handlers((rooms.door.handlers(service, servicer),))
         for standard, standard_servicer in ((HEALTH, self._health), (REFLECTION, reflection)):

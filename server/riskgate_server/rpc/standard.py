@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import ReflectionServicer
 
 from riskgate_server.domain.errors import InvalidRequest, NotFound, Unavailable
-from riskgate_server.rpc.door import Call, end_of_stream
+from riskgate_server.rpc.door import Call, Door, end_of_stream
 from riskgate_server.scopes import SCOPES
 
 HEALTH: Final[Any] = health_pb2.DESCRIPTOR.services_by_name["Health"]
@@ -89,12 +89,14 @@ class Health:
 class Reflection:
     """Serves `grpc.reflection.v1alpha.ServerReflection` for the named services."""
 
-    def __init__(self, services: tuple[str, ...]) -> None:
+    def __init__(self, services: tuple[str, ...], door: Door) -> None:
+        self._door = door
         self._servicer = ReflectionServicer(services)
 
     async def ServerReflectionInfo(self, _incoming: Any, call: Call) -> AsyncIterator[Any]:
         """Describe services to clients that do not have the protos."""
         while (raw := await call.context.read()) is not end_of_stream:
+            self._door.charge(self._door.confirm(call.caller, "reflection:read"), 1)
             try:
                 request = reflection_pb2.ServerReflectionRequest.FromString(raw)
             except DecodeError:
