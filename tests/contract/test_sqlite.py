@@ -6,7 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from riskgate_server.engine.ports import StoreBroken, StoreBusy, StoreFull, StoreInUse
 from riskgate_server.engine.replies import DecisionReply, Failed
 from riskgate_server.stores.sqlite.schema import SCHEMA_VERSION, SchemaTooNew
-from riskgate_server.stores.sqlite.store import SettingsRefused, SQLiteStore
+from riskgate_server.stores.sqlite.store import SettingsRefused, SQLiteSnapshot, SQLiteStore
 from tests.contract.rows import ADA, BO, batch, commit, customer, entry, purchase
 from tests.factories import check, make_customer, make_pipeline
 
@@ -306,9 +306,18 @@ def test_a_store_that_another_program_locks_is_busy_and_nothing_happened(store: 
     shell.close()
 
 
-def test_a_page_of_a_tenants_journal_is_read_backwards_without_sorting(
-    store: SQLiteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("question", "end"),
+    [
+        (lambda s: s.entries_before(position=10, limit=5, tenant_id="t", tag=2), "<"),
+        (lambda s: s.entries_by_position(after=10, limit=5, tenant_id="t", tag=2), ">"),
+    ],
+    ids=["backwards", "forwards"],
+)
+def test_a_page_of_a_tenants_journal_reads_no_other_tenants_entries_and_sorts_nothing(
+    store: SQLiteStore, monkeypatch: pytest.MonkeyPatch, question: Callable[[SQLiteSnapshot], object], end: str
 ) -> None:
+    """Else a small tenant beside a large one reads the whole journal for one page."""
     asked: list[tuple[str, tuple[Any, ...]]] = []
     with store.snapshot() as snapshot:
 
@@ -317,9 +326,25 @@ def test_a_page_of_a_tenants_journal_is_read_backwards_without_sorting(
             return []
 
         monkeypatch.setattr(snapshot, "_all", note)
-        snapshot.entries_before(position=10, limit=5, tenant_id="t", tag=2)
+        question(snapshot)
 
         ((sql, given),) = asked
         plan = [row[3] for row in snapshot._db.execute(f"EXPLAIN QUERY PLAN {sql}", given)]
 
-    assert plan == ["SEARCH entries USING INTEGER PRIMARY KEY (rowid<?)"]
+    assert plan == [f"SEARCH entries USING INDEX entries_by_tag (tenant_id=? AND tag=? AND rowid{end}?)"]
+
+
+def test_a_file_of_the_first_schema_is_brought_up_to_this_one(store: SQLiteStore, path: Path) -> None:
+    commit(store, customer(), entry())
+    store._db.execute("DROP INDEX entries_by_tag")
+    store._db.execute("DELETE FROM _sqlite_migrations WHERE name != 'm001_first'")
+    store._db.execute("PRAGMA user_version = 1")
+    store.close()
+
+    again = SQLiteStore(path)
+
+    with again.snapshot() as snapshot:
+        assert [e.position for e in snapshot.entries_by_position(after=0, limit=9)] == [1]
+    assert again._db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+    assert again._db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'entries_by_tag'").fetchone() == (1,)
+    again.close()

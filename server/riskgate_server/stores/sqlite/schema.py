@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """Stored as PRAGMA user_version; equal to the number of migrations below."""
 
 _FIRST: Final = """
@@ -66,6 +66,9 @@ CREATE TABLE rulesets (
 ) STRICT, WITHOUT ROWID;
 """
 
+_SECOND: Final = "CREATE INDEX entries_by_tag ON entries (tenant_id, tag)"
+"""A tenant pages through its own decisions, however much others have written. Rows of an index lie by position."""
+
 
 class SchemaTooNew(Exception):
     """The file was written by a newer program. It is left untouched."""
@@ -106,5 +109,10 @@ def migrate(connection: sqlite3.Connection) -> None:
             if statement.strip():
                 db.execute(statement)
         db.execute("PRAGMA user_version = 1")
+
+    @migrations()
+    def m002_pages_of_a_tenant(db: Database) -> None:
+        db.execute(_SECOND)
+        db.execute("PRAGMA user_version = 2")
 
     migrations.apply(Database(connection))

@@ -488,10 +488,12 @@ class SQLiteSnapshot(_SQLiteReads):
         self, *, after: int, limit: int, tenant_id: str = "", tag: int | None = None
     ) -> Sequence[EntryRow]:
         """Return entries above a position, ascending."""
+        # Only what is asked for: an index is of no use to a condition that may or may not count.
+        given = {"position >": after} | ({"tenant_id =": tenant_id} if tenant_id else {})
+        given |= {} if tag is None else {"tag =": tag}
+        where = " AND ".join(f"{condition} ?" for condition in given)
         rows = self._all(
-            f"SELECT {_ENTRY} FROM entries WHERE position > ? AND (? = '' OR tenant_id = ?)"
-            " AND (? IS NULL OR tag = ?) ORDER BY position LIMIT ?",
-            (after, tenant_id, tenant_id, tag, tag, limit),
+            f"SELECT {_ENTRY} FROM entries WHERE {where} ORDER BY position LIMIT ?", (*given.values(), limit)
         )
         return [_entry(row) for row in rows]
 
