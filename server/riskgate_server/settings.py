@@ -36,7 +36,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     waiting_max: Annotated[int, Meta(ge=1, le=100_000)] = 4_096
     """Commands that may wait for the writer before callers are refused."""
     cached_customers: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
-    """Customers kept in memory, about 5 KiB each."""
+    """Customers kept in memory, about 1 KiB each."""
     cpu: Annotated[int, Meta(ge=-1, le=4_095)] = -1
     """A processor to stay on; -1 leaves it to the system. The two threads that run Python take turns anyway, and on one
     processor they find their data where they left it: about a fifth less work per decision."""

@@ -26,6 +26,7 @@ from riskgate_server.engine import purchases
 from riskgate_server.engine.writer import Ticket
 from riskgate_server.rpc.gateway import Gateway
 from riskgate_server.stores.sqlite import store
+from riskgate_server.stores.sqlite.schema import Kind
 
 NAP_SECONDS: Final = 0.02
 """A gap that a kill finds."""
@@ -95,9 +96,9 @@ class ForgottenKeys(HonestConnection):
 
     def changed(self, sql: str) -> str:
         """Look elsewhere, and write over what should have been found."""
-        if sql.startswith("SELECT") and "requests" in sql:
-            return "SELECT 1 WHERE ? IS NULL" if sql.count("?") == 1 else "SELECT 1 WHERE ? AND ? AND ? AND 0"
-        return sql.replace("INSERT INTO requests", "INSERT OR REPLACE INTO requests")
+        if sql.startswith("SELECT") and f"kind = {Kind.REQUEST:d}" in sql:
+            return "SELECT 1 WHERE ? IS NULL"
+        return sql.replace("INSERT INTO records", "INSERT OR REPLACE INTO records") if "fingerprint" in sql else sql
 
 
 class IgnoredError(HonestConnection):

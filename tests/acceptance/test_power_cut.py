@@ -25,6 +25,7 @@ from riskgate_server.bootstrap import open_store, verify_directory
 from riskgate_server.crypto.keys import HEADS, decode_secret
 from riskgate_server.crypto.signing import HeadLog, HeadSigner
 from riskgate_server.datadir import DataDirectory
+from riskgate_server.stores.sqlite.schema import Kind
 from tests.acceptance import books, witness
 from tests.acceptance.calling import Backend, Told, connections
 from tests.acceptance.conftest import Figures
@@ -173,7 +174,7 @@ def judge(image: Path, instant: float, answers: Sequence[Told]) -> Verdict:
         report = verify_directory(directory, lambda *_: None)
         with closing(sqlite3.connect(directory.store)) as db:
             integrity = [row[0] for row in db.execute("PRAGMA integrity_check")]
-            keys = db.execute("SELECT customer_id, request_id FROM requests").fetchall()
+            keys = db.execute(f"SELECT customer_id, id FROM records WHERE kind = {Kind.REQUEST:d}").fetchall()
         entries = books.read(directory.store)
     except Exception as error:  # noqa: BLE001 - as above
         verdict.faults.append(f"does not open: {error!r}")

@@ -12,9 +12,17 @@ from typing import Any
 
 import pytest
 
-from riskgate_server.engine.ports import StoreBroken, StoreBusy, StoreFull, StoreInUse
+from riskgate_server.engine.ports import (
+    PaymentRow,
+    PurchaseRow,
+    RequestRow,
+    StoreBroken,
+    StoreBusy,
+    StoreFull,
+    StoreInUse,
+)
 from riskgate_server.engine.replies import DecisionReply, Failed
-from riskgate_server.stores.sqlite.schema import SCHEMA_VERSION, SchemaTooNew
+from riskgate_server.stores.sqlite.schema import SCHEMA_VERSION, SchemaTooNew, migrate
 from riskgate_server.stores.sqlite.store import SettingsRefused, SQLiteSnapshot, SQLiteStore
 from tests.contract.rows import ADA, BO, batch, commit, customer, entry, purchase
 from tests.factories import check, make_customer, make_pipeline
@@ -115,7 +123,7 @@ def test_the_settings_that_durability_needs_are_in_force(store: SQLiteStore) -> 
         for name in ("journal_mode", "synchronous", "wal_autocheckpoint")
     }
 
-    assert found == {"journal_mode": "wal", "synchronous": 2, "wal_autocheckpoint": 4_000}
+    assert found == {"journal_mode": "wal", "synchronous": 2, "wal_autocheckpoint": 16_000}
 
 
 def test_where_the_settings_do_not_take_it_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,17 +342,27 @@ def test_a_page_of_a_tenants_journal_reads_no_other_tenants_entries_and_sorts_no
     assert plan == [f"SEARCH entries USING INDEX entries_by_tag (tenant_id=? AND tag=? AND rowid{end}?)"]
 
 
-def test_a_file_of_the_first_schema_is_brought_up_to_this_one(store: SQLiteStore, path: Path) -> None:
-    commit(store, customer(), entry())
-    store._db.execute("DROP INDEX entries_by_tag")
-    store._db.execute("DELETE FROM _sqlite_migrations WHERE name != 'm001_first'")
-    store._db.execute("PRAGMA user_version = 1")
+def test_a_file_of_the_first_schema_is_brought_up_to_this_one_with_all_it_holds(path: Path) -> None:
+    """An open hold, one that is owed, a request with its reply and one without: each where it is looked for now."""
+    old = sqlite3.connect(path, isolation_level=None)
+    old.execute("PRAGMA journal_mode=WAL")
+    migrate(old, upto=1)
+    who = "'acme', 'ada'"
+    old.execute(f"INSERT INTO purchases VALUES ({who}, 'open', 7, 0, x'01'), ({who}, 'owed', 0, 3, x'02')")
+    old.execute(f"INSERT INTO payments VALUES ({who}, 'p1', x'03')")
+    old.execute(f"INSERT INTO requests VALUES ({who}, 'r1', x'aa', 1, 10, x'bb'), ({who}, 'r2', x'ab', 2, 11, x'')")
+    old.close()
+
+    store = SQLiteStore(path)
+
+    open_one, owed = PurchaseRow(ADA, "open", 7, 0, b"\1"), PurchaseRow(ADA, "owed", 0, 3, b"\2")
+    replied, done = RequestRow(ADA, "r1", b"\xaa", 1, 10, b"\xbb"), RequestRow(ADA, "r2", b"\xab", 2, 11, b"")
+    with store.transaction() as tx:
+        assert tx.purchases([(ADA, "open"), (ADA, "owed")]) == [open_one, owed]
+        assert tx.lapsed(ADA, 7) == [open_one]
+        assert tx.owed(ADA) == [owed]
+        assert tx.payment(ADA, "p1") == PaymentRow(ADA, "p1", b"\3")
+        assert tx.requests([(ADA, "r1"), (ADA, "r2")]) == [replied, done]
+    assert store.forget_replies(before_us=99, limit=9) == 1
+    assert store._db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
     store.close()
-
-    again = SQLiteStore(path)
-
-    with again.snapshot() as snapshot:
-        assert [e.position for e in snapshot.entries_by_position(after=0, limit=9)] == [1]
-    assert again._db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
-    assert again._db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'entries_by_tag'").fetchone() == (1,)
-    again.close()

@@ -15,7 +15,7 @@ from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState
 from riskgate_server.engine import commands as c
 from riskgate_server.engine import pipeline as pipeline_module
-from riskgate_server.engine import purchases, work
+from riskgate_server.engine import purchases, sealing, work
 from riskgate_server.engine.ports import StoreBroken
 from riskgate_server.engine.replies import Reply
 
@@ -100,7 +100,9 @@ def commit_forgotten_by_the_cache(patch: pytest.MonkeyPatch) -> None:
 
     def leaking(self: Any, done: Any) -> None:
         keep(self, done)
-        caches[-1][done.key] = self.loaded[done.key]
+        loaded = self.loaded[done.key]
+        state, profile = sealing.encode_state(loaded.customer), sealing.encode(loaded.customer.profile)
+        caches[-1][done.key] = work.Kept(state, profile, loaded.data_key, loaded.next_lapse_us)
 
     caches: list[Any] = []
     load = pipeline_module.Pipeline._load

@@ -44,12 +44,12 @@ from riskgate_server.engine.replies import (
     failure_of,
     refusal_of,
 )
-from riskgate_server.engine.work import Batch, Loaded, Work
+from riskgate_server.engine.work import Batch, Kept, Work
 
 log = structlog.get_logger()
 
 CACHED_CUSTOMERS: Final = 100_000
-"""Customers kept decoded in memory, about 3 KiB each."""
+"""Customers kept in memory, about 1 KiB each."""
 
 QUARANTINE_MAX: Final = 10_000
 """Commands remembered as harmful; beyond it the oldest is forgotten."""
@@ -90,7 +90,7 @@ class Pipeline:
         self._sink = sink
         self._monotonic_us = monotonic_us
         self._cached_customers = cached_customers
-        self._cache: OrderedDict[CustomerKey, Loaded] = OrderedDict()
+        self._cache: OrderedDict[CustomerKey, Kept] = OrderedDict()
         self._quarantine: OrderedDict[tuple[CustomerKey, str], None] = OrderedDict()
         self._tail: tuple[BatchRow | None, int] | None = None
         self._full = False
@@ -128,7 +128,9 @@ class Pipeline:
     def _commit(self, commands: Sequence[Command]) -> list[Reply]:
         now_us = self._clock.now_us()
         with self._store.transaction() as tx:
-            batch = Batch(tx, vault=self._vault, sealer=self._sealer, entropy=self._entropy, now_us=now_us)
+            batch = Batch(
+                tx, vault=self._vault, sealer=self._sealer, entropy=self._entropy, now_us=now_us, commands=len(commands)
+            )
             self._load(batch, tx, commands)
             replies = [self._execute(batch, command) for command in commands]
             tail = self._tail or tx.tail()
@@ -140,16 +142,17 @@ class Pipeline:
 
     def _load(self, batch: Batch, tx: Transaction, commands: Sequence[Command]) -> None:
         missing = set()
-        for command in commands:
-            cached = self._cache.get(command.key)
-            if cached is not None:
-                batch.loaded[command.key] = cached
+        for key in {command.key for command in commands}:
+            cached = self._cache.get(key)
+            if cached is None:
+                missing.add(key)
             else:
-                missing.add(command.key)
+                batch.loaded[key] = cached.open(key)
         if missing:
             rows = tx.customers(sorted(missing))
             keys = self._vault.keys([row.key for row in rows])
-            batch.loaded.update((row.key, self._open(row, keys[row.key])) for row in rows)
+            batch.kept.update((row.key, self._unsealed(row, keys[row.key])) for row in rows)
+            batch.loaded.update((key, kept.open(key)) for key, kept in batch.kept.items())
         new = {
             command.key
             for command in commands
@@ -162,13 +165,12 @@ class Pipeline:
             [(command.key, command.transaction_id) for command in commands if isinstance(command, PurchaseCommand)],
         )
 
-    def _open(self, row: CustomerRow, data_key: bytes | None) -> Loaded:
+    def _unsealed(self, row: CustomerRow, data_key: bytes | None) -> Kept:
         if data_key is None:
             reason = f"no key for customer in row {row.sequence}"
             raise LookupError(reason)
-        customer = sealing.open_customer(row)
-        profile = sealing.open_profile(row, data_key, self._sealer)
-        return Loaded(customer.with_profile(profile), data_key, row.next_lapse_us)
+        profile = sealing.unseal_profile(row, data_key, self._sealer)
+        return Kept(row.state, profile, data_key, row.next_lapse_us)
 
     def _committed(self, batch: Batch, tail: tuple[BatchRow | None, int]) -> None:
         # Only what is durable may be remembered, so the cache learns of a batch after its commit.
@@ -176,9 +178,9 @@ class Pipeline:
         if self._full:
             log.info("store has room again")
         self._full = False
-        for key, loaded in batch.loaded.items():
-            if loaded.customer.sequence:
-                self._cache[key] = loaded
+        self._cache.update(batch.kept)
+        for key in batch.loaded:
+            if key in self._cache:
                 self._cache.move_to_end(key)
         while len(self._cache) > self._cached_customers:
             self._cache.popitem(last=False)

@@ -108,7 +108,7 @@ class Queries:
 
     def _as_of_now(self, snapshot: Snapshot, key: CustomerKey) -> tuple[Customer, int]:
         row = _customer_row(snapshot, key)
-        customer = sealing.open_customer(row)
+        customer = sealing.decode_customer(row.key, row.state)
         now_us = max(self._clock.now_us(), customer.last_us)
         if not row.next_lapse_us or now_us < row.next_lapse_us:
             return customer, now_us
@@ -129,7 +129,7 @@ class Queries:
             NotFound: the customer has no such hold.
         """
         with self._store.snapshot() as snapshot:
-            customer = sealing.open_customer(_customer_row(snapshot, key))
+            customer = sealing.decode_customer(key, _customer_row(snapshot, key).state)
             row = snapshot.purchase(key, transaction_id)
         purchase = sealing.decode_purchase(row.state) if row else None
         if purchase is None or purchase.state is HoldState.NONE:
@@ -143,7 +143,7 @@ class Queries:
     def holds(self, key: CustomerKey, *, after: str, limit: int, only_pending: bool) -> tuple[list[HoldReply], str]:
         """Return a page of holds by transaction id, and where the next page begins (empty at the end)."""
         with self._store.snapshot() as snapshot:
-            customer = sealing.open_customer(_customer_row(snapshot, key))
+            customer = sealing.decode_customer(key, _customer_row(snapshot, key).state)
             rows = snapshot.purchases(key, after=after, limit=limit + 1, only_open=only_pending)
         now_us = max(self._clock.now_us(), customer.last_us)
         more = rows[limit - 1].transaction_id if len(rows) > limit else ""
@@ -158,7 +158,7 @@ class Queries:
     def entries(self, key: CustomerKey, *, after: int, limit: int) -> tuple[list[Entry], int]:
         """Return a page of the customer's journal, and where the next page begins (0 at the end)."""
         with self._store.snapshot() as snapshot:
-            customer = sealing.open_customer(_customer_row(snapshot, key))
+            customer = sealing.decode_customer(key, _customer_row(snapshot, key).state)
             rows = list(snapshot.entries(key, after=after, limit=limit + 1))
             more = rows[limit - 1].sequence if len(rows) > limit else 0
             currencies = {line.line_id: line.currency for line in customer.lines}

@@ -50,6 +50,7 @@ decode_purchase: Final = msgspec.msgpack.Decoder(Purchase).decode
 decode_payment: Final = msgspec.msgpack.Decoder(Payment).decode
 decode_reply: Final[Callable[[bytes], Reply]] = msgspec.msgpack.Decoder(Reply).decode
 encode_reply = encode
+EMPTY_PROFILE_BYTES: Final = encode(EMPTY_PROFILE)
 EVENT_TAGS: Final[dict[type, int]] = {event: event.__struct_config__.tag for event in Event.__args__}
 
 
@@ -107,13 +108,11 @@ def open_secrets(row: EntryRow, data_key: bytes | None, sealer: Sealer) -> Seale
     return _decode_sealed(sealer.open_sealed(data_key, row.nonce, header, row.sealed))
 
 
-def customer_row(
-    customer: Customer, *, next_lapse_us: int, data_key: bytes, nonce: bytes, sealer: Sealer
-) -> CustomerRow:
-    """Return the customer's state as it will be stored: the line in clear, the profile sealed."""
-    key = (customer.tenant_id, customer.customer_id)
-    profile = nonce + sealer.seal(data_key, nonce, _profile_aad(key, customer.sequence), encode(customer.profile))
-    return CustomerRow(key, customer.sequence, next_lapse_us, encode_state(customer), profile)
+def seal_profile(
+    key: CustomerKey, sequence: int, profile: bytes, *, data_key: bytes, nonce: bytes, sealer: Sealer
+) -> bytes:
+    """Return an encoded profile as it will be stored."""
+    return nonce + sealer.seal(data_key, nonce, _profile_aad(key, sequence), profile)
 
 
 def encode_state(customer: Customer) -> bytes:
@@ -125,16 +124,16 @@ def _profile_aad(key: CustomerKey, sequence: int) -> bytes:
     return encode((key[0], key[1], sequence, "profile"))
 
 
-def open_customer(row: CustomerRow) -> Customer:
-    """Decode the state without its profile."""
-    state = _decode_state(row.state)
-    return Customer(row.key[0], row.key[1], state.sequence, state.last_us, state.head, state.lines, EMPTY_PROFILE)
+def decode_customer(key: CustomerKey, state: bytes, profile: bytes = EMPTY_PROFILE_BYTES) -> Customer:
+    """Decode a customer from the encoded state and, unless only the state is wanted, the encoded profile."""
+    s = _decode_state(state)
+    return Customer(key[0], key[1], s.sequence, s.last_us, s.head, s.lines, _decode_profile(profile))
 
 
-def open_profile(row: CustomerRow, data_key: bytes, sealer: Sealer) -> Profile:
-    """Decrypt the customer's profile."""
+def unseal_profile(row: CustomerRow, data_key: bytes, sealer: Sealer) -> bytes:
+    """Decrypt the customer's encoded profile."""
     nonce, text = row.profile[:NONCE_SIZE], row.profile[NONCE_SIZE:]
-    return _decode_profile(sealer.open_sealed(data_key, nonce, _profile_aad(row.key, row.sequence), text))
+    return sealer.open_sealed(data_key, nonce, _profile_aad(row.key, row.sequence), text)
 
 
 def purchase_row(key: CustomerKey, purchase: Purchase) -> PurchaseRow:

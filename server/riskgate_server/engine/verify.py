@@ -180,7 +180,7 @@ def _compare_state(
         report.erased += 1
         return
     try:
-        if sealing.open_profile(row, data_key, sealer) != customer.profile:
+        if sealing.unseal_profile(row, data_key, sealer) != sealing.encode(customer.profile):
             report.fault(f"{who}: the stored profile is not what the journal gives")
     except Exception as error:  # noqa: BLE001 - see above
         report.fault(f"{who}: the stored profile does not open: {type(error).__name__}")

@@ -22,6 +22,7 @@ from riskgate_server.engine import sealing
 from riskgate_server.engine.ports import (
     BatchRow,
     BatchWrite,
+    CustomerRow,
     Entropy,
     EntryRow,
     PurchaseRow,
@@ -31,12 +32,29 @@ from riskgate_server.engine.ports import (
     Vault,
 )
 
-NONCES_AT_ONCE: Final = 32
 DATA_KEY_SIZE: Final = 32
 
 
+class Kept(msgspec.Struct, frozen=True, gc=False):
+    """
+    A customer as the engine keeps them between batches: encoded, unsealed, with their key and when a hold next lapses.
+
+    As bytes, because decoding them anew costs less than walking objects that have gone cold in memory: with 20,000
+    customers a third less processor time per decision, and a fifth of the memory.
+    """
+
+    state: bytes
+    profile: bytes
+    data_key: bytes
+    next_lapse_us: int
+
+    def open(self, key: CustomerKey) -> Loaded:
+        """Return the customer decoded."""
+        return Loaded(sealing.decode_customer(key, self.state, self.profile), self.data_key, self.next_lapse_us)
+
+
 class Loaded(msgspec.Struct):
-    """A customer as the engine keeps them between batches: decoded, with their key and when the next hold lapses."""
+    """A customer as the commands of a batch see them."""
 
     customer: Customer
     data_key: bytes
@@ -46,12 +64,16 @@ class Loaded(msgspec.Struct):
 class Batch:
     """What the commands of one commit have read and changed so far."""
 
-    def __init__(self, tx: Transaction, *, vault: Vault, sealer: Sealer, entropy: Entropy, now_us: int) -> None:
+    def __init__(
+        self, tx: Transaction, *, vault: Vault, sealer: Sealer, entropy: Entropy, now_us: int, commands: int
+    ) -> None:
         self.tx = tx
         self.sealer = sealer
         self.entropy = entropy
         self.now_us = now_us
         self.loaded: dict[CustomerKey, Loaded] = {}
+        self.kept: dict[CustomerKey, Kept] = {}
+        """What may be remembered of customers once the batch is durable."""
         self.changed: set[CustomerKey] = set()
         self.purchases: dict[CustomerKey, dict[str, Purchase]] = {}
         self.payments: dict[CustomerKey, dict[str, Payment]] = {}
@@ -60,14 +82,17 @@ class Batch:
         self._asked_purchases: dict[tuple[CustomerKey, str], PurchaseRow | None] = {}
         self.entries: list[EntryRow] = []
         self._vault = vault
-        self._nonces = b""
+        # Nearly every command seals an entry and a profile.
+        self._nonces_at_once = 2 * commands
+        self._nonces: Iterator[bytes] = iter(())
 
     def nonce(self) -> bytes:
         """Return a nonce nobody has seen. Fetched many at a time: asking the kernel costs more than sealing."""
-        if not self._nonces:
-            self._nonces = self.entropy(sealing.NONCE_SIZE * NONCES_AT_ONCE)
-        nonce, self._nonces = self._nonces[: sealing.NONCE_SIZE], self._nonces[sealing.NONCE_SIZE :]
-        return nonce
+        for nonce in self._nonces:
+            return nonce
+        fetched = self.entropy(sealing.NONCE_SIZE * self._nonces_at_once)
+        self._nonces = (fetched[at : at + sealing.NONCE_SIZE] for at in range(0, len(fetched), sealing.NONCE_SIZE))
+        return next(self._nonces)
 
     def ask(self, requests: Sequence[tuple[CustomerKey, str]], purchases: Sequence[tuple[CustomerKey, str]]) -> None:
         """Fetch what the commands of the batch will ask for, in two questions instead of two for each."""
@@ -112,14 +137,13 @@ class Batch:
         customers = []
         for key in sorted(self.changed):
             loaded = self.loaded[key]
-            row = sealing.customer_row(
-                loaded.customer,
-                next_lapse_us=loaded.next_lapse_us,
-                data_key=loaded.data_key,
-                nonce=self.nonce(),
-                sealer=self.sealer,
+            customer = loaded.customer
+            state, profile = sealing.encode_state(customer), sealing.encode(customer.profile)
+            self.kept[key] = kept = Kept(state, profile, loaded.data_key, loaded.next_lapse_us)
+            sealed = sealing.seal_profile(
+                key, customer.sequence, profile, data_key=kept.data_key, nonce=self.nonce(), sealer=self.sealer
             )
-            customers.append(row)
+            customers.append(CustomerRow(key, customer.sequence, kept.next_lapse_us, state, sealed))
         batch = None
         entries = self.entries
         if entries:

@@ -2,13 +2,14 @@
 The tables of riskgate.db, as numbered migrations.
 
 Every key of a customer's row leads with (tenant_id, customer_id), the key a distributed database
-would place it by. Rows of a few hundred bytes cluster under that key (WITHOUT ROWID); bigger rows
-and the append-only journal have a rowid and an index.
+would place it by. Rows of a few hundred bytes cluster under that key (WITHOUT ROWID), so that most of what one
+decision changes lies on one page; bigger rows and the append-only journal have a rowid and an index.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -66,8 +67,41 @@ CREATE TABLE rulesets (
 ) STRICT, WITHOUT ROWID;
 """
 
-_SECOND: Final = "CREATE INDEX entries_by_tag ON entries (tenant_id, tag)"
-"""A tenant pages through its own decisions, however much others have written. Rows of an index lie by position."""
+_SECOND: Final = """
+CREATE TABLE records (
+  tenant_id TEXT NOT NULL, customer_id TEXT NOT NULL, kind INTEGER NOT NULL, id TEXT NOT NULL,
+  lapses_us INTEGER, owed_since INTEGER,
+  fingerprint BLOB, sequence INTEGER, at_us INTEGER,
+  state BLOB NOT NULL,
+  PRIMARY KEY (tenant_id, customer_id, kind, id)
+) STRICT, WITHOUT ROWID;
+INSERT INTO records (tenant_id, customer_id, kind, id, fingerprint, sequence, at_us, state)
+  SELECT tenant_id, customer_id, 0, request_id, fingerprint, sequence, at_us, reply FROM requests;
+INSERT INTO records (tenant_id, customer_id, kind, id, lapses_us, owed_since, state)
+  SELECT tenant_id, customer_id, iif(lapses_us > 0, 1, 2), transaction_id, lapses_us, owed_since, state FROM purchases;
+INSERT INTO records (tenant_id, customer_id, kind, id, state)
+  SELECT tenant_id, customer_id, 3, payment_id, state FROM payments;
+DROP TABLE requests;
+DROP TABLE purchases;
+DROP TABLE payments;
+CREATE INDEX records_owed ON records (tenant_id, customer_id, owed_since) WHERE owed_since > 0;
+CREATE INDEX records_with_reply ON records (at_us) WHERE kind = 0 AND state != x'';
+CREATE INDEX entries_by_tag ON entries (tenant_id, tag);
+"""
+"""
+What a customer's ids stand for lies in one place (`Kind`), and open holds together: a decision writes a page of it.
+And a tenant pages through its own decisions, however much others have written: rows of an index lie by position.
+"""
+
+
+class Kind(IntEnum):
+    """What an id of a customer's records stands for."""
+
+    REQUEST = 0
+    OPEN_PURCHASE = 1
+    """With an open hold. Few at a time, so that the next to lapse is found without an index of its own."""
+    PURCHASE = 2
+    PAYMENT = 3
 
 
 class SchemaTooNew(Exception):
@@ -93,10 +127,10 @@ def refuse_newer(path: Path) -> None:
         raise SchemaTooNew(message)
 
 
-def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the tables up to `SCHEMA_VERSION`; each step commits with its record or leaves no trace."""
+def migrate(connection: sqlite3.Connection, *, upto: int = SCHEMA_VERSION) -> None:
+    """Bring the tables up to a version; each step commits with its record or leaves no trace."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version == SCHEMA_VERSION:
+    if version >= upto:
         return
     # sqlite-utils takes a fifth of a second to import: only a migration pays for it.
     from sqlite_utils import Database, Migrations  # noqa: PLC0415
@@ -105,14 +139,21 @@ def migrate(connection: sqlite3.Connection) -> None:
 
     @migrations()
     def m001_first(db: Database) -> None:
-        for statement in _FIRST.split(";"):
-            if statement.strip():
-                db.execute(statement)
-        db.execute("PRAGMA user_version = 1")
+        _run(db, _FIRST, version=1)
 
     @migrations()
-    def m002_pages_of_a_tenant(db: Database) -> None:
-        db.execute(_SECOND)
-        db.execute("PRAGMA user_version = 2")
+    def m002_records_of_a_customer(db: Database) -> None:
+        _run(db, _SECOND, version=2)
 
-    migrations.apply(Database(connection))
+    migrations.apply(Database(connection), stop_before=_NAMES[upto] if upto < SCHEMA_VERSION else None)
+
+
+_NAMES: Final = ("m001_first", "m002_records_of_a_customer")
+"""By the version a migration begins from."""
+
+
+def _run(db: Database, statements: str, *, version: int) -> None:
+    for statement in statements.split(";"):
+        if statement.strip():
+            db.execute(statement)
+    db.execute(f"PRAGMA user_version = {version}")

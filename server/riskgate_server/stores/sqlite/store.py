@@ -34,10 +34,15 @@ from riskgate_server.engine.ports import (
     StoreInUse,
 )
 from riskgate_server.stores.sqlite.resync import write_log_again
-from riskgate_server.stores.sqlite.schema import migrate, refuse_newer
+from riskgate_server.stores.sqlite.schema import Kind, migrate, refuse_newer
 
-CHECKPOINT_PAGES: Final = 4_000
-"""Pages of WAL after which a commit also checkpoints, 16 MiB at the default page size."""
+CHECKPOINT_PAGES: Final = 16_000
+"""
+Pages of WAL after which a commit also checkpoints, 64 MiB at the default page size.
+
+The more commits share a checkpoint, the fewer pages are copied twice: against 4,000 pages it took 15 % off the
+processor time of a decision; 64,000 took no more.
+"""
 
 CACHE_KIB: Final = 64 * 1024
 """Page cache of the writing connection."""
@@ -121,9 +126,9 @@ class SQLiteStore:
         """Empty the replies of old requests. Runs on the writing connection: call it from the writer's thread."""
         with _translated():
             return self._db.execute(
-                "UPDATE requests SET reply = x'' WHERE (tenant_id, customer_id, request_id) IN ("
-                "SELECT tenant_id, customer_id, request_id FROM requests"
-                " WHERE reply != x'' AND at_us < ? ORDER BY at_us LIMIT ?)",
+                "UPDATE records SET state = x'' WHERE (tenant_id, customer_id, kind, id) IN ("
+                "SELECT tenant_id, customer_id, kind, id FROM records"
+                " WHERE kind = 0 AND state != x'' AND at_us < ? ORDER BY at_us LIMIT ?)",
                 (before_us, limit),
             ).rowcount  # fmt: skip
 
@@ -235,8 +240,12 @@ def _translated() -> Iterator[None]:
 
 
 _CUSTOMER = "tenant_id, customer_id, sequence, next_lapse_us, state, profile"
-_PURCHASE = "tenant_id, customer_id, transaction_id, lapses_us, owed_since, state"
-_REQUEST = "tenant_id, customer_id, request_id, fingerprint, sequence, at_us, reply"
+_PURCHASE = "tenant_id, customer_id, id, lapses_us, owed_since, state"
+_REQUEST = "tenant_id, customer_id, id, fingerprint, sequence, at_us, state"
+_OF_CUSTOMER = "tenant_id = ? AND customer_id = ?"
+_PURCHASES = f"{_OF_CUSTOMER} AND kind IN ({Kind.OPEN_PURCHASE:d}, {Kind.PURCHASE:d})"
+_OPEN_PURCHASES = f"{_OF_CUSTOMER} AND kind = {Kind.OPEN_PURCHASE:d}"
+_PAYMENTS = f"{_OF_CUSTOMER} AND kind = {Kind.PAYMENT:d}"
 _BATCH = "sequence, at_us, first_position, count, root, hash"
 _ENTRY = "tenant_id, customer_id, sequence, position, batch, at_us, tag, request_id, clear, nonce, sealed, hash"
 
@@ -273,25 +282,18 @@ class _SQLiteReads:
 
     def purchase(self, key: CustomerKey, transaction_id: str) -> PurchaseRow | None:
         """Return one purchase."""
-        row = self._one(
-            f"SELECT {_PURCHASE} FROM purchases WHERE tenant_id = ? AND customer_id = ? AND transaction_id = ?",
-            (*key, transaction_id),
-        )
+        row = self._one(f"SELECT {_PURCHASE} FROM records WHERE {_PURCHASES} AND id = ?", (*key, transaction_id))
         return _purchase(row) if row else None
 
     def payment(self, key: CustomerKey, payment_id: str) -> PaymentRow | None:
         """Return one payment."""
-        row = self._one(
-            "SELECT state FROM payments WHERE tenant_id = ? AND customer_id = ? AND payment_id = ?",
-            (*key, payment_id),
-        )
+        row = self._one(f"SELECT state FROM records WHERE {_PAYMENTS} AND id = ?", (*key, payment_id))
         return PaymentRow(key, payment_id, row[0]) if row else None
 
     def lapsed(self, key: CustomerKey, now_us: int) -> Sequence[PurchaseRow]:
         """Return the customer's open holds that lapsed."""
         rows = self._all(
-            f"SELECT {_PURCHASE} FROM purchases WHERE tenant_id = ? AND customer_id = ?"
-            " AND lapses_us > 0 AND lapses_us <= ? ORDER BY lapses_us, transaction_id",
+            f"SELECT {_PURCHASE} FROM records WHERE {_OPEN_PURCHASES} AND lapses_us <= ? ORDER BY lapses_us, id",
             (*key, now_us),
         )
         return [_purchase(row) for row in rows]
@@ -314,6 +316,11 @@ class _SQLiteReads:
 class SQLiteTransaction(_SQLiteReads):
     """Keeps `engine.ports.Transaction` on the writing connection."""
 
+    def __init__(self, db: sqlite3.Connection) -> None:
+        super().__init__(db)
+        # Of which kind the purchases were that were asked for, so that a write need not look again.
+        self._seen: dict[tuple[CustomerKey, str], Kind | None] = {}
+
     def customers(self, keys: Sequence[CustomerKey]) -> Sequence[CustomerRow]:
         """Return the states of those of the customers that exist."""
         rows = self._all(
@@ -326,9 +333,7 @@ class SQLiteTransaction(_SQLiteReads):
     def requests(self, ids: Sequence[tuple[CustomerKey, str]]) -> Sequence[RequestRow]:
         """Return what those of the request ids that were used came to."""
         rows = self._all(
-            f"SELECT {_REQUEST} FROM json_each(?) AS asked CROSS JOIN requests"
-            " ON tenant_id = asked.value ->> 0 AND customer_id = asked.value ->> 1"
-            " AND request_id = asked.value ->> 2",
+            f"SELECT {_of('r', _REQUEST)} FROM {_ASKED} AND r.kind = {Kind.REQUEST:d} AND r.id = asked.value ->> 2",
             (_as_json([(*key, request_id) for key, request_id in ids]),),
         )
         return [RequestRow((row[0], row[1]), *row[2:]) for row in rows]
@@ -336,28 +341,28 @@ class SQLiteTransaction(_SQLiteReads):
     def purchases(self, ids: Sequence[tuple[CustomerKey, str]]) -> Sequence[PurchaseRow]:
         """Return those of the purchases that exist."""
         rows = self._all(
-            f"SELECT {_PURCHASE} FROM json_each(?) AS asked CROSS JOIN purchases"
-            " ON tenant_id = asked.value ->> 0 AND customer_id = asked.value ->> 1"
-            " AND transaction_id = asked.value ->> 2",
+            f"SELECT {_of('r', _PURCHASE)} FROM {_ASKED}"
+            f" AND r.kind IN ({Kind.OPEN_PURCHASE:d}, {Kind.PURCHASE:d}) AND r.id = asked.value ->> 2",
             (_as_json([(*key, transaction_id) for key, transaction_id in ids]),),
         )
-        return [_purchase(row) for row in rows]
+        found = [_purchase(row) for row in rows]
+        self._seen = dict.fromkeys(ids)
+        self._seen.update(
+            ((row.key, row.transaction_id), Kind.OPEN_PURCHASE if row.lapses_us else Kind.PURCHASE) for row in found
+        )
+        return found
 
     def owed(self, key: CustomerKey) -> Sequence[PurchaseRow]:
         """Return the purchases that owe principal."""
         rows = self._all(
-            f"SELECT {_PURCHASE} FROM purchases WHERE tenant_id = ? AND customer_id = ?"
-            " AND owed_since > 0 ORDER BY owed_since, transaction_id",
-            key,
+            f"SELECT {_PURCHASE} FROM records WHERE {_OF_CUSTOMER} AND owed_since > 0 ORDER BY owed_since, id", key
         )
         return [_purchase(row) for row in rows]
 
     def next_lapse(self, key: CustomerKey, after_us: int) -> int:
         """Return the earliest lapse above `after_us`."""
         row = self._one(
-            "SELECT min(lapses_us) FROM purchases WHERE tenant_id = ? AND customer_id = ?"
-            " AND lapses_us > 0 AND lapses_us > ?",
-            (*key, after_us),
+            f"SELECT min(lapses_us) FROM records WHERE {_OPEN_PURCHASES} AND lapses_us > ?", (*key, after_us)
         )
         return (row and row[0]) or 0
 
@@ -372,14 +377,14 @@ class SQLiteTransaction(_SQLiteReads):
             self._insert(
                 _INTO_CUSTOMERS, [(*r.key, r.sequence, r.next_lapse_us, r.state, r.profile) for r in batch.customers]
             )
-            self._insert(
-                _INTO_PURCHASES,
-                [(*r.key, r.transaction_id, r.lapses_us, r.owed_since, r.state) for r in batch.purchases],
-            )
-            self._insert(_INTO_PAYMENTS, [(*r.key, r.payment_id, r.state) for r in batch.payments])
+            self._write_purchases(batch.purchases)
+            self._insert(_INTO_PAYMENTS, [(*r.key, Kind.PAYMENT, r.payment_id, r.state) for r in batch.payments])
             self._insert(
                 _INTO_REQUESTS,
-                [(*r.key, r.request_id, r.fingerprint, r.sequence, r.at_us, r.reply) for r in batch.requests],
+                [
+                    (*r.key, Kind.REQUEST, r.request_id, r.fingerprint, r.sequence, r.at_us, r.reply)
+                    for r in batch.requests
+                ],
             )
             self._insert(
                 _INTO_ENTRIES,
@@ -393,6 +398,24 @@ class SQLiteTransaction(_SQLiteReads):
             )  # fmt: skip
             if (b := batch.batch) is not None:
                 self._insert(_INTO_BATCHES, [(b.sequence, b.at_us, b.first_position, b.count, b.root, b.hash)])
+
+    def _write_purchases(self, rows: Sequence[PurchaseRow]) -> None:
+        """Add or replace purchases. One whose hold opened or ended moves to the other kind."""
+        moved = []
+        values = []
+        for r in rows:
+            kind, other = _KIND_AND_OTHER[r.lapses_us > 0]
+            if self._seen.get((r.key, r.transaction_id), other) == other:
+                moved.append((*r.key, other, r.transaction_id))
+            values.append((*r.key, kind, r.transaction_id, r.lapses_us, r.owed_since, r.state))
+        if moved:
+            self._db.execute(
+                "DELETE FROM records WHERE (tenant_id, customer_id, kind, id) IN"
+                " (SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?))",
+                (_as_json(moved),),
+            )
+        self._insert(_INTO_PURCHASES, values)
+        self._seen.clear()
 
     def _insert(self, into: _Insert, rows: Sequence[tuple[Any, ...]]) -> None:
         """
@@ -435,23 +458,44 @@ _INTO_CUSTOMERS: Final = _Insert(
     " ON CONFLICT (tenant_id, customer_id) DO UPDATE SET sequence = excluded.sequence,"
     " next_lapse_us = excluded.next_lapse_us, state = excluded.state, profile = excluded.profile",
 )
+_KIND_AND_OTHER: Final = {
+    True: (Kind.OPEN_PURCHASE, Kind.PURCHASE),
+    False: (Kind.PURCHASE, Kind.OPEN_PURCHASE),
+}
+"""By whether a hold is open."""
 _INTO_PURCHASES: Final = _Insert(
-    "purchases",
-    _PURCHASE,
-    " ON CONFLICT (tenant_id, customer_id, transaction_id) DO UPDATE SET"
+    "records",
+    "tenant_id, customer_id, kind, id, lapses_us, owed_since, state",
+    " ON CONFLICT (tenant_id, customer_id, kind, id) DO UPDATE SET"
     " lapses_us = excluded.lapses_us, owed_since = excluded.owed_since, state = excluded.state",
 )
 _INTO_PAYMENTS: Final = _Insert(
-    "payments",
-    "tenant_id, customer_id, payment_id, state",
-    " ON CONFLICT (tenant_id, customer_id, payment_id) DO UPDATE SET state = excluded.state",
+    "records",
+    "tenant_id, customer_id, kind, id, state",
+    " ON CONFLICT (tenant_id, customer_id, kind, id) DO UPDATE SET state = excluded.state",
 )
-_INTO_REQUESTS: Final = _Insert("requests", _REQUEST)
+_INTO_REQUESTS: Final = _Insert("records", "tenant_id, customer_id, kind, id, fingerprint, sequence, at_us, state")
+_COUNTED: Final = {"purchases": (Kind.OPEN_PURCHASE, Kind.PURCHASE), "payments": (Kind.PAYMENT,)}
 _INTO_ENTRIES: Final = _Insert("entries", _ENTRY)
 _INTO_BATCHES: Final = _Insert("batches", _BATCH)
 
 
-def _as_json(rows: Sequence[tuple[str, ...]]) -> str:
+_ASKED: Final = (
+    "json_each(?) AS asked CROSS JOIN records AS r"
+    " ON r.tenant_id = asked.value ->> 0 AND r.customer_id = asked.value ->> 1"
+)
+
+
+def _page_of(kind: Kind) -> str:
+    return f"SELECT {_PURCHASE} FROM records WHERE {_OF_CUSTOMER} AND kind = {kind:d} AND id > ? ORDER BY id LIMIT ?"
+
+
+def _of(table: str, columns: str) -> str:
+    """Name the table of each column, where another has columns of the same name."""
+    return ", ".join(f"{table}.{column}" for column in columns.split(", "))
+
+
+def _as_json(rows: Sequence[tuple[str | int, ...]]) -> str:
     return msgspec.json.encode(rows).decode()
 
 
@@ -492,18 +536,19 @@ class SQLiteSnapshot(_SQLiteReads):
         given = {"position >": after} | ({"tenant_id =": tenant_id} if tenant_id else {})
         given |= {} if tag is None else {"tag =": tag}
         where = " AND ".join(f"{condition} ?" for condition in given)
+        # Named, for SQLite guesses that a place in the journal narrows more than a tenant does.
+        by = " INDEXED BY entries_by_tag" if tenant_id and tag is not None else ""
         rows = self._all(
-            f"SELECT {_ENTRY} FROM entries WHERE {where} ORDER BY position LIMIT ?", (*given.values(), limit)
+            f"SELECT {_ENTRY} FROM entries{by} WHERE {where} ORDER BY position LIMIT ?", (*given.values(), limit)
         )
         return [_entry(row) for row in rows]
 
     def entries_before(self, *, position: int, limit: int, tenant_id: str, tag: int) -> Sequence[EntryRow]:
         """Return entries below a position, descending."""
-        # The plus keeps SQLite from sorting the whole tenant to return its newest few.
         rows = self._all(
-            f"SELECT {_ENTRY} FROM entries WHERE position < ? AND +tenant_id = ? AND tag = ?"
+            f"SELECT {_ENTRY} FROM entries INDEXED BY entries_by_tag WHERE tenant_id = ? AND tag = ? AND position < ?"
             " ORDER BY position DESC LIMIT ?",
-            (position, tenant_id, tag, limit),
+            (tenant_id, tag, position, limit),
         )
         return [_entry(row) for row in rows]
 
@@ -518,18 +563,17 @@ class SQLiteSnapshot(_SQLiteReads):
 
     def purchases(self, key: CustomerKey, *, after: str, limit: int, only_open: bool) -> Sequence[PurchaseRow]:
         """Return the customer's purchases by transaction id."""
-        rows = self._all(
-            f"SELECT {_PURCHASE} FROM purchases WHERE tenant_id = ? AND customer_id = ? AND transaction_id > ?"
-            " AND (lapses_us > 0 OR NOT ?) ORDER BY transaction_id LIMIT ?",
-            (*key, after, only_open, limit),
-        )
+        asked = (*key, after, limit)
+        if only_open:
+            rows = self._all(_page_of(Kind.OPEN_PURCHASE), asked)
+        else:
+            both = f"SELECT * FROM ({_page_of(Kind.OPEN_PURCHASE)}) UNION ALL SELECT * FROM ({_page_of(Kind.PURCHASE)})"
+            rows = self._all(f"{both} ORDER BY id LIMIT ?", (*asked, *asked, limit))
         return [_purchase(row) for row in rows]
 
     def payments(self, key: CustomerKey) -> Sequence[PaymentRow]:
         """Return the customer's payments by id."""
-        rows = self._all(
-            "SELECT payment_id, state FROM payments WHERE tenant_id = ? AND customer_id = ? ORDER BY payment_id", key
-        )
+        rows = self._all(f"SELECT id, state FROM records WHERE {_PAYMENTS} ORDER BY id", key)
         return [PaymentRow(key, *row) for row in rows]
 
     def customers(self, *, after: CustomerKey, limit: int) -> Sequence[CustomerRow]:
@@ -556,11 +600,16 @@ class SQLiteSnapshot(_SQLiteReads):
 
     def counts(self) -> Mapping[str, int]:
         """Return how many rows there are."""
-        counted = {}
-        for table in ("customers", "purchases", "payments", "entries", "batches"):
-            row = self._one(f"SELECT count(*) FROM {table}", ())
-            counted[table] = row[0] if row else 0
+        counted = {
+            name: self._count(f"records WHERE kind IN ({', '.join(map(str, map(int, kinds)))})")
+            for name, kinds in _COUNTED.items()
+        }
+        counted |= {table: self._count(table) for table in ("customers", "entries", "batches")}
         return counted
+
+    def _count(self, rows: str) -> int:
+        row = self._one(f"SELECT count(*) FROM {rows}", ())
+        return row[0] if row else 0
 
     def ruleset_source(self, ruleset_hash: bytes) -> str | None:
         """Return the source text of a ruleset."""
