@@ -50,8 +50,8 @@ def lost_idempotency_row(patch: pytest.MonkeyPatch) -> None:
     """What a request id came to is not kept, once in a while."""
     rows = work.Batch.rows
 
-    def forgetful(self: Any, tail: Any) -> Any:
-        written = rows(self, tail)
+    def forgetful(self: Any) -> Any:
+        written = rows(self)
         if len(written.requests) > 2:
             written.requests.pop()
         return written
@@ -67,8 +67,9 @@ def limit_read_outside_the_batch(patch: pytest.MonkeyPatch) -> None:
     def reading_early(self: Any, batch: Any, tx: Any, commands: Sequence[c.Command]) -> None:
         load(self, batch, tx, commands)
         stale.clear()
-        for loaded in batch.loaded.values():
-            stale.update({(line.opened_us, line.line_id): line.books for line in loaded.customer.lines})
+        for key, kept in batch.kept.items():
+            customer = sealing.decode_customer(key, kept.state)
+            stale.update({(line.opened_us, line.line_id): line.books for line in customer.lines})
 
     def judging_late(line: Any, *rest: Any, **more: Any) -> Any:
         if line is not None and (line.opened_us, line.line_id) in stale:
@@ -100,9 +101,7 @@ def commit_forgotten_by_the_cache(patch: pytest.MonkeyPatch) -> None:
 
     def leaking(self: Any, done: Any) -> None:
         keep(self, done)
-        loaded = self.loaded[done.key]
-        state, profile = sealing.encode_state(loaded.customer), sealing.encode(loaded.customer.profile)
-        caches[-1][done.key] = work.Kept(state, profile, loaded.data_key, loaded.next_lapse_us)
+        caches[-1][done.key] = self.kept[done.key]
 
     caches: list[Any] = []
     load = pipeline_module.Pipeline._load

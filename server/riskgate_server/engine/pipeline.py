@@ -129,15 +129,20 @@ class Pipeline:
         now_us = self._clock.now_us()
         with self._store.transaction() as tx:
             batch = Batch(
-                tx, vault=self._vault, sealer=self._sealer, entropy=self._entropy, now_us=now_us, commands=len(commands)
+                tx,
+                self._tail or tx.tail(),
+                vault=self._vault,
+                sealer=self._sealer,
+                entropy=self._entropy,
+                now_us=now_us,
+                commands=len(commands),
             )
             self._load(batch, tx, commands)
             replies = [self._execute(batch, command) for command in commands]
-            tail = self._tail or tx.tail()
-            rows = batch.rows(tail)
+            rows = batch.rows()
             if rows.customers or rows.requests or rows.entries:
                 tx.write(rows)
-        self._committed(batch, (rows.batch or tail[0], tail[1] + len(rows.entries)))
+        self._committed(batch, (rows.batch or batch.previous, batch.position))
         return replies
 
     def _load(self, batch: Batch, tx: Transaction, commands: Sequence[Command]) -> None:
@@ -147,16 +152,13 @@ class Pipeline:
             if cached is None:
                 missing.add(key)
             else:
-                batch.loaded[key] = cached.open(key)
+                batch.kept[key] = cached
         if missing:
             rows = tx.customers(sorted(missing))
             keys = self._vault.keys([row.key for row in rows])
             batch.kept.update((row.key, self._unsealed(row, keys[row.key])) for row in rows)
-            batch.loaded.update((key, kept.open(key)) for key, kept in batch.kept.items())
         new = {
-            command.key
-            for command in commands
-            if isinstance(command, OpenCreditLine) and command.key not in batch.loaded
+            command.key for command in commands if isinstance(command, OpenCreditLine) and command.key not in batch.kept
         }
         if new:
             batch.add_customers(new)
@@ -170,7 +172,7 @@ class Pipeline:
             reason = f"no key for customer in row {row.sequence}"
             raise LookupError(reason)
         profile = sealing.unseal_profile(row, data_key, self._sealer)
-        return Kept(row.state, profile, data_key, row.next_lapse_us)
+        return Kept(row.sequence, row.next_lapse_us, row.state, profile, data_key)
 
     def _committed(self, batch: Batch, tail: tuple[BatchRow | None, int]) -> None:
         # Only what is durable may be remembered, so the cache learns of a batch after its commit.
@@ -178,9 +180,9 @@ class Pipeline:
         if self._full:
             log.info("store has room again")
         self._full = False
-        self._cache.update(batch.kept)
-        for key in batch.loaded:
-            if key in self._cache:
+        for key, kept in batch.kept.items():
+            if kept.sequence:
+                self._cache[key] = kept
                 self._cache.move_to_end(key)
         while len(self._cache) > self._cached_customers:
             self._cache.popitem(last=False)
@@ -209,14 +211,14 @@ class Pipeline:
         if command.deadline_us and self._monotonic_us() >= command.deadline_us:
             reason, message = "DEADLINE_PASSED", "the deadline passed before the command started"
             raise errors.DeadlinePassed(reason, message)
-        loaded = batch.loaded.get(key)
-        if loaded is None or not (loaded.customer.sequence or isinstance(command, OpenCreditLine)):
+        kept = batch.kept.get(key)
+        if kept is None or not (kept.sequence or isinstance(command, OpenCreditLine)):
             reason, message = "CUSTOMER_NOT_FOUND", "no such customer"
             raise errors.NotFound(reason, message)
         remembers = bool(request_id) and not getattr(command, "validate_only", False)
         if remembers and (known := batch.request(key, request_id)) is not None:
             return self._repeat(batch, known, command)
-        work = Work(batch, loaded, request_id=request_id, at_us=self._clock.at(command, batch.now_us))
+        work = Work(batch, key, request_id=request_id, at_us=self._clock.at(command, batch.now_us))
         settled = work.settle_lapsed()
         before = len(work.entries)
         reply: Reply

@@ -70,6 +70,8 @@ def seal_entry(
     *,
     key: CustomerKey,
     sequence: int,
+    position: int,
+    batch: int,
     at_us: int,
     request_id: str,
     head: bytes,
@@ -77,7 +79,7 @@ def seal_entry(
     nonce: bytes,
     sealer: Sealer,
 ) -> EntryRow:
-    """Return the entry as it will be stored; `position` and `batch` are given at commit."""
+    """Return the entry as it will be stored."""
     tag = EVENT_TAGS[type(happening.event)]
     header = _header(key, sequence, at_us, tag, request_id)
     clear = encode((happening.event, happening.transfers))
@@ -86,7 +88,7 @@ def seal_entry(
     else:
         sealed = sealer.seal(data_key, nonce, header, encode(happening.sealed))
     digest = _chain(head, header, clear, nonce, sealed)
-    return EntryRow(key, sequence, 0, 0, at_us, tag, request_id, clear, nonce, sealed, digest)
+    return EntryRow(key, sequence, position, batch, at_us, tag, request_id, clear, nonce, sealed, digest)
 
 
 def entry_hash(row: EntryRow, head: bytes) -> bytes:
