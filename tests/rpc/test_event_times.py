@@ -11,6 +11,7 @@ import pytest
 
 from riskgate.credit.v1 import ledger_service_pb2 as ledger_pb
 from riskgate.risk.v1 import risk_service_pb2 as pb
+from riskgate_server.engine.clocks import SystemClock
 from tests.rpc.calling import Api, refused, refused_by
 from tests.rpc.requests import buy, buying, capturing, entries_of, hold_of, line_of, open_line, opening
 from tests.rpc.serving import Deployment, Loop, Running, Tenant, serving
@@ -54,6 +55,22 @@ def test_nobody_moves_the_systems_clock(tenant: Tenant, away: int, scopes: list[
         assert refusal.name == "INVALID_ARGUMENT EVENT_TIME_OUT_OF_RANGE"
         assert list(refusal.fields) == ["event_time"]
     assert len(entries_of(tenant.api)) == 1
+
+
+def test_a_purchase_is_resolved_by_its_request_id_when_its_time_has_become_too_old(
+    ada: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purchase = buying(event_time=at(time.time() - 290))
+    first = ada.risk.CheckTransaction(purchase).decision
+    monkeypatch.setattr(SystemClock, "now_us", lambda _: time.time_ns() // 1000 + 60 * 1_000_000)
+
+    again = ada.risk.CheckTransaction(purchase).decision
+    (streamed,) = ada.risk.StreamCheckTransactions(iter([pb.StreamCheckTransactionsRequest(check=purchase)]))
+    purchase.request_id = "another"
+    new = refused(lambda: ada.risk.CheckTransaction(purchase))
+
+    assert again == streamed.result.decision == first
+    assert new.name == "INVALID_ARGUMENT EVENT_TIME_OUT_OF_RANGE"
 
 
 # --- The data's clock ---

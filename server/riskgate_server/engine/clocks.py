@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
+from riskgate_server.domain.errors import FieldViolation, InvalidRequest
 from riskgate_server.engine.commands import Command
 
 EVENT_TOLERANCE_US: Final = 5 * 60 * 1_000_000
@@ -25,8 +26,16 @@ class SystemClock:
     def advance(self, commands: Iterable[Command]) -> None:
         """Time passes by itself."""
 
-    def at(self, _command: Command, now_us: int) -> int:
-        """Every command of a batch happens now."""
+    def at(self, command: Command, now_us: int) -> int:
+        """
+        Every command of a batch happens now.
+
+        Raises:
+            InvalidRequest: its own time is further from now than a live event may be.
+        """
+        if command.event_us and abs(command.event_us - now_us) > EVENT_TOLERANCE_US:
+            reason, message = "EVENT_TIME_OUT_OF_RANGE", "must be within five minutes of now"
+            raise InvalidRequest(reason, message, FieldViolation("event_time", message))
         return now_us
 
 

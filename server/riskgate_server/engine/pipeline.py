@@ -62,7 +62,12 @@ class BatchClock(Clock, Protocol):
         """Let time pass up to the newest event among `commands`."""
 
     def at(self, command: Command, now_us: int) -> int:
-        """Return when a command of a batch that began at `now_us` happens."""
+        """
+        Return when a command of a batch that began at `now_us` happens; asked only once the command is known to be new.
+
+        Raises:
+            InvalidRequest: the command says that it happened when it cannot have.
+        """
 
 
 class Pipeline:

@@ -12,7 +12,6 @@ import msgspec
 
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.errors import PermissionRefused
-from riskgate_server.engine.clocks import EVENT_TOLERANCE_US
 from riskgate_server.engine.queries import Queries
 from riskgate_server.rpc.convert import DecisionWriter, invalid
 from riskgate_server.rpc.door import Call, Door
@@ -37,9 +36,6 @@ class ServingClock(Protocol):
     @property
     def driven_by_data(self) -> bool:
         """Whether time is what the events say."""
-
-    def now_us(self) -> int:
-        """Return the time in microseconds UTC."""
 
 
 class Rooms(msgspec.Struct, frozen=True):
@@ -99,20 +95,19 @@ class Rooms(msgspec.Struct, frozen=True):
         """
         Return when a caller says something happened, if this caller may say so on this server; 0 for now.
 
+        How far from now it may be is for the engine's clock to say, after it is known that the request is new:
+        a repeated one is answered however old it has become.
+
         Raises:
-            InvalidRequest: it is further from the server's clock than a live event may be, or beyond all history.
+            InvalidRequest: it is beyond all history.
             PermissionRefused: the clock follows the data, and the caller may not drive it.
         """
         if not event_us:
             return 0
-        if self.clock.driven_by_data:
-            if not call.caller.may("risk:history"):
-                raise PermissionRefused("HISTORY_FORBIDDEN", "the credential may not send event times of its own")
-            if event_us >= HISTORY_END_US:
-                raise invalid("EVENT_TIME_OUT_OF_RANGE", "event_time", "must be before the year 9999")
-            return event_us
-        if abs(event_us - self.clock.now_us()) > EVENT_TOLERANCE_US:
-            raise invalid("EVENT_TIME_OUT_OF_RANGE", "event_time", "must be within five minutes of now")
+        if self.clock.driven_by_data and not call.caller.may("risk:history"):
+            raise PermissionRefused("HISTORY_FORBIDDEN", "the credential may not send event times of its own")
+        if event_us >= HISTORY_END_US:
+            raise invalid("EVENT_TIME_OUT_OF_RANGE", "event_time", "must be before the year 9999")
         return event_us
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from riskgate_server.engine.clocks import EVENT_TOLERANCE_US, SystemClock
 from riskgate_server.engine.pipeline import Pipeline
 from riskgate_server.engine.replies import DecisionReply, Failed, HoldReply, Refusal
 from riskgate_server.stores.memory import MemoryStore
@@ -167,6 +168,48 @@ def test_a_forgotten_refusal_is_still_a_refusal_for_its_own_reason(
 
     assert isinstance(reply, Failed)
     assert (reply.family, reply.reason) == (refused.family, refused.reason)
+
+
+class LiveClock(SystemClock):
+    """The system's clock at the moment the test says."""
+
+    def __init__(self, us: int = NOW_US) -> None:
+        self.us = us
+
+    def now_us(self) -> int:
+        return self.us
+
+
+@pytest.mark.parametrize("off_us", [-EVENT_TOLERANCE_US, EVENT_TOLERANCE_US])
+def test_a_request_is_answered_again_however_old_its_event_time_has_become(store: MemoryStore, off_us: int) -> None:
+    clock = LiveClock()
+    pipeline = make_pipeline(store, clock=clock)
+    make_customer(pipeline)
+    purchase = check("t1", 500, event_us=NOW_US + off_us)
+    first = pipeline.run([purchase])
+    clock.us += 400 * DAY_US
+
+    assert isinstance(first[0], DecisionReply)
+    assert pipeline.run([purchase]) == first
+
+
+@pytest.mark.parametrize("off_us", [-EVENT_TOLERANCE_US - 1, EVENT_TOLERANCE_US + 1])
+@pytest.mark.parametrize("validate_only", [False, True])
+def test_a_new_request_of_another_time_is_refused_and_does_not_consume_its_id(
+    store: MemoryStore, off_us: int, *, validate_only: bool
+) -> None:
+    pipeline = make_pipeline(store, clock=LiveClock())
+    make_customer(pipeline)
+    before = entries(store)
+
+    (refused,) = pipeline.run([check("t1", 500, event_us=NOW_US + off_us, validate_only=validate_only)])
+    after = entries(store)
+    (timely,) = pipeline.run([check("t1", 500, event_us=NOW_US)])
+
+    assert isinstance(refused, Failed)
+    assert (refused.reason, [v.field for v in refused.violations]) == ("EVENT_TIME_OUT_OF_RANGE", ["event_time"])
+    assert after == before
+    assert isinstance(timely, DecisionReply)
 
 
 def test_replies_are_kept_until_they_are_told_to_be_forgotten(pipeline: Pipeline, store: MemoryStore) -> None:
