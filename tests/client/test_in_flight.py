@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import grpc
+
 from riskgate.risk.v1 import risk_service_pb2 as pb
+from riskgate_client import Internal, OutcomeUnknown
 from riskgate_client.in_flight import WINDOW, InFlight
 
 
@@ -118,3 +121,32 @@ def test_something_put_off_that_is_not_owed_is_forgotten() -> None:
     flight.put_off("stranger", 1.0)
 
     assert not flight.may_send
+
+
+def test_what_was_sent_before_a_break_may_have_been_done_whatever_it_is_answered_then() -> None:
+    flight = filled(3)
+    flight.next_unsent()
+    flight.send_all_again()
+    send(flight)
+    failed = [Internal("x", status=grpc.StatusCode.INTERNAL, reason="INTERNAL") for _ in range(3)]
+
+    for number in (0, 1):
+        flight.judge(str(number), failed[number])
+    flight.put_off("2", 0)
+    unknown = OutcomeUnknown("x", status=grpc.StatusCode.UNAVAILABLE, reason="OUTCOME_UNKNOWN")
+    flight.judge("2", unknown)
+    flight.judge("2", failed[2])
+
+    assert [error.effect_possible for error in (*failed, unknown)] == [True, False, True, True]
+
+
+def test_an_answer_ends_all_doubt_about_its_id() -> None:
+    flight = filled(1)
+    send(flight)
+    flight.send_all_again()
+    flight.answered("0")
+    failed = Internal("x", status=grpc.StatusCode.INTERNAL, reason="INTERNAL")
+
+    flight.judge("0", failed)
+
+    assert not failed.effect_possible

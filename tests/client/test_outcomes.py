@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from riskgate.risk.v1 import risk_service_pb2 as risk_pb
 from riskgate_client import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -18,10 +19,11 @@ from riskgate_client import (
     RiskgateError,
     Unauthenticated,
     Unavailable,
+    check,
 )
 from tests.client.conftest import IMPATIENT
 from tests.client.messages import checked
-from tests.client.scripted import ScriptedEngine, authority, broken, never, refusal, unavailable
+from tests.client.scripted import ScriptedEngine, authority, broken, never, refusal, status, unavailable
 
 Step = Callable[..., Any]
 
@@ -84,6 +86,49 @@ def test_an_unknown_outcome_stays_unknown_until_the_engine_looks(
 
     assert type(error) is family
     assert error.effect_possible
+
+
+@pytest.mark.parametrize("first", [broken(), unavailable("OUTCOME_UNKNOWN")], ids=["broken", "unknown"])
+@pytest.mark.parametrize(
+    "last",
+    [
+        refusal(grpc.StatusCode.INTERNAL, "INTERNAL"),
+        refusal(grpc.StatusCode.INVALID_ARGUMENT, "EVENT_TIME_OUT_OF_RANGE"),
+        refusal(grpc.StatusCode.ABORTED, "WRITE_CONFLICT"),
+        refusal(grpc.StatusCode.UNKNOWN, "SOMETHING_NEW"),
+        refusal(grpc.StatusCode.UNKNOWN),
+    ],
+    ids=["internal", "invalid", "conflict", "unknown", "not the engine's"],
+)
+def test_a_refusal_from_before_the_engine_looked_resolves_nothing(
+    engine: ScriptedEngine, gate: Riskgate, first: Step, last: Step
+) -> None:
+    engine.plan("CaptureHold", first, last)
+
+    assert failure_of(gate).effect_possible
+
+
+def test_a_forgotten_reply_tells_that_it_was_done_and_what(engine: ScriptedEngine, gate: Riskgate) -> None:
+    told = {"effect": "HOLD_CAPTURED", "sequence": "3"}
+    engine.plan("CaptureHold", refusal(grpc.StatusCode.FAILED_PRECONDITION, "REPLY_FORGOTTEN", **told))
+
+    error = failure_of(gate)
+
+    assert error.effect_possible
+    assert error.metadata == told
+
+
+def test_what_failed_of_a_batch_may_have_been_done_by_an_earlier_try(engine: ScriptedEngine, gate: Riskgate) -> None:
+    failed = status(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_PASSED")
+    refused = status(grpc.StatusCode.NOT_FOUND, "CUSTOMER_NOT_FOUND")
+    results = [risk_pb.CheckResult(request_id=str(i), error=error) for i, error in enumerate((failed, refused))]
+    engine.plan("BatchCheckTransactions", broken(), risk_pb.BatchCheckTransactionsResponse(results=results))
+
+    late, unknown = gate.risk.check_batch([check(customer_id="ada", transaction_id="T1")])
+
+    assert late.error is not None
+    assert unknown.error is not None
+    assert (late.error.effect_possible, unknown.error.effect_possible) == (True, False)
 
 
 def test_a_refusal_by_the_state_resolves_an_unknown_outcome(engine: ScriptedEngine, gate: Riskgate) -> None:

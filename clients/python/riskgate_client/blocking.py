@@ -61,7 +61,7 @@ def make(caller: Caller, call: Call[T]) -> T:
         except grpc.RpcError as failure:
             error = attempts.concluded(error_from_rpc(failure))
         else:
-            return call.read(response)
+            return attempts.answered(call.read(response))
         pause = attempts.pause_after(error)
         if pause is None:
             raise error
@@ -302,6 +302,8 @@ class CheckStream:
         if not self._stood:
             self._stood = True
             self._attempts = self._caller.outage(self._call)
+        if result.error is not None:
+            self._in_flight.judge(result.request_id, result.error)
         pause = None if result.error is None else self._attempts.pause_after(result.error)
         with self._changed:
             self._changed.notify_all()

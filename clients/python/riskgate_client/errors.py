@@ -39,7 +39,8 @@ class RiskgateError(Exception):
         metadata: facts that go with the reason, such as {"scope": "risk:check"}.
         request_id: the id the command was sent with; None for a question, and for many purchases at once.
         effect_possible: the command may have had its effect all the same. Repeat it with the same `request_id`
-            to learn its outcome; it cannot take effect twice.
+            to learn its outcome; it cannot take effect twice. With reason REPLY_FORGOTTEN it did have it, under
+            this very id and long ago: `metadata` names the effect.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class AlreadyExists(RiskgateError):
 
 
 class FailedPrecondition(RiskgateError):
-    """The state forbids it. The same `request_id` will always give this answer."""
+    """The state forbids it, or REPLY_FORGOTTEN: done before. The same `request_id` will always give this answer."""
 
 
 class Conflict(RiskgateError):

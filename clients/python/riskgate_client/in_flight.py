@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Final
 
 from riskgate.risk.v1 import risk_service_pb2 as pb
+from riskgate_client.errors import RiskgateError
+from riskgate_client.retry import effect_possible
 
 WINDOW: Final = 256
 """Purchases sent and not answered at one time; more would only wait at the other end."""
@@ -28,6 +30,8 @@ class InFlight:
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._unanswered: dict[str, pb.CheckTransactionRequest] = {}
         self._unsent: deque[pb.CheckTransactionRequest] = deque()
+        # Of these an earlier try may have had its effect.
+        self._doubtful: set[str] = set()
         self._allowed = WINDOW
         self._monotonic = monotonic
         self._paused_until = 0.0
@@ -58,9 +62,16 @@ class InFlight:
         """Take out what is to be sent next."""
         return pb.StreamCheckTransactionsRequest(check=self._unsent.popleft())
 
+    def judge(self, request_id: str, error: RiskgateError) -> None:
+        """Say in `error`, which a purchase was answered with, what all its tries together may have done."""
+        error.effect_possible = effect_possible(error, before=request_id in self._doubtful)
+        if error.effect_possible:
+            self._doubtful.add(request_id)
+
     def answered(self, request_id: str) -> bool:
         """Note an answer; False when it was not owed."""
         self._allowed = min(WINDOW, self._allowed + 1)
+        self._doubtful.discard(request_id)
         return self._unanswered.pop(request_id, None) is not None
 
     def put_off(self, request_id: str, seconds: float) -> None:
@@ -73,6 +84,8 @@ class InFlight:
 
     def send_all_again(self) -> None:
         """Send everything that is not answered on a new stream, in the order it came."""
+        unsent = {request.request_id for request in self._unsent}
+        self._doubtful.update(self._unanswered.keys() - unsent)
         self._unsent = deque(self._unanswered.values())
 
     @property

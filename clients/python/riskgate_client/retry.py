@@ -13,28 +13,27 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import grpc
 
 from riskgate_client.errors import OutcomeUnknown, ResourceExhausted, RiskgateError, Unavailable
+from riskgate_client.values import CheckResult
+
+T = TypeVar("T")
 
 _TRY_SECONDS_MIN: Final = 0.01
 
 # How gRPC says that a call never left this process. Should the texts change, `effect_possible` errs on the safe side.
 _NEVER_SENT: Final = ("failed to connect to all addresses", "DNS resolution failed", "no children in")
 
-# An answer of the engine that says nothing about what an earlier try of the same request id did.
-_UNRESOLVING: Final = frozenset(
-    {
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.UNIMPLEMENTED,
-    }
+# Only what the state says, which the engine asks after it has looked the request id up, tells that an earlier try of
+# the same id did nothing either. Every other refusal may have come before the engine looked.
+_RESOLVING: Final = frozenset(
+    {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.FAILED_PRECONDITION}
 )
+# The first says that nobody knows, the second that it was done before.
+_POSSIBLE: Final = frozenset({"OUTCOME_UNKNOWN", "REPLY_FORGOTTEN"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,7 @@ class Attempts:
         """Return `error` with what all tries together say about the command's effect."""
         if not self._command:
             return error
-        self._effect_possible = _effect_possible(error, before=self._effect_possible)
+        self._effect_possible = effect_possible(error, before=self._effect_possible)
         error.request_id = self._request_id
         error.effect_possible = self._effect_possible
         if error.effect_possible and type(error) is Unavailable:
@@ -128,6 +127,14 @@ class Attempts:
             unknown.__cause__ = error.__cause__
             return unknown
         return error
+
+    def answered(self, answer: T) -> T:
+        """Return `answer`; what failed of a batch learns what earlier tries of the whole may have done."""
+        if self._effect_possible and isinstance(answer, tuple):
+            for result in answer:
+                if isinstance(result, CheckResult) and result.error is not None:
+                    result.error.effect_possible = effect_possible(result.error, before=True)
+        return answer
 
     def _time_left(self) -> float:
         now = self._monotonic()
@@ -147,10 +154,10 @@ class Attempts:
         return None
 
 
-def _effect_possible(error: RiskgateError, *, before: bool) -> bool:
-    """Return whether a command may have had its effect, after a try that ended in `error`."""
-    if error.reason == "OUTCOME_UNKNOWN":
+def effect_possible(error: RiskgateError, *, before: bool) -> bool:
+    """Return whether a command may have had its effect, after a try that ended in `error`; `before`: an earlier may."""
+    if error.reason in _POSSIBLE:
         return True
     if error.reason:
-        return before and error.status in _UNRESOLVING
+        return before and error.status not in _RESOLVING
     return before or not error.message.startswith(_NEVER_SENT)

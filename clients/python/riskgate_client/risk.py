@@ -22,6 +22,7 @@ from riskgate_client.call import (
 )
 from riskgate_client.errors import error_from_status
 from riskgate_client.reading import number_of, only, reader
+from riskgate_client.retry import effect_possible
 from riskgate_client.values import (
     Annotation,
     Channel,
@@ -202,5 +203,5 @@ def _result(result: pb.CheckResult) -> CheckResult:
     status: Any = result.error if result.HasField("error") else status_pb2.Status()
     error = error_from_status(status)
     error.request_id = result.request_id
-    error.effect_possible = error.reason == "OUTCOME_UNKNOWN"
+    error.effect_possible = effect_possible(error, before=False)
     return CheckResult(result.request_id, None, error)

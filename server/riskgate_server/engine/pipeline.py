@@ -42,6 +42,7 @@ from riskgate_server.engine.replies import (
     Reply,
     Settled,
     failure_of,
+    forgotten,
     refusal_of,
 )
 from riskgate_server.engine.work import Batch, Kept, Work
@@ -260,8 +261,7 @@ class Pipeline:
             return DecisionReply(entry.key, entry.sequence, entry.at_us, entry.request_id, event)
         if isinstance(event, CommandRefused):
             raise STICKY[event.family](event.reason, "refused before under this request id")
-        reason, message = "REPLY_FORGOTTEN", "done before under this request id; the full reply is no longer kept"
-        raise errors.PreconditionFailed(reason, message, sequence=str(known.sequence))
+        raise forgotten(event, sequence=entry.sequence, at_us=entry.at_us)
 
     def _quarantined(self, command: Command) -> Reply:
         """Refuse a command that broke us, now and whenever it comes back."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Final
 
 import msgspec
 
-from riskgate_server.domain import errors
+from riskgate_server.domain import errors, journal
 from riskgate_server.domain.credit.line import Block, CreditLine
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.domain.journal import Label, PurchaseDecided
+from riskgate_server.domain.journal import Event, Label, PurchaseDecided
 from riskgate_server.domain.ledger.holds import Purchase
 from riskgate_server.domain.ledger.repayment import Payment
 
@@ -86,6 +87,7 @@ class Failed(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=8):
     message: str
     violations: tuple[errors.FieldViolation, ...] = ()
     retry_after_seconds: float = 0
+    details: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 Reply = DecisionReply | HoldReply | PaymentReply | LineReply | AnnotationReply | Refusal | Settled | Failed
@@ -100,6 +102,25 @@ STICKY: Final[dict[str, type[errors.RiskgateError]]] = {
     )
 }
 """Families of refusals by the domain: they consume the request id."""
+
+KINDS: Final[dict[type[Event], str]] = {
+    journal.LineOpened: "LINE_OPENED",
+    journal.PurchaseDecided: "PURCHASE_DECIDED",
+    journal.HoldCaptured: "HOLD_CAPTURED",
+    journal.HoldIncremented: "HOLD_INCREMENTED",
+    journal.HoldVoided: "HOLD_VOIDED",
+    journal.HoldExpired: "HOLD_EXPIRED",
+    journal.CaptureRefunded: "CAPTURE_REFUNDED",
+    journal.PaymentRecorded: "PAYMENT_RECORDED",
+    journal.PaymentReversed: "PAYMENT_REVERSED",
+    journal.BlockPlaced: "BLOCK_PLACED",
+    journal.BlockLifted: "BLOCK_LIFTED",
+    journal.LineClosed: "LINE_CLOSED",
+    journal.DecisionAnnotated: "DECISION_ANNOTATED",
+    journal.ReviewPassed: "REVIEW_PASSED",
+    journal.CommandRefused: "COMMAND_REFUSED",
+}
+"""What callers know the journal's events as."""
 
 _FAMILIES: Final[dict[str, type[errors.RiskgateError]]] = {
     family.__name__: family
@@ -126,7 +147,23 @@ def failure_of(error: errors.RiskgateError) -> Failed:
         error.message,
         error.violations if isinstance(error, errors.InvalidRequest) else (),
         error.retry_after_seconds if isinstance(error, errors.ResourceExhausted) else 0,
+        error.details,
     )
+
+
+def forgotten(event: Event, *, sequence: int, at_us: int) -> errors.PreconditionFailed:
+    """Return what is left to say of a command whose reply is no longer kept: its effect, by its journal entry."""
+    kind = KINDS[type(event)]
+    return errors.PreconditionFailed(
+        "REPLY_FORGOTTEN",
+        f"done before under this request id, as {kind} in entry {sequence}; the full reply is no longer kept",
+        effect=kind,
+        sequence=str(sequence),
+        time=(_EPOCH + dt.timedelta(microseconds=at_us)).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+    )
+
+
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 def error_of(reply: Refusal | Failed) -> errors.RiskgateError:
@@ -136,5 +173,7 @@ def error_of(reply: Refusal | Failed) -> errors.RiskgateError:
     if reply.family == errors.InvalidRequest.__name__:
         return errors.InvalidRequest(reply.reason, reply.message, *reply.violations)
     if reply.family == errors.ResourceExhausted.__name__:
-        return errors.ResourceExhausted(reply.reason, reply.message, retry_after_seconds=reply.retry_after_seconds)
-    return ({**STICKY, **_FAMILIES})[reply.family](reply.reason, reply.message)
+        return errors.ResourceExhausted(
+            reply.reason, reply.message, retry_after_seconds=reply.retry_after_seconds, **reply.details
+        )
+    return ({**STICKY, **_FAMILIES})[reply.family](reply.reason, reply.message, **reply.details)

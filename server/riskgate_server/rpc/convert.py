@@ -27,7 +27,14 @@ from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState
 from riskgate_server.engine.commands import CheckTransaction
 from riskgate_server.engine.queries import Entry, Explanation
-from riskgate_server.engine.replies import AnnotationReply, DecisionReply, HoldReply, LineReply, PaymentReply
+from riskgate_server.engine.replies import (
+    KINDS,
+    AnnotationReply,
+    DecisionReply,
+    HoldReply,
+    LineReply,
+    PaymentReply,
+)
 
 CURRENCIES: Final = frozenset(currency.code for currency in iso4217.Currency)
 TIME_ZONES: Final = frozenset(available_timezones())
@@ -387,31 +394,12 @@ def payment_to_proto(reply: PaymentReply) -> ledger_pb.Payment:
     )
 
 
-_ENTRY_KINDS: Final = {
-    "LineOpened": "LINE_OPENED",
-    "PurchaseDecided": "PURCHASE_DECIDED",
-    "HoldCaptured": "HOLD_CAPTURED",
-    "HoldIncremented": "HOLD_INCREMENTED",
-    "HoldVoided": "HOLD_VOIDED",
-    "HoldExpired": "HOLD_EXPIRED",
-    "CaptureRefunded": "CAPTURE_REFUNDED",
-    "PaymentRecorded": "PAYMENT_RECORDED",
-    "PaymentReversed": "PAYMENT_REVERSED",
-    "BlockPlaced": "BLOCK_PLACED",
-    "BlockLifted": "BLOCK_LIFTED",
-    "LineClosed": "LINE_CLOSED",
-    "DecisionAnnotated": "DECISION_ANNOTATED",
-    "ReviewPassed": "REVIEW_PASSED",
-    "CommandRefused": "COMMAND_REFUSED",
-}
-
-
 def entry_to_proto(entry: Entry) -> ledger_pb.JournalEntry:
     """Write a row of the journal: its clear part."""
     row, event, currency = entry.row, entry.event, entry.currency
     return ledger_pb.JournalEntry(
         sequence=row.sequence,
-        kind=_ENTRY_KINDS[type(event).__name__],
+        kind=KINDS[type(event)],
         line_id=entry.line_id,
         request_id=row.request_id,
         reference_id=getattr(event, "transaction_id", "") or getattr(event, "payment_id", ""),

@@ -4,7 +4,7 @@ import pytest
 
 from riskgate_server.engine.clocks import EVENT_TOLERANCE_US, SystemClock
 from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.engine.replies import DecisionReply, Failed, HoldReply, Refusal
+from riskgate_server.engine.replies import DecisionReply, Failed, HoldReply, Refusal, error_of
 from riskgate_server.stores.memory import MemoryStore
 from tests.factories import (
     DAY_US,
@@ -153,6 +153,8 @@ def test_a_forgotten_reply_says_that_it_was_done_and_does_nothing_again(
 
     assert isinstance(reply, Failed)
     assert (reply.family, reply.reason) == ("PreconditionFailed", "REPLY_FORGOTTEN")
+    assert reply.details == {"effect": "HOLD_CAPTURED", "sequence": "3", "time": "2026-05-28T20:26:40.000000Z"}
+    assert error_of(reply).details == reply.details
     assert entries(store) == before
 
 

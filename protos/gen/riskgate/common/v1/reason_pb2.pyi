@@ -105,7 +105,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_PAYMENT_NOT_REVERSIBLE: _ErrorReason.ValueType  # 72
     """FAILED_PRECONDITION: the money of the payment has since left as customer credit."""
     ERROR_REASON_REPLY_FORGOTTEN: _ErrorReason.ValueType  # 73
-    """FAILED_PRECONDITION: done before under this request id; the full reply is no longer kept."""
+    """FAILED_PRECONDITION: done before under this request id; the full reply is no longer kept. Of what it did metadata
+    names "effect" (as JournalEntry.kind does), "sequence" (the journal entry of the customer) and "time" (RFC 3339, UTC).
+    """
     ERROR_REASON_BOUND_REACHED: _ErrorReason.ValueType  # 74
     """FAILED_PRECONDITION: a named bound of the line (open holds, blocks, lines) is reached."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 80
@@ -217,7 +219,9 @@ ERROR_REASON_PAYMENT_ALREADY_REVERSED: ErrorReason.ValueType  # 71
 ERROR_REASON_PAYMENT_NOT_REVERSIBLE: ErrorReason.ValueType  # 72
 """FAILED_PRECONDITION: the money of the payment has since left as customer credit."""
 ERROR_REASON_REPLY_FORGOTTEN: ErrorReason.ValueType  # 73
-"""FAILED_PRECONDITION: done before under this request id; the full reply is no longer kept."""
+"""FAILED_PRECONDITION: done before under this request id; the full reply is no longer kept. Of what it did metadata
+names "effect" (as JournalEntry.kind does), "sequence" (the journal entry of the customer) and "time" (RFC 3339, UTC).
+"""
 ERROR_REASON_BOUND_REACHED: ErrorReason.ValueType  # 74
 """FAILED_PRECONDITION: a named bound of the line (open holds, blocks, lines) is reached."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 80
