@@ -104,6 +104,23 @@ def test_a_caller_who_gives_up_while_queued_takes_nobody_along(ada: Api, monkeyp
     assert line_of(ada).held.amount_minor == 41_000
 
 
+def test_what_a_stream_left_waiting_past_its_deadline_never_starts(
+    ada: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = buying()
+    item = risk_pb.StreamCheckTransactionsRequest(check=request)
+    with stalled(monkeypatch) as stall:
+        leading = ada.risk.CheckTransaction.future(buying(), timeout=20)
+        assert stall.reached.wait(10)
+        refusal = refused(lambda: list(ada.risk.StreamCheckTransactions(iter([item]), timeout=0.3)))
+        stall.go.set()
+        leading.result()
+    buy(ada)
+
+    assert refusal.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert [entry.request_id for entry in entries_of(ada)].count(request.request_id) == 0
+
+
 @pytest.mark.parametrize("timeout", [None, 3_600.0])
 def test_a_call_with_no_deadline_or_a_later_one_has_the_servers_own(
     ada: Api, timeout: float | None, monkeypatch: pytest.MonkeyPatch

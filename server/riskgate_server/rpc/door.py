@@ -61,8 +61,13 @@ class Call(msgspec.Struct, frozen=True):
     capped: bool = False
 
     def renewed(self, caller: Caller) -> Call:
-        """Return the call of an item of a stream: with its caller's rights and the server's own deadline as of now."""
-        return msgspec.structs.replace(self, caller=caller, deadline_us=_deadline_us(DEADLINE_MAX_SECONDS))
+        """
+        Return the call of an item of a stream: with its caller's rights as of now.
+
+        Its deadline is the server's own as of now, or the whole stream's where that is sooner: nobody would hear of
+        an effect any more.
+        """
+        return _call(caller, self.context, self.context.time_remaining())
 
 
 class Observer(Protocol):
