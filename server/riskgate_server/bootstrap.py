@@ -52,7 +52,7 @@ from riskgate_server.rpc.feed import Feed
 from riskgate_server.rpc.gateway import Gateway
 from riskgate_server.rpc.metrics import Metrics
 from riskgate_server.rpc.server import RpcServer, ServerTLS
-from riskgate_server.rpc.service import Rooms
+from riskgate_server.rpc.service import Readers, Rooms
 from riskgate_server.rules.loader import CompiledRuleset, load_ruleset
 from riskgate_server.settings import Settings
 from riskgate_server.stores.access.registry import CallerRegistry, RegistryUnusable
@@ -237,7 +237,7 @@ class Server:
                 queries=queries,
                 feed=feed,
                 clock=clock,
-                readers=readers,
+                readers=Readers(readers),
                 fingerprint=FingerprintKey(_secret(FINGERPRINT, directory.fingerprint_key)).digest,
                 write_decision=DecisionWriter(ReasonTexts(rules.reason_text)),
             )

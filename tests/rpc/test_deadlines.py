@@ -104,9 +104,7 @@ def test_a_caller_who_gives_up_while_queued_takes_nobody_along(ada: Api, monkeyp
     assert line_of(ada).held.amount_minor == 41_000
 
 
-def test_what_a_stream_left_waiting_past_its_deadline_never_starts(
-    ada: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_stream_left_waiting_past_its_deadline_never_starts(ada: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     request = buying()
     item = risk_pb.StreamCheckTransactionsRequest(check=request)
     with stalled(monkeypatch) as stall:

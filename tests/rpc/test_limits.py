@@ -15,7 +15,10 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from riskgate.risk.v1 import risk_service_pb2 as pb
-from riskgate_server.rpc.server import MESSAGE_BYTES_MAX
+from riskgate_server.domain.errors import NotFound
+from riskgate_server.engine.queries import Queries
+from riskgate_server.rpc import callers, service
+from riskgate_server.rpc.door import MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX
 from tests.rpc.calling import Api, path_of, refused, refused_by, refused_of
 from tests.rpc.contract import SERVED
 from tests.rpc.requests import annotating, buy, buying, entries_of, line_of, open_line
@@ -24,6 +27,7 @@ from tests.rpc.test_deadlines import stalled
 
 CHECK: Final = SERVED[0]
 STREAM: Final = next(method for method in SERVED if method.name == "StreamCheckTransactions")
+BATCH: Final = next(method for method in SERVED if method.name == "BatchCheckTransactions")
 ANNOTATE: Final = next(method for method in SERVED if method.name == "AnnotateDecision")
 WAVES, WAVE, LIMIT = 4, 12, 2
 MEBIBYTE: Final = 1024 * 1024
@@ -39,9 +43,22 @@ def note_of(size: int) -> bytes:
 
 
 def test_a_message_of_the_largest_size_is_read_and_one_byte_more_is_not(ada: Api) -> None:
-    assert ada.answer(ANNOTATE, note_of(MESSAGE_BYTES_MAX)) == "INVALID_ARGUMENT FIELD_INVALID"
+    assert ada.answer(ANNOTATE, note_of(REQUEST_BYTES_MAX)) == "INVALID_ARGUMENT FIELD_INVALID"
+    assert ada.answer(ANNOTATE, note_of(REQUEST_BYTES_MAX + 1)) == "INVALID_ARGUMENT MESSAGE_TOO_LARGE"
     assert ada.answer(ANNOTATE, note_of(MESSAGE_BYTES_MAX + 1)) == "RESOURCE_EXHAUSTED"
     assert buy(ada).outcome == pb.OUTCOME_APPROVE
+
+
+def test_a_purchase_alone_or_on_a_stream_has_a_largest_size_and_many_in_a_batch_another(ada: Api) -> None:
+    fat = b"\xa0\x06\x01" * (REQUEST_BYTES_MAX // 3 + 1)
+
+    alone = refused(lambda: ada.send(CHECK, fat))
+    streamed = pb.StreamCheckTransactionsResponse.FromString(ada.send(STREAM, fat)).result
+    batch = ada.answer(BATCH, fat)
+
+    assert alone.name == refused_by(streamed.error).name == "INVALID_ARGUMENT MESSAGE_TOO_LARGE"
+    assert "65536" in alone.message
+    assert batch == "INVALID_ARGUMENT FIELD_INVALID"
 
 
 def test_a_message_that_inflates_beyond_the_largest_size_is_refused_without_being_inflated(ada: Api) -> None:
@@ -176,9 +193,85 @@ def test_who_cannot_prove_itself_costs_nobodys_rate(running: Running, tenant: Te
     api = tenant.caller("limit:read", rate=1, burst=2)
     for _ in range(20):
         running.anonymous().answer(CHECK, b"")
-        api.answer(CHECK, b"")  # no scope for it
 
     assert [line_of(api).line_id for _ in range(2)] == ["main", "main"]
+
+
+def test_a_call_without_the_scope_for_it_costs_its_caller(tenant: Tenant) -> None:
+    api = tenant.caller("limit:read", rate=1, burst=3)
+
+    answers = Counter(api.answer(CHECK, b"") for _ in range(5))
+
+    assert answers == {"PERMISSION_DENIED SCOPE_MISSING": 3, "RESOURCE_EXHAUSTED RATE_LIMITED": 2}
+
+
+def test_a_batch_above_the_burst_passes_when_its_caller_did_nothing_before(tenant: Tenant) -> None:
+    open_line(tenant.api)
+    api = tenant.caller("risk:check", rate=1, burst=10)
+
+    results = api.risk.BatchCheckTransactions(_batch(50)).results
+    refusal = refused(lambda: api.risk.BatchCheckTransactions(_batch(50)))
+
+    assert [result.WhichOneof("result") for result in results] == ["decision"] * 50
+    assert refusal.name == "RESOURCE_EXHAUSTED RATE_LIMITED"
+
+
+def test_a_caller_keeps_so_many_streams_open_and_no_other_caller_notices(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callers, "STREAMS_MAX", 3)
+    open_line(tenant.api)
+    api, other = tenant.caller("risk:read"), tenant.caller("risk:read")
+    request = pb.WatchDecisionsRequest()
+    watches: list[Any] = [api.risk.WatchDecisions(request, timeout=20) for _ in range(3)]
+    for watch in watches:
+        next(watch)
+
+    refusal = refused(lambda: next(api.risk.WatchDecisions(request)))
+    others = next(other.risk.WatchDecisions(request)).resume_token
+    watches.pop().cancel()
+    while not _opens(api):
+        pass
+    for watch in watches:
+        watch.cancel()
+
+    assert refusal.name == "RESOURCE_EXHAUSTED TOO_MANY_STREAMS"
+    assert refusal.retry_seconds > 0
+    assert others
+
+
+def _opens(api: Api) -> bool:
+    watch: Any = api.risk.WatchDecisions(pb.WatchDecisionsRequest(), timeout=20)
+    try:
+        next(watch)
+    except grpc.RpcError:
+        return False
+    watch.cancel()
+    return True
+
+
+def test_questions_beyond_what_may_wait_are_refused_at_once(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "READS_MAX", 2)
+    open_line(tenant.api)
+    reached, go = threading.Semaphore(0), threading.Event()
+
+    def slow(_self: Queries, _key: object, _line_id: str) -> Any:
+        reached.release()
+        assert go.wait(20)
+        raise NotFound("LINE_NOT_FOUND", "said by the test")
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(2) as asking:
+        patch.setattr(Queries, "credit_line", slow)
+        waiting = [asking.submit(refused, lambda: line_of(tenant.api)) for _ in range(2)]
+        assert all(reached.acquire(timeout=10) for _ in range(2))
+        refusal = refused(lambda: line_of(tenant.api))
+        go.set()
+        answers = {call.result(10).reason for call in waiting}
+
+    assert refusal.name == "RESOURCE_EXHAUSTED OVERLOADED"
+    assert refusal.retry_seconds > 0
+    assert answers == {"LINE_NOT_FOUND"}
+    assert line_of(tenant.api).line_id == "main"
 
 
 # --- Overload ---

@@ -10,6 +10,7 @@ from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from riskgate_server.rpc import service
 from riskgate_server.rpc.standard import HEALTH, REFLECTION
 from tests.rpc.calling import Api, refused
 from tests.rpc.contract import SERVICES
@@ -126,3 +127,16 @@ def test_metrics_say_nothing_of_any_customer_or_caller(running: Running, tenant:
     assert "riskgate_commands_waiting 0.0" in text
     assert "canary" not in text
     assert tenant.name not in text
+
+
+def test_a_health_watch_ends_with_its_callers_rights(
+    running: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "CONFIRM_SECONDS", 0.05)
+    name, key = running.deployment.add_caller("limit:read", tenant=tenant.name)
+    watch = running.keyed(key.text).health.Watch(health_pb2.HealthCheckRequest(), timeout=20)
+    next(watch)
+
+    running.deployment.revoke(tenant.name, name)
+
+    assert refused(lambda: list(watch)).name == "UNAUTHENTICATED CREDENTIAL_INVALID"

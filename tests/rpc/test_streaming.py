@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import grpc
@@ -13,11 +13,13 @@ import pytest
 
 from riskgate.risk.v1 import risk_service_pb2 as pb
 from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.rpc import risk
+from riskgate_server.rpc import risk, service
 from tests.rpc.calling import Api, path_of, refused, refused_by, refused_of
 from tests.rpc.contract import SERVED
+from tests.rpc.logs import Lines
 from tests.rpc.requests import buying, entries_of, line_of, open_line
-from tests.rpc.serving import Running, Tenant
+from tests.rpc.serving import Deployment, Running, Tenant
+from tests.rpc.test_deadlines import stalled
 
 STREAM: Final = next(method for method in SERVED if method.name == "StreamCheckTransactions")
 
@@ -135,21 +137,48 @@ def test_a_reader_that_does_not_read_stops_the_stream_from_being_decided(
     assert 1 < decided < total / 2
 
 
-def test_the_caller_is_asked_for_its_rights_again_at_every_item(running: Running, tenant: Tenant) -> None:
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (Deployment.revoke, "UNAUTHENTICATED CREDENTIAL_INVALID"),
+        (lambda deployment, *who: deployment.rescope(*who, "risk:read"), "PERMISSION_DENIED SCOPE_MISSING"),
+    ],
+    ids=["revoked", "without the scope"],
+)
+@pytest.mark.parametrize("sends_on", [True, False])
+def test_a_stream_ends_with_its_callers_rights_after_the_answers_under_way(
+    running: Running,
+    tenant: Tenant,
+    log: Lines,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    change: Callable[..., None],
+    told: str,
+    sends_on: bool,
+) -> None:
+    monkeypatch.setattr(service, "CONFIRM_SECONDS", 60.0 if sends_on else 0.05)
     open_line(tenant.api)
     name, key = running.deployment.add_caller("risk:check", tenant=tenant.name)
     sending = Sending()
     answers: Any = running.keyed(key.text).risk.StreamCheckTransactions(iter(sending), timeout=20)
     sending.send(buying())
     before = next(answers).result
+    under_way, later = buying(), [buying() for _ in range(20)]
 
-    running.deployment.revoke(tenant.name, name)
-    sending.send(buying())
-    after = next(answers).result
+    with stalled(monkeypatch) as stall:
+        sending.send(under_way)
+        assert stall.reached.wait(10)
+        change(running.deployment, tenant.name, name)
+        for check in later if sends_on else ():
+            sending.send(check)
+    answered = next(answers).result
+    refusal = refused(lambda: list(answers))
     sending.half_close()
 
     assert before.HasField("decision")
-    assert refused_by(after.error).name == "UNAUTHENTICATED CREDENTIAL_INVALID"
+    assert answered.request_id == under_way.request_id
+    assert refusal.name == told
+    assert [line["reason"] for line in log.of("call refused")] == [told.split()[1]]
 
 
 def test_a_client_that_vanishes_leaves_what_was_decided_and_nobody_waiting(ada: Api) -> None:

@@ -1,5 +1,5 @@
 """
-Who calls: from a verified certificate or an API key to a `Caller`, and how often it may.
+Who calls: from a verified certificate or an API key to a `Caller`, and how much it may.
 
 On the port for certificates TLS has verified the chain, and the certificate's only URI SAN is the
 identity; metadata counts for nothing there. On the other port the identity is the one API key in
@@ -12,7 +12,8 @@ import base64
 import binascii
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NoReturn, Protocol
 
 import msgspec
@@ -33,6 +34,9 @@ _NEVER_US: Final = 2**63 - 1
 _REMEMBERED_MAX: Final = 10_000
 _SLACK: Final = 1e-3
 """Of a token: whoever comes back exactly when told must not fail by a rounding."""
+STREAMS_MAX: Final = 32
+"""Streams one caller may keep open: each costs a little of everybody's time for as long as it stands."""
+STREAMS_RETRY_SECONDS: Final = 1.0
 _AUTHORIZATION: Final = "authorization"
 _BEARER: Final = "bearer "
 _PEM_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
@@ -192,21 +196,23 @@ class TokenBucket:
         self._tokens = float(burst)
         self._at = now
 
-    def take(self, cost: int, *, rate_per_second: int, burst: int, now: float) -> float:
+    def take(self, cost: int, *, rate_per_second: int, burst: int, now: float, taken: int = 0) -> float:
         """
         Take `cost` and return 0.0, or take nothing and return the seconds after which trying again may help.
 
         A cost above the burst passes when the bucket is full, and is then worked off: otherwise
-        it could never pass.
+        it could never pass. `taken` of the cost were taken before, when it was not known yet; without them a full
+        bucket would never be full enough.
         """
         # A clock that stands still or is shared out of order refills nothing and takes nothing away.
         elapsed = max(0.0, now - self._at)
         self._at = max(self._at, now)
         self._tokens = min(float(burst), self._tokens + elapsed * rate_per_second)
         needed = min(cost, burst)
-        if self._tokens < needed - _SLACK:
+        if self._tokens < needed - taken - _SLACK:
+            # Whoever comes back begins from nothing again.
             return (needed - self._tokens) / rate_per_second
-        self._tokens -= cost
+        self._tokens -= cost - taken
         return 0.0
 
 
@@ -217,12 +223,12 @@ class RateLimits:
         self._monotonic = monotonic
         self._buckets: dict[tuple[str, str], TokenBucket] = {}
 
-    def take(self, caller: Caller, cost: int = 1) -> None:
+    def take(self, caller: Caller, cost: int = 1, *, taken: int = 0) -> None:
         """
-        Count a call of `cost` against its caller.
+        Count a call of `cost` against its caller, of which `taken` were counted before.
 
         Raises:
-            ResourceExhausted: the caller is above its rate. Nothing was counted.
+            ResourceExhausted: the caller is above its rate. Nothing more was counted.
         """
         now = self._monotonic()
         key = (caller.tenant_id, caller.caller_id)
@@ -230,9 +236,37 @@ class RateLimits:
         if bucket is None:
             # Bounded by the number of callers, for only those who have proved themselves get here.
             bucket = self._buckets[key] = TokenBucket(caller.burst, now)
-        wait = bucket.take(cost, rate_per_second=caller.rate_per_second, burst=caller.burst, now=now)
+        wait = bucket.take(cost, rate_per_second=caller.rate_per_second, burst=caller.burst, now=now, taken=taken)
         if wait > 0:
             raise ResourceExhausted("RATE_LIMITED", "the caller is above its rate", retry_after_seconds=wait)
+
+
+class OpenStreams:
+    """How many streams each caller keeps open, whichever of its credentials it uses. For the event loop's thread."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[str, str], int] = {}
+
+    @contextmanager
+    def one_more(self, caller: Caller) -> Iterator[None]:
+        """
+        Keep a stream of this caller open.
+
+        Raises:
+            ResourceExhausted: it has as many as one may have.
+        """
+        key = (caller.tenant_id, caller.caller_id)
+        others = self._open.get(key, 0)
+        if others >= STREAMS_MAX:
+            message = f"a caller has at most {STREAMS_MAX} streams open"
+            raise ResourceExhausted("TOO_MANY_STREAMS", message, retry_after_seconds=STREAMS_RETRY_SECONDS)
+        self._open[key] = others + 1
+        try:
+            yield
+        finally:
+            self._open[key] -= 1
+            if not self._open[key]:
+                del self._open[key]
 
 
 def _known_by_key(snapshot: CallersSnapshot, presented: str) -> _Known:

@@ -45,12 +45,12 @@ class CreditLineServicer:
     async def GetCreditLine(self, request: pb.GetCreditLineRequest, call: Call) -> pb.GetCreditLineResponse:
         """Return one line as it stands now."""
         rooms = self._rooms
-        reply = await rooms.read(rooms.queries.credit_line, key_of(request, call), request.line_id)
+        reply = await rooms.readers.ask(rooms.queries.credit_line, key_of(request, call), request.line_id)
         return pb.GetCreditLineResponse(credit_line=line_to_proto(reply))
 
     async def ListCreditLines(self, request: pb.ListCreditLinesRequest, call: Call) -> pb.ListCreditLinesResponse:
         """List the lines of one customer."""
-        replies = await self._rooms.read(self._rooms.queries.credit_lines, key_of(request, call))
+        replies = await self._rooms.readers.ask(self._rooms.queries.credit_lines, key_of(request, call))
         return pb.ListCreditLinesResponse(credit_lines=map(line_to_proto, replies))
 
     async def WatchCreditLine(
@@ -62,8 +62,8 @@ class CreditLineServicer:
         told = pb.CreditLine()
         with rooms.feed.customer(key) as changed, rooms.gateway.closing(changed.set):
             while True:
-                rooms.door.confirm(call.caller, "limit:read")
-                reply = await rooms.read(rooms.queries.credit_line, key, request.line_id)
+                rooms.door.confirm(call.caller, call.scopes)
+                reply = await rooms.readers.ask_for_watcher(rooms.queries.credit_line, key, request.line_id)
                 line = line_to_proto(reply)
                 # Time alone changes a line too: a block lapses without an entry.
                 if line != told:

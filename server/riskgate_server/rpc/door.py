@@ -1,7 +1,7 @@
 """
 The one door every call comes through, whatever service it is for.
 
-Authenticate, check the scope, count against the caller's rate, decode, validate, call, and say what
+Authenticate, count against the caller's rate, check the scope, decode, validate, call, and say what
 went wrong in a status. Handlers take raw bytes, so that bytes which are no message are refused like
 any other bad input; and nothing an exception says ever reaches a caller.
 """
@@ -11,15 +11,16 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from functools import cache
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc
 import msgspec
 import protovalidate
 import structlog
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import code_pb2
@@ -35,13 +36,20 @@ from riskgate_server.domain.errors import (
     Unavailable,
     Unimplemented,
 )
-from riskgate_server.rpc.callers import Authenticator, Caller, RateLimits
+from riskgate_server.rpc.callers import Authenticator, Caller, OpenStreams, RateLimits
+from riskgate_server.rpc.refusals import RefusalLog
 from riskgate_server.rpc.status import grpc_status_of, name_of, status_of
 
 log = structlog.get_logger()
 
 DEADLINE_MAX_SECONDS: Final = 10.0
 """A call that brings no deadline, or a later one, has this long."""
+
+MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
+"""What gRPC reads at all, and so what a request of many items may be."""
+
+REQUEST_BYTES_MAX: Final = 64 * 1024
+"""Any other request. Its fields need a tenth; the rest is unknown ones, which cost many times their size in memory."""
 
 end_of_stream: Final = grpc.aio.EOF
 """What reading a stream of requests gives when the caller has sent its last."""
@@ -53,10 +61,16 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Call(msgspec.Struct, frozen=True):
-    """Who calls, and until when they wait. `deadline_us` is monotonic time; `capped` says that it is the server's."""
+    """
+    Who calls, and until when they wait.
+
+    `scopes` are those of which one lets a caller in; `deadline_us` is monotonic time; `capped` says that it is the
+    server's.
+    """
 
     caller: Caller
     context: Context
+    scopes: frozenset[str]
     deadline_us: int
     capped: bool = False
 
@@ -67,7 +81,7 @@ class Call(msgspec.Struct, frozen=True):
         Its deadline is the server's own as of now, or the whole stream's where that is sooner: nobody would hear of
         an effect any more.
         """
-        return _call(caller, self.context, self.context.time_remaining())
+        return _call(caller, self.context, self.scopes)
 
 
 class Observer(Protocol):
@@ -96,6 +110,8 @@ class Door:
     def __init__(self, authenticator: Authenticator, limits: RateLimits, observer: Observer) -> None:
         self._authenticator = authenticator
         self._limits = limits
+        self._streams = OpenStreams()
+        self._refusals = RefusalLog()
         self._observer = observer
         self._validator = protovalidate.Validator()
         self._inside = 0
@@ -136,32 +152,50 @@ class Door:
 
     def enter(self, scopes: frozenset[str], context: Context, *, to_the_end: bool = False) -> Call:
         """
-        Let a caller in who proves itself, holds one of the scopes and is within its rate.
+        Let a caller in who proves itself, is within its rate and holds one of the scopes.
 
         Raises:
             Unauthenticated: nobody we know.
-            PermissionRefused: the caller lacks the scope.
             ResourceExhausted: the caller is above its rate.
+            PermissionRefused: the caller lacks the scope.
             Unavailable: the door is closed, except `to_the_end`.
         """
         caller = self._authenticator.authenticate(context)
-        if not any(map(caller.may, scopes)):
-            raise _scope_missing(scopes)
+        # What is refused for want of a scope was work too.
         self._limits.take(caller)
+        _require_scope(caller, scopes)
         if self._closed and not to_the_end:
             raise Unavailable("SHUTTING_DOWN", "the server is stopping; nothing was done")
-        return _call(caller, context, context.time_remaining())
+        return _call(caller, context, scopes)
 
-    def charge(self, caller: Caller, cost: int) -> None:
-        """Count further work of a call that was let in, such as the items of a batch."""
-        if cost > 0:
-            self._limits.take(caller, cost)
+    def charge(self, caller: Caller, cost: int = 1) -> None:
+        """
+        Count one more item of a stream.
 
-    def confirm(self, caller: Caller, scope: str) -> Caller:
-        """Check again, while a stream lasts, that its caller may still be here, and return what it may do now."""
+        Raises:
+            ResourceExhausted: the caller is above its rate.
+        """
+        self._limits.take(caller, cost)
+
+    def charge_whole(self, caller: Caller, cost: int) -> None:
+        """
+        Count what a call turned out to cost, now that it was read: coming in was the first of it.
+
+        Raises:
+            ResourceExhausted: the caller is above its rate.
+        """
+        self._limits.take(caller, cost, taken=1)
+
+    def confirm(self, caller: Caller, scopes: frozenset[str]) -> Caller:
+        """
+        Check again, while a stream lasts, that its caller may still be here, and return what it may do now.
+
+        Raises:
+            Unauthenticated: its credential is no good any more.
+            PermissionRefused: it holds none of the scopes any more.
+        """
         now = self._authenticator.confirm(caller)
-        if not now.may(scope):
-            raise _scope_missing({scope})
+        _require_scope(now, scopes)
         return now
 
     def decode(self, message_class: type[Message], raw: bytes) -> Message:
@@ -171,10 +205,7 @@ class Door:
         Raises:
             InvalidRequest: it is not.
         """
-        try:
-            message = message_class.FromString(raw)
-        except DecodeError:
-            raise InvalidRequest("MESSAGE_MALFORMED", "the bytes are not a message of this type") from None
+        message = parsed(message_class, raw)
         self.validate(message)
         return message
 
@@ -201,7 +232,7 @@ class Door:
             # The engine logged what happened when it happened; this line leads there.
             return _logged_bug(method, None)
         if status_of(error) in _LOGGED:
-            log.warning("call refused", method=method, reason=error.reason, peer=context.peer())
+            self._refusals.note(method=method, reason=error.reason, peer=context.peer())
         return error
 
     def _unary(
@@ -266,10 +297,11 @@ class Door:
                 call = self.enter(scopes, context, to_the_end=to_the_end)
                 # A stream of requests decodes each as it arrives: one bad item spoils only itself.
                 request = incoming if method.client_streaming else self.decode(request_class, incoming)
-                # Closed at once when a write fails: what the method listens to it must let go of.
-                async with aclosing(_served(implementation)(request, call)) as responses:
-                    async for response in responses:
-                        await _write(response, name, context)
+                with self._streams.one_more(call.caller):
+                    # Closed at once when a write fails: what the method listens to it must let go of.
+                    async with aclosing(_served(implementation)(request, call)) as responses:
+                        async for response in responses:
+                            await _write(response, name, context)
             except grpc.aio.AbortError:
                 status = code_pb2.Code.Name(context.code())
                 raise
@@ -360,16 +392,43 @@ def _served(implementation: _Served | None) -> _Served:
     return implementation
 
 
-def _scope_missing(scopes: Collection[str]) -> PermissionRefused:
+def parsed(message_class: type[Message], raw: bytes) -> Message:
+    """
+    Return the message in `raw`, whatever its fields are.
+
+    Raises:
+        InvalidRequest: it is too large, or none of this type.
+    """
+    bytes_max = request_bytes_max(message_class.DESCRIPTOR)
+    if len(raw) > bytes_max:
+        raise InvalidRequest("MESSAGE_TOO_LARGE", f"the request has {len(raw)} bytes, more than {bytes_max}")
+    try:
+        return message_class.FromString(raw)
+    except DecodeError:
+        raise InvalidRequest("MESSAGE_MALFORMED", "the bytes are not a message of this type") from None
+
+
+@cache
+def request_bytes_max(request: Descriptor) -> int:
+    """Return how large a request may be: one that carries many messages as large as gRPC takes, any other little."""
+    many = any(field.is_repeated and field.message_type for field in request.fields)
+    return MESSAGE_BYTES_MAX if many else REQUEST_BYTES_MAX
+
+
+def _require_scope(caller: Caller, scopes: frozenset[str]) -> None:
+    if any(map(caller.may, scopes)):
+        return
     # Of services that any scope opens, naming them all would help nobody.
     named = next(iter(scopes)) if len(scopes) == 1 else ""
-    return PermissionRefused("SCOPE_MISSING", "the credential lacks the scope this call needs", scope=named)
+    raise PermissionRefused("SCOPE_MISSING", "the credential lacks the scope this call needs", scope=named)
 
 
-def _call(caller: Caller, context: Context, remaining_seconds: float | None) -> Call:
+def _call(caller: Caller, context: Context, scopes: frozenset[str]) -> Call:
+    # None without a deadline, whatever types-grpcio says.
+    remaining_seconds: float | None = context.time_remaining()
     if remaining_seconds is None or remaining_seconds > DEADLINE_MAX_SECONDS:
-        return Call(caller, context, _deadline_us(DEADLINE_MAX_SECONDS), capped=True)
-    return Call(caller, context, _deadline_us(remaining_seconds))
+        return Call(caller, context, scopes, _deadline_us(DEADLINE_MAX_SECONDS), capped=True)
+    return Call(caller, context, scopes, _deadline_us(remaining_seconds))
 
 
 def _deadline_us(seconds: float) -> int:

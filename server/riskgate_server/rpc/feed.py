@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from riskgate_server.domain.customer import CustomerKey
 
@@ -18,42 +18,37 @@ class Feed:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._everything: set[asyncio.Event] = set()
-        self._customers: dict[CustomerKey, set[asyncio.Event]] = {}
+        # By tenant, or by tenant and customer.
+        self._watchers: dict[str | CustomerKey, set[asyncio.Event]] = {}
 
     def committed(self, position: int, keys: Iterable[CustomerKey]) -> None:
         """Everything up to `position` is durable; `keys` changed."""
         del position
         # Nobody watches most of the time, and then a commit must cost nothing here.
-        if self._everything or self._customers:
+        if self._watchers:
             self._loop.call_soon_threadsafe(self._wake, tuple(keys))
 
     def _wake(self, keys: tuple[CustomerKey, ...]) -> None:
-        for event in self._everything:
-            event.set()
-        for key in keys:
-            for event in self._customers.get(key, ()):
+        for changed in {tenant for tenant, _ in keys}.union(keys):
+            for event in self._watchers.get(changed, ()):
                 event.set()
 
-    @contextmanager
-    def everything(self) -> Iterator[asyncio.Event]:
-        """An event that is set after every commit."""
-        event = asyncio.Event()
-        self._everything.add(event)
-        try:
-            yield event
-        finally:
-            self._everything.discard(event)
+    def tenant(self, tenant_id: str) -> AbstractContextManager[asyncio.Event]:
+        """An event that is set after every commit that changed a customer of this tenant."""
+        return self._watch(tenant_id)
+
+    def customer(self, key: CustomerKey) -> AbstractContextManager[asyncio.Event]:
+        """An event that is set after every commit that changed this customer."""
+        return self._watch(key)
 
     @contextmanager
-    def customer(self, key: CustomerKey) -> Iterator[asyncio.Event]:
-        """An event that is set after every commit that changed this customer."""
+    def _watch(self, what: str | CustomerKey) -> Iterator[asyncio.Event]:
         event = asyncio.Event()
-        self._customers.setdefault(key, set()).add(event)
+        self._watchers.setdefault(what, set()).add(event)
         try:
             yield event
         finally:
-            watchers = self._customers[key]
+            watchers = self._watchers[what]
             watchers.discard(event)
             if not watchers:
-                del self._customers[key]
+                del self._watchers[what]

@@ -113,12 +113,12 @@ class LedgerServicer:
 
     async def GetHold(self, request: pb.GetHoldRequest, call: Call) -> pb.GetHoldResponse:
         """Return one hold as it stands now."""
-        reply = await self._rooms.read(self._rooms.queries.hold, key_of(request, call), request.hold_id)
+        reply = await self._rooms.readers.ask(self._rooms.queries.hold, key_of(request, call), request.hold_id)
         return pb.GetHoldResponse(hold=hold_to_proto(reply))
 
     async def ListHolds(self, request: pb.ListHoldsRequest, call: Call) -> pb.ListHoldsResponse:
         """List the holds of one customer."""
-        holds, more = await self._rooms.read(
+        holds, more = await self._rooms.readers.ask(
             self._rooms.queries.holds,
             key_of(request, call),
             after=request.page_token,
@@ -129,7 +129,7 @@ class LedgerServicer:
 
     async def ListEntries(self, request: pb.ListEntriesRequest, call: Call) -> pb.ListEntriesResponse:
         """List the journal of one customer."""
-        entries, more = await self._rooms.read(
+        entries, more = await self._rooms.readers.ask(
             self._rooms.queries.entries,
             key_of(request, call),
             after=position_of(request.page_token),

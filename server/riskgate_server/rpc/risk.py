@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from riskgate.risk.v1 import risk_service_pb2 as pb
-from riskgate_server.domain.errors import InvalidRequest, Unimplemented
+from riskgate_server.domain.errors import (
+    InvalidRequest,
+    PermissionRefused,
+    ResourceExhausted,
+    RiskgateError,
+    Unauthenticated,
+    Unimplemented,
+)
 from riskgate_server.domain.journal import Label, Outcome
 from riskgate_server.engine import commands
 from riskgate_server.engine.queries import position_of
 from riskgate_server.engine.replies import AnnotationReply, DecisionReply, Failed, Refusal, Reply, error_of
+from riskgate_server.rpc import service
+from riskgate_server.rpc.callers import Caller
 from riskgate_server.rpc.convert import (
     annotation_to_proto,
     check_command,
@@ -19,7 +29,7 @@ from riskgate_server.rpc.convert import (
     explanation_to_proto,
     time_from,
 )
-from riskgate_server.rpc.door import Call, end_of_stream, given_up, is_being_cancelled
+from riskgate_server.rpc.door import Call, end_of_stream, given_up, is_being_cancelled, parsed
 from riskgate_server.rpc.service import Rooms, key_of, page_size_of
 from riskgate_server.rpc.status import proto_of
 
@@ -64,7 +74,7 @@ class RiskServicer:
     ) -> pb.BatchCheckTransactionsResponse:
         """Decide about many purchases; each has its own answer."""
         rooms = self._rooms
-        rooms.door.charge(call.caller, len(request.checks) - 1)
+        rooms.door.charge_whole(call.caller, len(request.checks))
         rooms.gateway.admit(len(request.checks))
         response = pb.BatchCheckTransactionsResponse()
         results = [response.results.add(request_id=check.request_id) for check in request.checks]
@@ -96,22 +106,36 @@ class RiskServicer:
         self, incoming: Any, call: Call
     ) -> AsyncIterator[pb.StreamCheckTransactionsResponse]:
         """Decide about purchases as they come, and answer each as soon as it is decided."""
-        gateway = self._rooms.gateway
+        gateway, door = self._rooms.gateway, self._rooms.door
         answers: asyncio.Queue[pb.StreamCheckTransactionsResponse | None] = asyncio.Queue()
         room = asyncio.Semaphore(IN_FLIGHT_MAX)
+        dismissed: list[RiskgateError] = []
+
+        def caller_now() -> Caller | None:
+            """Whose rights the next item has; None when the caller may no longer be here, which ends the stream."""
+            try:
+                return door.confirm(call.caller, call.scopes)
+            except (Unauthenticated, PermissionRefused) as error:
+                dismissed.append(error)
+                return None
 
         async def read_all(deciding: asyncio.TaskGroup) -> None:
             while (raw := await call.context.read()) is not end_of_stream:
                 await room.acquire()
-                deciding.create_task(self._answer(raw, call, answers))
+                caller = caller_now()
+                if caller is None:
+                    return
+                deciding.create_task(self._answer(raw, call.renewed(caller), answers))
 
         async def take_all() -> None:
             try:
                 async with asyncio.TaskGroup() as deciding:
                     reading = deciding.create_task(read_all(deciding))
-                    # A stopping server reads no further; what it has read it answers.
+                    # A stopping server, or one that dismissed the caller, reads no further; what it read it answers.
                     with gateway.closing(reading.cancel):
-                        await asyncio.wait({reading})
+                        while not (await asyncio.wait({reading}, timeout=service.CONFIRM_SECONDS))[0]:
+                            if caller_now() is None:
+                                reading.cancel()
             finally:
                 await answers.put(None)
 
@@ -122,6 +146,8 @@ class RiskServicer:
                 # Only now, so that a reader who does not read stops us from deciding further.
                 room.release()
             await taking
+            if dismissed:
+                raise dismissed[0]
             gateway.require_open()
         finally:
             taking.cancel()
@@ -133,17 +159,18 @@ class RiskServicer:
         try:
             door = self._rooms.door
             try:
-                message = door.decode(pb.StreamCheckTransactionsRequest, raw)
-                assert isinstance(message, pb.StreamCheckTransactionsRequest)
-                check = message.check
-                result.request_id = check.request_id
-            finally:
                 # Bytes that are no message are work too, and no way around the rate.
-                caller = door.confirm(call.caller, "risk:check")
-                door.charge(caller, 1)
-            door.validate(check)
-            command = self._command(check, call.renewed(caller))
-            self._fill(result, await self._rooms.gateway.submit(command), call)
+                door.charge(call.caller)
+            except ResourceExhausted:
+                # Whoever is to come back must know with what.
+                with contextlib.suppress(InvalidRequest):
+                    result.request_id = _item(raw).check.request_id
+                raise
+            item = _item(raw)
+            result.request_id = item.check.request_id
+            door.validate(item)
+            door.validate(item.check)
+            self._fill(result, await self._rooms.gateway.submit(self._command(item.check, call)), call)
         except Exception as error:  # noqa: BLE001 - one bad item spoils only itself, whatever is bad about it
             self._refuse(result, error, call)
         except asyncio.CancelledError:
@@ -170,7 +197,7 @@ class RiskServicer:
         """Return one decision as it was answered."""
         rooms = self._rooms
         sequence = decision_sequence_from(request.decision_id)
-        reply = await rooms.read(rooms.queries.decision, key_of(request, call), sequence)
+        reply = await rooms.readers.ask(rooms.queries.decision, key_of(request, call), sequence)
         response = pb.GetDecisionResponse()
         rooms.write_decision(reply, response.decision)
         return response
@@ -178,7 +205,7 @@ class RiskServicer:
     async def ListDecisions(self, request: pb.ListDecisionsRequest, call: Call) -> pb.ListDecisionsResponse:
         """List decisions, newest first."""
         rooms = self._rooms
-        page = await rooms.read(
+        page = await rooms.readers.ask(
             rooms.queries.decisions,
             call.caller.tenant_id,
             request.customer_id,
@@ -195,7 +222,7 @@ class RiskServicer:
         """Return one decision with what the rules saw and made of it."""
         rooms = self._rooms
         sequence = decision_sequence_from(request.decision_id)
-        explanation = await rooms.read(rooms.queries.explain, key_of(request, call), sequence)
+        explanation = await rooms.readers.ask(rooms.queries.explain, key_of(request, call), sequence)
         return explanation_to_proto(explanation, rooms.write_decision)
 
     async def WatchDecisions(
@@ -203,17 +230,19 @@ class RiskServicer:
     ) -> AsyncIterator[pb.WatchDecisionsResponse]:
         """Stream decisions as they become durable."""
         rooms = self._rooms
-        with rooms.feed.everything() as changed, rooms.gateway.closing(changed.set):
-            last = await rooms.read(rooms.queries.last_position)
+        key = key_of(request, call)
+        watched = rooms.feed.customer(key) if request.customer_id else rooms.feed.tenant(call.caller.tenant_id)
+        with watched as changed, rooms.gateway.closing(changed.set):
+            last = await rooms.readers.ask(rooms.queries.last_position)
             position = position_of(request.resume_token) if request.resume_token else last
             if position > last:
                 # Of a store that was lost since: going on would silently leave out what is decided until then.
                 raise InvalidRequest("TOKEN_INVALID", "the token is of a decision this store does not hold")
             yield pb.WatchDecisionsResponse(resume_token=str(position))
             while True:
-                rooms.door.confirm(call.caller, "risk:read")
+                rooms.door.confirm(call.caller, call.scopes)
                 before = position
-                found, position = await rooms.read(
+                found, position = await rooms.readers.ask_for_watcher(
                     rooms.queries.decisions_after,
                     position,
                     tenant_id=call.caller.tenant_id,
@@ -227,3 +256,9 @@ class RiskServicer:
                 # A page may hold nothing for this watcher and yet not be the last.
                 if position == before:
                     await rooms.change(changed)
+
+
+def _item(raw: bytes) -> pb.StreamCheckTransactionsRequest:
+    item = parsed(pb.StreamCheckTransactionsRequest, raw)
+    assert isinstance(item, pb.StreamCheckTransactionsRequest)
+    return item

@@ -22,6 +22,7 @@ from riskgate.operations.v1 import (
 )
 from riskgate.risk.v1 import risk_service_pb2
 from riskgate_server.rpc.credit_lines import CreditLineServicer
+from riskgate_server.rpc.door import MESSAGE_BYTES_MAX
 from riskgate_server.rpc.ledger import LedgerServicer
 from riskgate_server.rpc.risk import RiskServicer
 from riskgate_server.rpc.service import Rooms
@@ -30,7 +31,6 @@ from riskgate_server.rpc.standard import HEALTH, REFLECTION, SCOPES_OF, Health, 
 LINGER_SECONDS: Final = 0.2
 """How long a server that is done still tells late calls to go elsewhere."""
 
-MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 METADATA_BYTES_MAX: Final = 16 * 1024
 
 OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
@@ -106,7 +106,7 @@ class RpcServer:
 
     def __init__(self, rooms: Rooms) -> None:
         self._door = rooms.door
-        self._health = Health()
+        self._health = Health(rooms.door)
         self._server = grpc.aio.server(options=OPTIONS)
         served: dict[ServiceDescriptor, object] = {
             risk_service_pb2.DESCRIPTOR.services_by_name["RiskService"]: RiskServicer(rooms),

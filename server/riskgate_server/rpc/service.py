@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, TypeVar
 import msgspec
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.domain.errors import PermissionRefused
+from riskgate_server.domain.errors import PermissionRefused, ResourceExhausted
 from riskgate_server.engine.queries import Queries
 from riskgate_server.rpc.convert import DecisionWriter, invalid
 from riskgate_server.rpc.door import Call, Door
@@ -30,12 +30,70 @@ PAGE_SIZE: Final = 50
 """Items on a page unless the request says otherwise."""
 
 
+READS_MAX: Final = 256
+"""Questions of calls that may wait for a reader's thread, about half a second of work. One more is refused at once."""
+
+WATCH_READS_MAX: Final = 2
+"""Questions of watchers at one time; the others wait their turn, and leave the rest of the threads to calls."""
+
+RETRY_AFTER_SECONDS: Final = 0.5
+
+
 class ServingClock(Protocol):
     """The engine's clock, and whether the data drives it."""
 
     @property
     def driven_by_data(self) -> bool:
         """Whether time is what the events say."""
+
+
+class Readers:
+    """Asks the store questions without keeping the event loop waiting. For one event loop."""
+
+    def __init__(self, threads: Executor) -> None:
+        self._threads = threads
+        self._waiting = 0
+        self._watchers_turns = asyncio.Semaphore(WATCH_READS_MAX)
+
+    async def ask(self, question: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+        """
+        Ask for a call.
+
+        Raises:
+            ResourceExhausted: too many wait already.
+        """
+        if self._waiting >= READS_MAX:
+            raise ResourceExhausted(
+                "OVERLOADED", "the server has as much work as it can do", retry_after_seconds=RETRY_AFTER_SECONDS
+            )
+        self._waiting += 1
+        try:
+            return await self._asked(question, *args, **kwargs)
+        finally:
+            self._waiting -= 1
+
+    async def ask_for_watcher(self, question: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+        """Ask for a stream that watches: in turn, for there are many and one commit wakes all of a tenant."""
+        async with self._watchers_turns:
+            return await self._asked(question, *args, **kwargs)
+
+    async def _asked(self, question: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+        def ask() -> _T:
+            try:
+                return question(*args, **kwargs)
+            except StopIteration as error:
+                # The one exception that cannot cross a future: left alone, the caller would hang.
+                raise RuntimeError(question) from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+
+
+async def changed_or_due(changed: asyncio.Event) -> None:
+    """Wait for a watcher's next change, or until its caller's rights should be looked at again."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CONFIRM_SECONDS):
+            await changed.wait()
+    changed.clear()
 
 
 class Rooms(msgspec.Struct, frozen=True):
@@ -46,21 +104,9 @@ class Rooms(msgspec.Struct, frozen=True):
     queries: Queries
     feed: Feed
     clock: ServingClock
-    readers: Executor
+    readers: Readers
     fingerprint: Callable[[bytes], bytes]
     write_decision: DecisionWriter
-
-    async def read(self, question: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
-        """Ask the store a question without keeping the event loop waiting."""
-
-        def ask() -> _T:
-            try:
-                return question(*args, **kwargs)
-            except StopIteration as error:
-                # The one exception that cannot cross a future: left alone, the caller would hang.
-                raise RuntimeError(question) from error
-
-        return await asyncio.get_running_loop().run_in_executor(self.readers, ask)
 
     async def change(self, changed: asyncio.Event) -> None:
         """
@@ -69,10 +115,7 @@ class Rooms(msgspec.Struct, frozen=True):
         Raises:
             Unavailable: the server is stopping.
         """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CONFIRM_SECONDS):
-                await changed.wait()
-        changed.clear()
+        await changed_or_due(changed)
         self.gateway.require_open()
 
     def head(self, request: Any, call: Call) -> dict[str, Any]:

@@ -11,13 +11,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import ReflectionServicer
 
-from riskgate_server.domain.errors import InvalidRequest, NotFound, Unavailable
-from riskgate_server.rpc.door import Call, Door, end_of_stream
+from riskgate_server.domain.errors import NotFound, Unavailable
+from riskgate_server.rpc.door import Call, Door, end_of_stream, parsed
+from riskgate_server.rpc.service import changed_or_due
 from riskgate_server.scopes import SCOPES
 
 HEALTH: Final[Any] = health_pb2.DESCRIPTOR.services_by_name["Health"]
@@ -39,7 +39,8 @@ _UNKNOWN: Final[Any] = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 class Health:
     """Serves `grpc.health.v1.Health`."""
 
-    def __init__(self) -> None:
+    def __init__(self, door: Door) -> None:
+        self._door = door
         self._statuses: dict[str, Any] = {}
         self._watchers: set[asyncio.Event] = set()
         self._ended = False
@@ -74,14 +75,14 @@ class Health:
         told: Any = None
         try:
             while True:
-                changed.clear()
+                self._door.confirm(call.caller, call.scopes)
                 status = self._statuses.get(request.service, _UNKNOWN)
                 if status != told:
                     told = status
                     yield health_pb2.HealthCheckResponse(status=status)
                 if self._ended:
                     raise Unavailable("SHUTTING_DOWN", "the server is stopping; nothing was done")
-                await changed.wait()
+                await changed_or_due(changed)
         finally:
             self._watchers.discard(changed)
 
@@ -96,10 +97,7 @@ class Reflection:
     async def ServerReflectionInfo(self, _incoming: Any, call: Call) -> AsyncIterator[Any]:
         """Describe services to clients that do not have the protos."""
         while (raw := await call.context.read()) is not end_of_stream:
-            self._door.charge(self._door.confirm(call.caller, "reflection:read"), 1)
-            try:
-                request = reflection_pb2.ServerReflectionRequest.FromString(raw)
-            except DecodeError:
-                raise InvalidRequest("MESSAGE_MALFORMED", "the bytes are not a message of this type") from None
+            self._door.charge(self._door.confirm(call.caller, call.scopes))
+            request: Any = parsed(reflection_pb2.ServerReflectionRequest, raw)
             for response in self._servicer.ServerReflectionInfo(iter([request]), call.context):
                 yield response

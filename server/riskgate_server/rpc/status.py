@@ -1,8 +1,8 @@
 """
 The only place where a refusal becomes a gRPC status: one table, one function.
 
-The order in which a call is refused, when several refusals apply: no or bad credential, no scope,
-rate, overload, malformed bytes, invalid fields, deadline, then what the state says.
+The order in which a call is refused, when several refusals apply: no or bad credential, rate, no
+scope, overload, malformed bytes, invalid fields, deadline, then what the state says.
 """
 
 from __future__ import annotations

@@ -336,6 +336,25 @@ def test_a_batch_above_the_burst_passes_when_the_bucket_is_full_and_is_worked_of
     assert refusal.value.retry_after_seconds == pytest.approx(2.1)
 
 
+def test_a_batch_above_the_burst_comes_back_when_told_although_coming_in_costs() -> None:
+    ticks = Ticks()
+    limits = RateLimits(ticks)
+    caller = limited(rate=10, burst=5)
+    for _ in range(3):
+        limits.take(caller)
+    limits.take(caller)
+    with pytest.raises(ResourceExhausted) as refusal:
+        limits.take(caller, cost=25, taken=1)
+    ticks.now += refusal.value.retry_after_seconds
+
+    limits.take(caller)
+    limits.take(caller, cost=25, taken=1)
+    with pytest.raises(ResourceExhausted) as refusal:
+        limits.take(caller)
+
+    assert refusal.value.retry_after_seconds == pytest.approx(2.1)
+
+
 def test_credentials_of_one_caller_share_its_rate_and_callers_do_not() -> None:
     limits = RateLimits(Ticks())
     limits.take(limited(rate=1, burst=1))

@@ -40,6 +40,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT: event_time is further from the server's clock than a live purchase may be."""
     ERROR_REASON_TOKEN_INVALID: _ErrorReason.ValueType  # 8
     """INVALID_ARGUMENT: the page or resume token was not made by this call."""
+    ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 9
+    """INVALID_ARGUMENT: the request has more bytes than any request of its kind needs."""
     ERROR_REASON_CREDENTIAL_MISSING: _ErrorReason.ValueType  # 20
     """UNAUTHENTICATED: no credential was sent."""
     ERROR_REASON_CREDENTIAL_INVALID: _ErrorReason.ValueType  # 21
@@ -116,6 +118,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED: the server has as much work as it can finish in time; RetryInfo says when to come back."""
     ERROR_REASON_READER_TOO_SLOW: _ErrorReason.ValueType  # 82
     """RESOURCE_EXHAUSTED: the stream's reader is too slow and was dropped; resume with the last token."""
+    ERROR_REASON_TOO_MANY_STREAMS: _ErrorReason.ValueType  # 83
+    """RESOURCE_EXHAUSTED: the caller keeps as many streams open as one may; RetryInfo says when to come back."""
     ERROR_REASON_DEADLINE_PASSED: _ErrorReason.ValueType  # 90
     """DEADLINE_EXCEEDED: the deadline passed before the command started: it had no effect."""
     ERROR_REASON_WRITE_CONFLICT: _ErrorReason.ValueType  # 91
@@ -154,6 +158,8 @@ ERROR_REASON_EVENT_TIME_OUT_OF_RANGE: ErrorReason.ValueType  # 7
 """INVALID_ARGUMENT: event_time is further from the server's clock than a live purchase may be."""
 ERROR_REASON_TOKEN_INVALID: ErrorReason.ValueType  # 8
 """INVALID_ARGUMENT: the page or resume token was not made by this call."""
+ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 9
+"""INVALID_ARGUMENT: the request has more bytes than any request of its kind needs."""
 ERROR_REASON_CREDENTIAL_MISSING: ErrorReason.ValueType  # 20
 """UNAUTHENTICATED: no credential was sent."""
 ERROR_REASON_CREDENTIAL_INVALID: ErrorReason.ValueType  # 21
@@ -230,6 +236,8 @@ ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 81
 """RESOURCE_EXHAUSTED: the server has as much work as it can finish in time; RetryInfo says when to come back."""
 ERROR_REASON_READER_TOO_SLOW: ErrorReason.ValueType  # 82
 """RESOURCE_EXHAUSTED: the stream's reader is too slow and was dropped; resume with the last token."""
+ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 83
+"""RESOURCE_EXHAUSTED: the caller keeps as many streams open as one may; RetryInfo says when to come back."""
 ERROR_REASON_DEADLINE_PASSED: ErrorReason.ValueType  # 90
 """DEADLINE_EXCEEDED: the deadline passed before the command started: it had no effect."""
 ERROR_REASON_WRITE_CONFLICT: ErrorReason.ValueType  # 91
