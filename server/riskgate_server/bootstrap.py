@@ -238,7 +238,7 @@ class Server:
                 feed=feed,
                 clock=clock,
                 readers=Readers(readers),
-                fingerprint=FingerprintKey(_secret(FINGERPRINT, directory.fingerprint_key)).digest,
+                fingerprint=FingerprintKey(_secret(FINGERPRINT, directory.fingerprint_key)).of_content,
                 write_decision=DecisionWriter(ReasonTexts(rules.reason_text)),
             )
             pipeline = Pipeline(

@@ -12,7 +12,10 @@ import pytest
 
 from riskgate.credit.v1 import credit_line_service_pb2 as line_pb
 from riskgate.risk.v1 import risk_service_pb2 as pb
+from riskgate_server.domain.journal import PurchaseDecided
+from riskgate_server.engine import sealing
 from riskgate_server.rpc.door import Door
+from riskgate_server.stores.sqlite.store import SQLiteSnapshots
 from tests.rpc.calling import Api, refused
 from tests.rpc.contract import EVERY, sample
 from tests.rpc.logs import Lines, logs
@@ -179,3 +182,18 @@ def test_a_bug_leaves_its_trace_in_the_log_without_the_request(
     assert event["error_id"] == refusal.metadata["error_id"]
     assert "RuntimeError: broken" in event["exception"]
     assert "5f1e" not in str(event)
+
+
+def test_nothing_that_is_stored_links_customers_who_bought_alike(running: Running) -> None:
+    request = buying(transaction_id="alike", request_id="alike", amount=4_711)
+    customers: list[tuple[str, str]] = []
+    for customers_of in (running.tenant(), running.tenant()):
+        for customer in ("ada", "bob"):
+            open_line(customers_of.api, customer)
+            request.customer_id = customer
+            customers_of.api.risk.CheckTransaction(request)
+            customers.append((customers_of.name, customer))
+    with SQLiteSnapshots(running.deployment.directory.store).snapshot() as snapshot:
+        events = [sealing.open_clear(snapshot.entries(key, after=1, limit=1)[0]).event for key in customers]
+
+    assert len({event.terms for event in events if isinstance(event, PurchaseDecided)}) == len(customers)

@@ -65,7 +65,7 @@ class RiskServicer:
         return check_command(
             request,
             rooms.head(request, call),
-            terms=rooms.fingerprint(terms.encode()),
+            terms=rooms.fingerprint(key_of(request, call), terms.encode()),
             event_us=rooms.event_time(time_from(request, "event_time"), call),
         )
 

@@ -105,7 +105,7 @@ class Rooms(msgspec.Struct, frozen=True):
     feed: Feed
     clock: ServingClock
     readers: Readers
-    fingerprint: Callable[[bytes], bytes]
+    fingerprint: Callable[[CustomerKey, bytes], bytes]
     write_decision: DecisionWriter
 
     async def change(self, changed: asyncio.Event) -> None:
@@ -128,7 +128,8 @@ class Rooms(msgspec.Struct, frozen=True):
             # Deterministic, so that the order of fields on the wire does not matter; unknown fields count as content.
             # So does the kind of request: a capture and a void may be the same bytes.
             "fingerprint": self.fingerprint(
-                request.DESCRIPTOR.full_name.encode() + b"\0" + request.SerializeToString(deterministic=True)
+                key_of(request, call),
+                request.DESCRIPTOR.full_name.encode() + b"\0" + request.SerializeToString(deterministic=True),
             ),
             "caller_id": caller.caller_id,
             "deadline_us": call.deadline_us,

@@ -126,6 +126,23 @@ def test_a_fingerprint_depends_on_tenant_kind_value_and_key_and_not_on_where_the
     assert key.fingerprint("t", "phone", "1") == FingerprintKey(KEY).fingerprint("t", "phone", "1")
 
 
+def test_a_digest_of_content_depends_on_tenant_customer_content_and_key_and_not_on_where_they_join() -> None:
+    key = FingerprintKey(KEY)
+    prints = {
+        key.of_content(("t", "ada"), b"1"),
+        key.of_content(("u", "ada"), b"1"),
+        key.of_content(("t", "bob"), b"1"),
+        key.of_content(("t", "ada"), b"2"),
+        key.of_content(("ta", "da"), b"1"),
+        key.of_content(("t", "ad"), b"a1"),
+        key.of_content(("t", "ada1"), b""),
+        FingerprintKey(bytes(32)).of_content(("t", "ada"), b"1"),
+    }
+
+    assert len(prints) == 8
+    assert key.of_content(("t", "ada"), b"1") == FingerprintKey(KEY).of_content(("t", "ada"), b"1")
+
+
 def test_a_secret_file_reads_back_and_any_damage_or_another_kind_is_refused_without_quoting_it() -> None:
     content = encode_secret(MASTER, KEY)
 
