@@ -121,7 +121,55 @@ def test_an_engine_that_somebody_else_vouches_for_is_not_spoken_to(engine: Scrip
         gate.lines.get("ada")
 
     assert not failed.value.effect_possible
+    assert "`ca`" in str(failed.value)
     assert engine.calls == []
+
+
+def test_a_certificate_for_another_host_is_told_as_such_at_once(engine: ScriptedEngine, connect: GateTo) -> None:
+    elsewhere = (("grpc.ssl_target_name_override", "elsewhere.example"),)
+    gate = connect(engine.target, ca=authority().certificate_pem, api_key=SECRET, timeout=60.0, options=elsewhere)
+
+    with pytest.raises(Unavailable, match="`ca` vouches for, or is for another host"):
+        gate.lines.get("ada")
+
+
+def test_a_key_sent_to_the_port_for_certificates_is_hinted_at(connect: GateTo) -> None:
+    engine = ScriptedEngine()
+    server = serve(engine, certificates=True)
+    try:
+        gate = connect(engine.target, ca=authority().certificate_pem, api_key=SECRET, retry=IMPATIENT)
+        with pytest.raises(Unavailable, match="an API key goes to the other port") as failed:
+            gate.ledger.capture(customer_id="ada", hold_id="T1")
+    finally:
+        server.stop(None).wait()
+
+    assert not failed.value.effect_possible
+
+
+def test_white_space_around_a_key_is_no_part_of_it(engine: ScriptedEngine, connect: GateTo) -> None:
+    engine.plan("GetCreditLine", got_line())
+
+    connect(engine.target, ca=authority().certificate_pem, api_key=f" {SECRET}\n").lines.get("ada")
+
+    assert engine.calls[0].metadata["authorization"] == f"Bearer {SECRET}"
+
+
+@pytest.mark.parametrize("key", ["", "secret-5f1e", "rgk_5f1e two", "Bearer rgk_5f1e", "rgk_5f1e\nx: y"])
+def test_what_is_no_key_is_refused_before_any_call_and_not_shown(connect: GateTo, key: str) -> None:
+    with pytest.raises(ValueError, match="api_key") as refused:
+        connect("localhost:7444", ca=authority().certificate_pem, api_key=key)
+
+    assert "5f1e" not in str(refused.value)
+
+
+@pytest.mark.parametrize("ca", [b"", b"nonsense", b"\xff", authority().certificate_pem.replace(b"M", b"!")])
+def test_what_is_no_certificate_is_refused_before_any_call(connect: GateTo, tmp_path: Path, ca: bytes) -> None:
+    (tmp_path / "ca.crt").write_bytes(ca)
+
+    with pytest.raises(ValueError, match=r"ca is no certificate in PEM: the given bytes"):
+        connect("localhost:7444", ca=ca, api_key=SECRET)
+    with pytest.raises(ValueError, match=r"ca is no certificate in PEM: .*ca\.crt"):
+        connect("localhost:7444", ca=tmp_path / "ca.crt", api_key=SECRET)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +269,7 @@ def test_the_client_finds_an_engine_that_came_back_soon(connect: GateTo) -> None
     gate.lines.get("ada")
     server.stop(None).wait()
     with pytest.raises(Unavailable):
-        gate.lines.get("ada", timeout=0.5)
+        gate.lines.get("ada", timeout=0.1)
 
     server = serve(engine, port=port)
     try:

@@ -70,7 +70,7 @@ def test_every_status_is_a_class_with_its_reason(
     assert type(error) is family
     assert (error.status, error.reason, error.message) == (code, "THE_REASON", "said by the test")
     assert error.metadata == {"scope": "limit:read"}
-    assert str(error) == "THE_REASON: said by the test"
+    assert str(error) == "THE_REASON: said by the test (scope=limit:read)"
 
 
 def test_an_invalid_request_names_its_fields(engine: ScriptedEngine, gate: Riskgate) -> None:

@@ -40,9 +40,9 @@ def test_a_command_that_never_left_had_no_effect(connect: Callable[..., Riskgate
     with socket.socket() as taken:
         taken.bind(("localhost", 0))
         target = f"localhost:{taken.getsockname()[1]}"
-        gate = connect(target, ca=authority().certificate_pem, api_key="k", retry=IMPATIENT)
+        gate = connect(target, ca=authority().certificate_pem, api_key="rgk_k", retry=IMPATIENT)
 
-        error = failure_of(gate)
+        error = failure_of(gate, timeout=0.3)
 
     assert type(error) is Unavailable
     assert not error.effect_possible

@@ -362,7 +362,7 @@ def test_the_example_of_the_package_runs_as_printed(running: Running, capsys: py
 
     exec(textwrap.dedent(example), {"api_key": running.deployment.admin_key})
 
-    assert capsys.readouterr().out == "APPROVE Money('CNY', 487100)\n"
+    assert capsys.readouterr().out == "APPROVE CNY 4,871.00\n"
 
 
 @pytest.mark.process

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import pytest
@@ -25,6 +25,7 @@ from riskgate_client import (
     check,
 )
 from riskgate_client.retry import Attempts
+from riskgate_client.unreached import explained
 from tests.client.messages import checked, decision, got_line
 from tests.client.scripted import ScriptedEngine, broken, refusal, unavailable
 
@@ -240,3 +241,37 @@ def test_a_refusal_by_the_state_has_no_pause() -> None:
 def test_a_policy_that_makes_no_sense_is_refused(nonsense: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         Retry(**nonsense)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+NOBODY: Final = "failed to connect to all addresses; last error: Failed to connect to remote host: Connection refused"
+
+
+def test_where_nobody_listens_tries_go_on_for_as_long_as_the_call_may_take() -> None:
+    clock = Clock()
+    attempts = Attempts(Retry(), seconds=60, command=True, monotonic=clock, chance=lambda: 0.0)
+    tries = 0
+
+    while (pause := attempts.pause_after(Unavailable(NOBODY, status=grpc.StatusCode.UNAVAILABLE))) is not None:
+        tries += 1
+        clock.now += pause
+
+    assert tries > 50
+    assert 58 < clock.now <= 60
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [(Retry(attempts_max=1), NOBODY), (Retry(), explained(NOBODY + " CERTIFICATE_VERIFY_FAILED"))],
+    ids=["once means once", "whoever is there is somebody else"],
+)
+def test_waiting_is_not_for_everything(policy: Retry, message: str) -> None:
+    attempts = Attempts(policy, seconds=60, command=True)
+
+    assert attempts.pause_after(Unavailable(message, status=grpc.StatusCode.UNAVAILABLE)) is None

@@ -11,6 +11,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import iso4217
 import pytest
 from google.protobuf.descriptor import FieldDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
@@ -300,3 +301,36 @@ def test_everything_public_is_offered_at_the_top() -> None:
 
     assert named <= offered
     assert all(hasattr(riskgate_client, name) for name in offered)
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [
+        (Money("CNY", 487_100), "CNY 4,871.00"),
+        (Money("CNY", 5), "CNY 0.05"),
+        (Money("CNY", 0), "CNY 0.00"),
+        (Money("CNY", -123_456_789), "CNY -1,234,567.89"),
+        (Money("JPY", 4_871), "JPY 4,871"),
+        (Money("KWD", -1_234_005), "KWD -1,234.005"),
+    ],
+    ids=str,
+)
+def test_an_amount_reads_as_people_write_it(amount: Money, text: str) -> None:
+    assert f"{amount}" == text
+
+
+def test_amounts_have_the_decimal_places_of_their_currency() -> None:
+    places = {
+        currency.code: str(Money(currency.code, 10**9)).partition(".")[2].count("0")
+        for currency in iso4217.Currency
+        if currency.exponent is not None
+    }
+
+    assert places == {c.code: c.exponent for c in iso4217.Currency if c.exponent is not None}
+
+
+def test_an_amount_without_a_currency_is_no_amount() -> None:
+    with pytest.raises(TypeError, match="amount must be Money, not int"):
+        risk.check(customer_id="ada", transaction_id="T1", amount=129)  # type: ignore[arg-type]  # tested
+    with pytest.raises(TypeError, match="limit must be Money, not float"):
+        lines.open(customer_id="ada", line_id="l", limit=1.5, decision_reference="d", actor_id="a")  # type: ignore[arg-type]  # tested

@@ -112,10 +112,17 @@ def tuple_of(items: str, read: Callable[[Any], T]) -> Callable[[Any], tuple[T, .
     return lambda response: tuple(map(read, getattr(response, items)))
 
 
-def money(amount: Money | None) -> money_pb2.Money | None:
-    """Write an amount."""
+def money(amount: Money | None, field: str = "amount") -> money_pb2.Money | None:
+    """
+    Write an amount.
+
+    Raises:
+        TypeError: it is none; a bare number would have no currency.
+    """
     if amount is None:
         return None
+    if not isinstance(amount, Money):
+        raise TypeError(f"{field} must be Money, not {type(amount).__name__}")
     return money_pb2.Money(currency_code=amount.currency_code, amount_minor=amount.amount_minor)
 
 

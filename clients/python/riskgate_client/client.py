@@ -155,7 +155,7 @@ class Riskgate:
         options: further gRPC channel options; they win over ours.
 
     Raises:
-        ValueError: there is not exactly one credential.
+        ValueError: there is not exactly one credential, or `api_key`, `ca` or `certificate` is none.
     """
 
     def __init__(

@@ -14,6 +14,8 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
+from riskgate_client.unreached import explained
+
 DOMAIN: Final = "riskgate"
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 _CODES: Final[dict[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
@@ -62,7 +64,12 @@ class RiskgateError(Exception):
         self.effect_possible = effect_possible
 
     def __str__(self) -> str:
-        return f"{self.reason or self.status.name}: {self.message}"
+        text = f"{self.reason or self.status.name}: {self.message}"
+        facts = ", ".join(self._facts())
+        return f"{text} ({facts})" if facts else text
+
+    def _facts(self) -> list[str]:
+        return [f"{name}={value}" for name, value in sorted(self.metadata.items())]
 
 
 class InvalidRequest(RiskgateError):
@@ -70,9 +77,10 @@ class InvalidRequest(RiskgateError):
 
     fields: tuple[FieldViolation, ...] = ()
 
-    def __str__(self) -> str:
-        named = "; ".join(f"{violation.field}: {violation.description}" for violation in self.fields)
-        return f"{super().__str__()} ({named})" if named else super().__str__()
+    def _facts(self) -> list[str]:
+        # The engine's message begins with the field where there is one.
+        named = (f"{violation.field}: {violation.description}" for violation in self.fields)
+        return [*super()._facts(), *(text for text in named if text not in self.message)]
 
 
 class Unauthenticated(RiskgateError):
@@ -161,7 +169,7 @@ def error_from_rpc(failure: grpc.RpcError) -> RiskgateError:
             # A status that contradicts the call's own code was not written for this call.
             if status is not None and status.code == code.value[0]:
                 return _caused(error_from_status(status), failure)
-    return _caused(_family(code, "")(call.details() or "no details", status=code), failure)
+    return _caused(_family(code, "")(explained(call.details() or "no details"), status=code), failure)
 
 
 def error_from_status(status: Any) -> RiskgateError:

@@ -40,7 +40,7 @@ def open(  # noqa: A001 - a line is opened
     request = pb.OpenCreditLineRequest(
         customer_id=customer_id,
         line_id=line_id,
-        limit=money(limit),
+        limit=money(limit, "limit"),
         time_zone=time_zone,
         product_id=product_id,
         decision_reference=decision_reference,

@@ -18,14 +18,12 @@ from typing import Final, TypeVar
 import grpc
 
 from riskgate_client.errors import OutcomeUnknown, ResourceExhausted, RiskgateError, Unavailable
+from riskgate_client.unreached import never_sent, nobody_there, untrusted
 from riskgate_client.values import CheckResult
 
 T = TypeVar("T")
 
 _TRY_SECONDS_MIN: Final = 0.01
-
-# How gRPC says that a call never left this process. Should the texts change, `effect_possible` errs on the safe side.
-_NEVER_SENT: Final = ("failed to connect to all addresses", "DNS resolution failed", "no children in")
 
 # Only what the state says, which the engine asks after it has looked the request id up, tells that an earlier try of
 # the same id did nothing either. Every other refusal may have come before the engine looked.
@@ -42,7 +40,8 @@ class Retry:
     How a call is repeated.
 
     Attributes:
-        attempts_max: tries of one call, the first included. 1 means never again.
+        attempts_max: tries of one call, the first included. 1 means never again. Else those that found nobody
+            listening do not count: they go on for as long as the call may take.
         pause_first_seconds: pause after the first try; doubles with each, and is shortened by chance by up to half.
         pause_max_seconds: longest pause.
         when_exhausted: also repeat after RESOURCE_EXHAUSTED, when the engine says when to come back.
@@ -101,7 +100,9 @@ class Attempts:
 
     def pause_after(self, error: RiskgateError) -> float | None:
         """Return how many seconds to wait before trying again; None when `error` is the answer."""
-        self._left -= 1
+        waits = not error.reason and nobody_there(error.message) and self._policy.attempts_max > 1
+        # An engine that starts costs no tries: the time of the call is the bound.
+        self._left -= not waits
         pause = self._pause_for(error)
         # A try that has hardly any time would only turn a known cause into "too late".
         if self._left <= 0 or pause is None or pause + _TRY_SECONDS_MIN > self._time_left():
@@ -143,6 +144,8 @@ class Attempts:
         return self._ends - now
 
     def _pause_for(self, error: RiskgateError) -> float | None:
+        if not error.reason and untrusted(error.message):
+            return None
         # A stream that was dropped because its reader was slow resumes when the reader asks for more.
         if isinstance(error, Unavailable) or error.reason == "READER_TOO_SLOW":
             # Chance spreads clients that were cut off together; at least half remains, so that a try is worth it.
@@ -160,4 +163,4 @@ def effect_possible(error: RiskgateError, *, before: bool) -> bool:
         return True
     if error.reason:
         return before and error.status not in _RESOLVING
-    return before or not error.message.startswith(_NEVER_SENT)
+    return before or not never_sent(error.message)

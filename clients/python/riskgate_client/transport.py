@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import ssl
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +38,8 @@ OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.max_send_message_length", SEND_BYTES_MAX),
 )
 
+_API_KEY: Final = re.compile(r"rgk_[A-Za-z0-9_-]+")
+
 Pem = str | os.PathLike[str] | bytes
 """A PEM file by its path, or its content as bytes."""
 Metadata = tuple[tuple[str, str | bytes], ...]
@@ -48,16 +52,40 @@ def credentials(
     Return what proves who is who: TLS both ways, or TLS one way and a key with every call.
 
     Raises:
-        ValueError: there is not exactly one credential.
+        ValueError: there is not exactly one credential, or what is given is none.
     """
     if (certificate is None) != (key is None):
         raise ValueError("certificate and key go together")
     if (api_key is None) == (certificate is None):
         raise ValueError("give either api_key, or certificate and key")
+    authority, own_certificate = _certificate("ca", ca), _certificate("certificate", certificate)
     # As plain metadata: gRPC's own call credentials start a thread for every call. Nothing here is ever
     # sent without TLS, for there is no way to make a channel without.
-    metadata = (("authorization", f"Bearer {api_key}"),) if api_key is not None else ()
-    return grpc.ssl_channel_credentials(_pem(ca), _pem(key), _pem(certificate)), metadata
+    metadata = (("authorization", f"Bearer {_api_key(api_key)}"),) if api_key is not None else ()
+    return grpc.ssl_channel_credentials(authority, _pem(key), own_certificate), metadata
+
+
+def _api_key(given: str) -> str:
+    # Pasted from a file or a terminal, it often brings the end of its line.
+    api_key = given.strip()
+    if not _API_KEY.fullmatch(api_key):
+        raise ValueError("api_key is none: it looks like rgk_…, as `riskgate callers add` printed it")
+    return api_key
+
+
+def _certificate(name: str, source: Pem | None) -> bytes | None:
+    pem = _pem(source)
+    if pem is not None:
+        try:
+            # gRPC itself would only say, at every call, that it could not connect.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem.decode("ascii"))
+        except (ssl.SSLError, ValueError):
+            raise ValueError(f"{name} is no certificate in PEM: {_named(source)}") from None
+    return pem
+
+
+def _named(source: Pem | None) -> str:
+    return "the given bytes" if isinstance(source, bytes) else str(source)
 
 
 def _pem(source: Pem | None) -> bytes | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from riskgate_client.errors import RiskgateError
 
@@ -112,6 +112,16 @@ class Layer(StrEnum):
 # --- Taken and given ---
 
 
+_MINOR_DIGITS: Final = {
+    **dict.fromkeys(
+        ("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "UYI", "VND", "VUV", "XAF",
+         "XOF", "XPF"), 0),
+    **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
+    **dict.fromkeys(("CLF", "UYW"), 4),
+}  # fmt: skip
+"""Decimal places of the minor unit where they are not two, by ISO 4217."""
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Money:
     """A whole number of minor units (fen, cents) of an ISO 4217 currency: `Money("CNY", 1234)` is 12.34 yuan."""
@@ -126,6 +136,12 @@ class Money:
 
     def __repr__(self) -> str:
         return f"Money({self.currency_code!r}, {self.amount_minor})"
+
+    def __str__(self) -> str:
+        digits = _MINOR_DIGITS.get(self.currency_code, 2)
+        major, minor = divmod(abs(self.amount_minor), 10**digits)
+        sign = "-" if self.amount_minor < 0 else ""
+        return f"{self.currency_code} {sign}{major:,}" + (f".{minor:0{digits}}" if digits else "")
 
 
 @dataclass(frozen=True, slots=True)
