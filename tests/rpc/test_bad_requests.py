@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 import grpc
 import pytest
-from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor import Descriptor, MethodDescriptor
 from google.protobuf.message import Message
 
+from riskgate.common.v1.money_pb2 import Money
 from riskgate.credit.v1.credit_line_service_pb2 import BLOCK_KIND_FRAUD_SOFT
 from riskgate.risk.v1 import risk_service_pb2 as risk_pb
+from riskgate_server.rpc.wording import PATTERNS
 from tests.rpc.calling import Api, Refused, refused, refused_by, refused_of
-from tests.rpc.contract import SERVED, sample
-from tests.rpc.invalid import broken
-from tests.rpc.requests import blocking, buying, capturing, money, open_line, opening, paying
+from tests.rpc.contract import OURS, SERVED, sample
+from tests.rpc.invalid import broken, rules_of
+from tests.rpc.requests import blocking, buying, capturing, hold_of, money, open_line, opening, paying
 
 TELLTALE: Final = re.compile(
     r"/work|/tmp|site-packages|Traceback|riskgate_server|sqlite|SELECT|INSERT|object at 0x|\.py\b|Error|Exception"
@@ -74,6 +77,47 @@ def test_every_field_that_breaks_a_rule_is_named_at_once(ada: Api) -> None:
     refusal = refused(lambda: ada.risk.CheckTransaction(buying("!", request_id="", merchant={"category_code": "x"})))
 
     assert set(refusal.fields) == {"customer_id", "request_id", "merchant.merchant_id", "merchant.category_code"}
+
+
+def test_what_an_id_must_be_is_said_in_words_and_in_the_message_too(ada: Api) -> None:
+    rule = "must begin with a letter or digit and hold at most 64 of letters, digits, . _ : -"
+
+    refusal = refused(lambda: ada.risk.CheckTransaction(buying("!")))
+    currency = refused(lambda: ada.risk.CheckTransaction(buying(currency="XQQ")))
+
+    assert refusal.fields == {"customer_id": rule}
+    assert refusal.message == f"customer_id: {rule}"
+    assert currency.message.startswith("amount.currency_code: must be")
+
+
+def _patterns(message: Descriptor) -> Iterator[str]:
+    for field in message.fields:
+        rules = rules_of(field)
+        yield from filter(None, (rules.string.pattern, rules.repeated.items.string.pattern))
+    for inner in message.nested_types:
+        yield from _patterns(inner)
+
+
+def test_every_pattern_of_the_contract_has_words() -> None:
+    files = {method.containing_service.file.name: method.containing_service.file for method in OURS}
+    messages = [message for file in files.values() for message in file.message_types_by_name.values()]
+
+    patterns = {pattern for message in (*messages, Money.DESCRIPTOR) for pattern in _patterns(message)}
+
+    assert patterns == PATTERNS.keys()
+
+
+def test_an_id_that_is_not_there_or_taken_is_named(ada: Api) -> None:
+    taken = refused(lambda: ada.lines.OpenCreditLine(opening(line_id="main")))
+    absent = [
+        refused(lambda: ada.ledger.CaptureHold(capturing("t-5f1e"))),
+        refused(lambda: hold_of(ada, "t-5f1e")),
+    ]
+
+    assert "main" in taken.message
+    assert [("t-5f1e" in refusal.message, refusal.metadata) for refusal in absent] == [
+        (True, {"hold_id": "t-5f1e"})
+    ] * 2
 
 
 def test_an_amount_must_be_positive_where_money_moves(ada: Api) -> None:

@@ -13,7 +13,7 @@ import pytest
 import riskgate_server
 from riskgate.common.v1.reason_pb2 import ErrorReason
 from riskgate_server.domain import errors
-from riskgate_server.rpc.status import STATUS_OF, proto_of, status_of
+from riskgate_server.rpc.status import FIELDS_IN_MESSAGE, STATUS_OF, proto_of, status_of
 from tests.rpc.calling import refused_by
 
 PREFIX: Final = "ERROR_REASON_"
@@ -70,10 +70,21 @@ def test_the_wire_has_all_that_a_refusal_says(family: type[errors.RiskgateError]
 
     told = refused_by(proto_of(error))
 
-    assert (told.code, told.reason, told.message) == (STATUS_OF[family], error.reason, error.message)
+    assert (told.code, told.reason) == (STATUS_OF[family], error.reason)
+    assert told.message == ("a.b[0]: must be" if isinstance(error, errors.InvalidRequest) else error.message)
     assert told.metadata == error.details
     assert told.fields == ({"a.b[0]": "must be"} if isinstance(error, errors.InvalidRequest) else {})
     assert told.retry_seconds == (0.25 if isinstance(error, errors.ResourceExhausted) else 0)
+
+
+def test_a_message_names_the_first_fields_and_how_many_more() -> None:
+    violations = [errors.FieldViolation(f"f{number}", "must be") for number in range(FIELDS_IN_MESSAGE + 2)]
+
+    told = refused_by(proto_of(errors.InvalidRequest("FIELD_INVALID", "wrong", *violations)))
+
+    assert told.message.startswith("f0: must be; f1: must be; ")
+    assert told.message.endswith("; and 2 more")
+    assert len(told.fields) == len(violations)
 
 
 def test_a_caller_is_never_told_to_come_back_at_once() -> None:

@@ -34,7 +34,7 @@ def open_credit_line(work: Work, command: OpenCreditLine) -> LineReply:
     """
     lines = work.customer.lines
     if any(line.line_id == command.line_id for line in lines):
-        reason, message = "LINE_EXISTS", "the customer already has a line of this id"
+        reason, message = "LINE_EXISTS", f"the customer already has a line {command.line_id}"
         raise AlreadyExists(reason, message, line_id=command.line_id)
     if len(lines) >= LINES_MAX:
         reason, message = "BOUND_REACHED", f"a customer has at most {LINES_MAX} lines"

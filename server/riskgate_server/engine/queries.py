@@ -133,8 +133,8 @@ class Queries:
             row = snapshot.purchase(key, transaction_id)
         purchase = sealing.decode_purchase(row.state) if row else None
         if purchase is None or purchase.state is HoldState.NONE:
-            reason, message = "HOLD_NOT_FOUND", "the customer has no such hold"
-            raise NotFound(reason, message)
+            reason, message = "HOLD_NOT_FOUND", f"the customer has no hold {transaction_id}"
+            raise NotFound(reason, message, hold_id=transaction_id)
         now_us = max(self._clock.now_us(), customer.last_us)
         if purchase.lapsed(now_us):
             purchase = after_expiry(purchase)

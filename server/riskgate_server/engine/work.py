@@ -202,7 +202,7 @@ class Work:
         """
         purchase = self.purchase(transaction_id)
         if purchase is None or purchase.state is HoldState.NONE:
-            reason, message = "HOLD_NOT_FOUND", "the customer has no such hold"
+            reason, message = "HOLD_NOT_FOUND", f"the customer has no hold {transaction_id}"
             raise NotFound(reason, message, hold_id=transaction_id)
         return purchase
 

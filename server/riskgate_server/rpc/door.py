@@ -39,6 +39,7 @@ from riskgate_server.domain.errors import (
 from riskgate_server.rpc.callers import Authenticator, Caller, OpenStreams, RateLimits
 from riskgate_server.rpc.refusals import RefusalLog
 from riskgate_server.rpc.status import grpc_status_of, name_of, status_of
+from riskgate_server.rpc.wording import in_words
 
 log = structlog.get_logger()
 
@@ -221,7 +222,7 @@ class Door:
             raise InvalidRequest(
                 "FIELD_INVALID",
                 "one or more fields are invalid",
-                *(FieldViolation(_path(v.proto.field), v.proto.message) for v in violations),
+                *(FieldViolation(_path(v.proto.field), _rule(v)) for v in violations),
             )
 
     def refusal(self, error: Exception, method: str, context: Context) -> RiskgateError:
@@ -437,6 +438,13 @@ def _deadline_us(seconds: float) -> int:
 
 def _metric_name(method: MethodDescriptor) -> str:
     return f"{method.containing_service.full_name}/{method.name}"
+
+
+def _rule(violation: protovalidate.Violation) -> str:
+    """Write the rule a field breaks: protovalidate's own words, but for patterns, of which it has none."""
+    if violation.proto.rule_id == "string.pattern":
+        return in_words(str(violation.rule_value))
+    return violation.proto.message
 
 
 def _path(field: Any) -> str:

@@ -19,6 +19,9 @@ from riskgate_server.domain import errors
 DOMAIN: Final = "riskgate"
 """`google.rpc.ErrorInfo.domain` of every error this server sends."""
 
+FIELDS_IN_MESSAGE: Final = 5
+"""Fields an error's message names; the details name every one."""
+
 STATUS_OF: Final[dict[type[errors.RiskgateError], grpc.StatusCode]] = {
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
@@ -56,7 +59,16 @@ def proto_of(error: errors.RiskgateError) -> status_pb2.Status:
         delay.FromMilliseconds(max(1, round(error.retry_after_seconds * 1000)))
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     code: int = status_of(error).value[0]
-    return status_pb2.Status(code=code, message=error.message, details=details)
+    return status_pb2.Status(code=code, message=_message_of(error), details=details)
+
+
+def _message_of(error: errors.RiskgateError) -> str:
+    """Write what happened; of a malformed request which fields, for not every client shows the details."""
+    if not isinstance(error, errors.InvalidRequest) or not error.violations:
+        return error.message
+    named = "; ".join(f"{v.field}: {v.description}" for v in error.violations[:FIELDS_IN_MESSAGE])
+    more = len(error.violations) - FIELDS_IN_MESSAGE
+    return f"{named}; and {more} more" if more > 0 else named
 
 
 def grpc_status_of(error: errors.RiskgateError) -> grpc.Status:
