@@ -30,6 +30,7 @@ SCOPES: Final[dict[str, str]] = {
     "line:close": "close credit lines",
     **{lift_scope(kind): f"lift {kind.name.lower().replace('_', ' ')} blocks" for kind in BlockKind},
     "ledger:write": "capture, increment and void holds; record refunds, payments and corrections",
+    "ledger:force": "capture by force after a hold expired, beside ledger:write",
     "ledger:read": "read holds, entries and statements",
     "assessment:write": "submit financials, assess and review credit",
     "assessment:read": "read assessments",

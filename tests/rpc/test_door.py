@@ -14,7 +14,8 @@ from riskgate_server.scopes import LIFT_PREFIX, SCOPES
 from tests.rpc.contract import OURS, scopes_of
 from tests.rpc.serving import Deployment, Loop, serving
 
-WITHOUT_A_METHOD = {"admin", "risk:history", "reflection:read", *(s for s in SCOPES if s.startswith(LIFT_PREFIX))}
+LIFTS = {scope for scope in SCOPES if scope.startswith(LIFT_PREFIX)}
+WITHOUT_A_METHOD = {"admin", "risk:history", "ledger:force", "reflection:read", *LIFTS}
 """Scopes that no method names: they are looked at inside, or stand beside services that are not ours."""
 
 

@@ -178,7 +178,9 @@ def test_a_hold_ends_when_the_data_says_so_and_its_credit_is_available_again(pas
     capture = refused(lambda: api.ledger.CaptureHold(capturing(held.transaction_id)))
     assert capture.name == "FAILED_PRECONDITION HOLD_EXPIRED"
     forced = api.ledger.CaptureHold(capturing(held.transaction_id, force=True)).hold
+    again = refused(lambda: api.ledger.CaptureHold(capturing(held.transaction_id, 1, force=True)))
     assert forced.forced.amount_minor == 60_000
+    assert again.name == "FAILED_PRECONDITION AMOUNT_EXCEEDS_HOLD"
     assert line_of(api).available.amount_minor == -20_000
 
 

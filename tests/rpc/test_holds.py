@@ -20,6 +20,7 @@ from tests.rpc.requests import (
     refunding,
     voiding,
 )
+from tests.rpc.serving import Tenant
 
 
 def parts(found: pb.Hold) -> tuple[int, ...]:
@@ -164,17 +165,27 @@ def test_a_blocked_line_refuses_an_increment_but_honours_the_capture(ada: Api) -
     assert captured.state == pb.HOLD_STATE_CAPTURED
 
 
-def test_a_late_presentment_is_taken_by_force_up_to_what_was_authorised(ada: Api) -> None:
+def test_what_was_voided_is_not_taken_even_by_force(ada: Api) -> None:
     hold_id = hold(ada, 1_000)
     ada.ledger.VoidHold(voiding(hold_id))
-    hold(ada, 100_000)
 
-    forced = ada.ledger.CaptureHold(capturing(hold_id, force=True)).hold
-    again = refused(lambda: ada.ledger.CaptureHold(capturing(hold_id, 1, force=True)))
+    refusal = refused(lambda: ada.ledger.CaptureHold(capturing(hold_id, force=True)))
 
-    assert (forced.state, forced.forced.amount_minor) == (pb.HOLD_STATE_VOIDED, 1_000)
-    assert again.name == "FAILED_PRECONDITION AMOUNT_EXCEEDS_HOLD"
-    assert credit(ada) == (-1_000, 100_000, 1_000)
+    assert refusal.name == "FAILED_PRECONDITION HOLD_VOIDED"
+    assert credit(ada) == (100_000, 0, 0)
+
+
+def test_force_needs_a_scope_of_its_own(tenant: Tenant) -> None:
+    open_line(tenant.api)
+    hold_id = hold(tenant.api, 1_000)
+    merchant = tenant.caller("ledger:write")
+
+    refusal = refused(lambda: merchant.ledger.CaptureHold(capturing(hold_id, force=True)))
+    captured = tenant.caller("ledger:write", "ledger:force").ledger.CaptureHold(capturing(hold_id, force=True)).hold
+
+    assert refusal.name == "PERMISSION_DENIED SCOPE_MISSING"
+    assert refusal.metadata == {"scope": "ledger:force"}
+    assert captured.state == pb.HOLD_STATE_CAPTURED
 
 
 def test_a_refund_reduces_what_is_owed_first_and_the_rest_becomes_customer_credit(ada: Api) -> None:

@@ -166,6 +166,6 @@ class CommandSource:
         return f.annotate(request_id, number, label=self._random.choice(list(Label)), **place)
 
     def _resolve(self, who: m.Customer, request_id: str, place: dict[str, str]) -> c.Command:
-        open_cases = [p.transaction_id for p in who.purchases.values() if p.review_us]
+        open_cases = [p.transaction_id for p in who.purchases.values() if p.review_us and p.state == m.PENDING]
         name = self._one_of(open_cases, self._hold(who)[0])
         return f.resolve(request_id, name, approve=self._chance(0.6), **place)

@@ -216,7 +216,6 @@ class Customer:
         setattr(purchase, how, getattr(purchase, how) + purchase.left)
         ended = EXPIRED if how == "expired" else VOIDED
         purchase.state = CAPTURED if purchase.captured else ended
-        purchase.review_us = 0
 
 
 class Model:
@@ -396,7 +395,11 @@ def capture(who: Customer, command: c.CaptureHold, now_us: int) -> Answer:
             raise forbid("HOLD_UNDER_REVIEW")
         most = purchase.left
     elif command.force:
-        most = purchase.authorised - purchase.captured - purchase.forced
+        if purchase.review_us:
+            raise forbid("REVIEW_NOT_PASSED")
+        if not purchase.expired:
+            must_be_open(purchase)
+        most = purchase.expired - purchase.forced
     else:
         must_be_open(purchase)
         raise AssertionError

@@ -318,10 +318,10 @@ class Life(RuleBasedStateMachine):
     def annotate(self, key: m.Key, pick: int, label: Label) -> None:
         self.do(f.annotate(self.fresh(), pick, label=label, **self.place(key)))
 
-    @precondition(lambda self: self.some(lambda p: p.review_us > 0))
+    @precondition(lambda self: self.some(lambda p: p.review_us > 0 and p.state == m.PENDING))
     @rule(key=whose, pick=picks, approve=flags)
     def resolve(self, *, key: m.Key, pick: int, approve: bool) -> None:
-        waiting = [p for p in self.model.customers[key].purchases.values() if p.review_us]
+        waiting = [p for p in self.model.customers[key].purchases.values() if p.review_us and p.state == m.PENDING]
         other = self.purchase_of(key, pick, m.PENDING)
         purchase = waiting[pick % len(waiting)] if waiting else other
         name = purchase.transaction_id if purchase else "nothing"

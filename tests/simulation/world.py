@@ -227,7 +227,8 @@ class Auditor:
             whole = p.captured + p.released + p.expired + p.left
             expect(p.authorised == whole and p.left >= 0, "authorised is not the sum of its parts (12)", p)
             expect(p.state == m.PENDING or not p.left, "an ended hold has something left (13)", p)
-            expect(p.captured + p.forced <= p.authorised and p.refunded <= p.captured + p.forced, "more than held", p)
+            expect(p.forced <= p.expired and p.refunded <= p.captured + p.forced, "more than held", p)
+            expect(not (p.review_us and p.captured + p.forced), "taken although no reviewer passed it", p)
             expect(row.lapses_us == (p.lapses_us if p.state == m.PENDING else 0), "lapse of a row", row)
             expect(row.owed_since == (p.owed_since if p.owed else 0), "owed since, of a row", row)
             if p.state == m.PENDING:

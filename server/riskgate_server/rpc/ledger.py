@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from riskgate.credit.v1 import ledger_service_pb2 as pb
+from riskgate_server.domain.errors import PermissionRefused
 from riskgate_server.engine.commands import (
     CaptureHold,
     IncrementHold,
@@ -25,6 +28,8 @@ from riskgate_server.rpc.convert import (
 from riskgate_server.rpc.door import Call
 from riskgate_server.rpc.service import Rooms, key_of, page_size_of
 
+FORCE_SCOPE: Final = "ledger:force"
+
 
 class LedgerServicer:
     """Serves `riskgate.credit.v1.LedgerService`; statements, instalments and waivers come with billing."""
@@ -43,7 +48,9 @@ class LedgerServicer:
         return reply
 
     async def CaptureHold(self, request: pb.CaptureHoldRequest, call: Call) -> pb.CaptureHoldResponse:
-        """Take all or part of a hold."""
+        """Take all or part of a hold; after its end only by who may force."""
+        if request.force and not call.caller.may(FORCE_SCOPE):
+            raise PermissionRefused("SCOPE_MISSING", "a forced capture needs a scope of its own", scope=FORCE_SCOPE)
         amount_minor, currency = optional_amount_from(request, "amount")
         command = CaptureHold(
             **self._rooms.head(request, call),

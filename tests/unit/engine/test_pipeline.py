@@ -236,12 +236,45 @@ def test_an_open_hold_is_captured_whatever_happened_to_the_line_since(desk: Desk
 
 def test_after_a_forced_capture_past_the_limit_nothing_is_held_until_there_is_room(desk: Desk) -> None:
     """Invariant 14."""
-    desk.run(f.check("t1", 60_000), f.void("v1", "t1"), f.check("t2", 60_000), f.capture("c1", "t1", force=True))
+    desk.run(f.check("t1", 60_000, hold_lifetime_us=1))
+    desk.clock.wait(1)
+    desk.run(f.check("t2", 60_000), f.capture("c1", "t1", force=True))
     assert desk.available() == -20_000
     assert desk.decide(f.check("t3", 1, allow_partial=True)).decided.reasons == ("CREDIT_LIMIT_EXCEEDED",)
     desk.run(f.pay("p1", 20_001))
 
     assert desk.decide(f.check("t4", 1)).decided.outcome is Outcome.APPROVE
+
+
+def test_a_late_presentment_is_posted_on_a_line_that_was_closed_since(desk: Desk) -> None:
+    """An approval is a promise to the merchant: it is never lost, and the customer repays it as any other debt."""
+    desk.run(f.check("t1", 500, hold_lifetime_us=1), f.check("t2", 300), f.void("v2", "t2"))
+    desk.clock.wait(1)
+    desk.run(f.close())
+
+    assert desk.reasons(f.capture("c2", "t2", force=True)) == ["HOLD_VOIDED"]
+    assert desk.reasons(f.capture("c1", "t1", force=True), f.pay("p1", 500)) == ["", ""]
+    assert desk.available() == 0
+
+
+@pytest.mark.parametrize("end", ["voided", "expired", "refused"])
+def test_a_review_that_nobody_passed_is_not_passed_by_the_end_of_its_hold(desk: Desk, end: str) -> None:
+    desk.run(f.check("t1", 500, "review"))
+    if end == "voided":
+        desk.run(f.void("v1", "t1"))
+    elif end == "refused":
+        desk.run(f.resolve("r1", "t1", approve=False))
+    else:
+        desk.clock.wait(f.DAY_US)
+
+    assert desk.reasons(f.capture("c1", "t1", force=True)) == ["REVIEW_NOT_PASSED"]
+
+
+def test_a_late_presentment_of_a_purchase_that_a_reviewer_passed_is_posted(desk: Desk) -> None:
+    desk.run(f.check("t1", 500, "review"), f.resolve("r1", "t1", approve=True))
+    desk.clock.wait(7 * f.DAY_US)
+
+    assert desk.reasons(f.capture("c1", "t1", force=True)) == [""]
 
 
 def test_a_payment_that_is_returned_restores_every_debt_it_had_repaid(desk: Desk) -> None:

@@ -7,6 +7,9 @@ hold's identity is the purchase's transaction id. At every moment
     authorised = captured + released + expired + remaining
 
 and what is taken by force after the end is counted apart, in `forced_minor`.
+
+`review_deadline_us` is above zero from the moment a purchase is put under review until a reviewer
+passes it, and for ever if none does: such a hold is never captured, open or ended.
 """
 
 from __future__ import annotations
@@ -99,20 +102,27 @@ def plan_capture(purchase: Purchase, *, amount_minor: int | None, final: bool, f
     """
     Say what a capture takes, without looking at the line: an approved hold is always honoured.
 
+    Force is for a late presentment: the merchant was promised the money and asks after the clock took the promise
+    back. It is posted, never lost, even on a line that was closed since (the customer then owes on it and repays it
+    like any other). What the caller gave up, by voiding or by a final capture, is promised to nobody.
+
     Args:
-        amount_minor: what to take; None means all that remains (or, by force, all that was never taken).
+        amount_minor: what to take; None means all that remains (or, by force, all that expired and was never taken).
         final: release the rest.
-        force: take from a hold that has ended, up to what was authorised and never taken.
+        force: take from a hold that has ended, up to what the clock gave up.
 
     Raises:
-        PreconditionFailed: the hold has ended, waits for a reviewer, or has less left than asked for.
+        PreconditionFailed: the hold has ended, was never passed by the reviewer it needs, or has less left than asked
+            for.
     """
     if purchase.state is HoldState.PENDING:
         require_reviewed(purchase)
         bound, forced = purchase.remaining_minor, False
-    elif force:
-        bound = purchase.authorised_minor - purchase.captured_minor - purchase.forced_minor
-        forced = True
+    elif force and purchase.review_deadline_us:
+        reason, message = "REVIEW_NOT_PASSED", "the hold ended before a reviewer passed it"
+        raise PreconditionFailed(reason, message, hold_id=purchase.transaction_id)
+    elif force and purchase.expired_minor:
+        bound, forced = purchase.expired_minor - purchase.forced_minor, True
     else:
         require_pending(purchase)
         raise AssertionError(purchase.state)
@@ -166,7 +176,6 @@ def after_void(purchase: Purchase) -> Purchase:
         purchase,
         state=HoldState.CAPTURED if purchase.captured_minor else HoldState.VOIDED,
         released_minor=purchase.released_minor + purchase.remaining_minor,
-        review_deadline_us=0,
     )
 
 
@@ -176,5 +185,4 @@ def after_expiry(purchase: Purchase) -> Purchase:
         purchase,
         state=HoldState.CAPTURED if purchase.captured_minor else HoldState.EXPIRED,
         expired_minor=purchase.expired_minor + purchase.remaining_minor,
-        review_deadline_us=0,
     )

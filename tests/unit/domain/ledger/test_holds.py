@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -114,8 +115,8 @@ def test_a_hold_that_ended_can_be_captured_by_force_only(ended: Purchase, reason
     assert error.value.reason == reason
 
 
-@pytest.mark.parametrize(("ended", "never_taken"), [(VOIDED, 500), (EXPIRED, 500), (PARTLY_EXPIRED, 300)])
-def test_force_takes_what_was_authorised_and_never_taken_and_no_more(ended: Purchase, never_taken: int) -> None:
+@pytest.mark.parametrize(("ended", "never_taken"), [(EXPIRED, 500), (PARTLY_EXPIRED, 300)])
+def test_force_takes_what_the_clock_gave_up_and_no_more(ended: Purchase, never_taken: int) -> None:
     assert plan(ended, force=True) == CaptureTerms(captured_minor=never_taken, released_minor=0, forced=True)
     assert refused(ended, never_taken + 1, force=True) == "AMOUNT_EXCEEDS_HOLD"
 
@@ -124,6 +125,26 @@ def test_force_takes_what_was_authorised_and_never_taken_and_no_more(ended: Purc
     assert refused(after, force=True) == "AMOUNT_EXCEEDS_HOLD"
     assert after.state is ended.state
     assert after.forced_minor == never_taken
+
+
+@pytest.mark.parametrize(
+    ("ended", "reason"),
+    [
+        (VOIDED, "HOLD_VOIDED"),
+        (CAPTURED, "HOLD_ALREADY_CAPTURED"),
+        (after_capture(HELD, plan(HELD, 200, final=True), sequence=5), "HOLD_ALREADY_CAPTURED"),
+    ],
+    ids=["voided", "captured", "finally captured"],
+)
+def test_what_the_caller_gave_up_is_not_taken_even_by_force(ended: Purchase, reason: str) -> None:
+    assert refused(ended, 1, force=True) == reason
+
+
+@pytest.mark.parametrize("ending", [after_void, after_expiry])
+def test_a_hold_that_no_reviewer_passed_is_not_taken_after_its_end(ending: Callable[[Purchase], Purchase]) -> None:
+    ended = ending(hold(review_deadline_us=NOW_US + HOUR_US))
+
+    assert refused(ended, 1, force=True) == "REVIEW_NOT_PASSED"
 
 
 def test_force_on_an_open_hold_is_an_ordinary_capture() -> None:
@@ -160,13 +181,9 @@ def test_a_debt_is_as_old_as_its_first_capture() -> None:
     assert (twice.owed_since, twice.principal_minor) == (5, 200)
 
 
-def test_an_ending_also_ends_the_review() -> None:
-    waiting = hold(review_deadline_us=NOW_US + HOUR_US)
-
-    assert after_void(waiting).review_deadline_us == 0
-    assert after_expiry(waiting).review_deadline_us == 0
+def test_a_hold_waits_for_its_reviewer() -> None:
     with pytest.raises(PreconditionFailed):
-        require_reviewed(waiting)
+        require_reviewed(hold(review_deadline_us=NOW_US + HOUR_US))
     require_reviewed(HELD)
 
 

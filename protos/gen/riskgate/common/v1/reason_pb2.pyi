@@ -85,7 +85,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_HOLD_VOIDED: _ErrorReason.ValueType  # 61
     """FAILED_PRECONDITION: the hold was voided."""
     ERROR_REASON_HOLD_EXPIRED: _ErrorReason.ValueType  # 62
-    """FAILED_PRECONDITION: the hold expired; a forced capture is possible."""
+    """FAILED_PRECONDITION: the hold expired; a forced capture is possible unless it was under review."""
     ERROR_REASON_HOLD_UNDER_REVIEW: _ErrorReason.ValueType  # 63
     """FAILED_PRECONDITION: the hold waits for a reviewer."""
     ERROR_REASON_AMOUNT_EXCEEDS_HOLD: _ErrorReason.ValueType  # 64
@@ -112,6 +112,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_BOUND_REACHED: _ErrorReason.ValueType  # 74
     """FAILED_PRECONDITION: a named bound of the line (open holds, blocks, lines) is reached."""
+    ERROR_REASON_REVIEW_NOT_PASSED: _ErrorReason.ValueType  # 75
+    """FAILED_PRECONDITION: the hold ended before a reviewer passed it; it can never be captured."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 80
     """RESOURCE_EXHAUSTED: the caller is above its rate; RetryInfo says when to come back."""
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 81
@@ -203,7 +205,7 @@ ERROR_REASON_HOLD_ALREADY_CAPTURED: ErrorReason.ValueType  # 60
 ERROR_REASON_HOLD_VOIDED: ErrorReason.ValueType  # 61
 """FAILED_PRECONDITION: the hold was voided."""
 ERROR_REASON_HOLD_EXPIRED: ErrorReason.ValueType  # 62
-"""FAILED_PRECONDITION: the hold expired; a forced capture is possible."""
+"""FAILED_PRECONDITION: the hold expired; a forced capture is possible unless it was under review."""
 ERROR_REASON_HOLD_UNDER_REVIEW: ErrorReason.ValueType  # 63
 """FAILED_PRECONDITION: the hold waits for a reviewer."""
 ERROR_REASON_AMOUNT_EXCEEDS_HOLD: ErrorReason.ValueType  # 64
@@ -230,6 +232,8 @@ names "effect" (as JournalEntry.kind does), "sequence" (the journal entry of the
 """
 ERROR_REASON_BOUND_REACHED: ErrorReason.ValueType  # 74
 """FAILED_PRECONDITION: a named bound of the line (open holds, blocks, lines) is reached."""
+ERROR_REASON_REVIEW_NOT_PASSED: ErrorReason.ValueType  # 75
+"""FAILED_PRECONDITION: the hold ended before a reviewer passed it; it can never be captured."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 80
 """RESOURCE_EXHAUSTED: the caller is above its rate; RetryInfo says when to come back."""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 81

@@ -403,8 +403,8 @@ class CaptureHoldRequest(_message.Message):
     final: _builtins.bool
     """The last capture: what remains afterwards is released."""
     force: _builtins.bool
-    """Post although the hold has ended (a late presentment), up to what was authorised and never taken. May drive the
-    line over its limit; flagged for ever.
+    """Post although the hold has expired (a late presentment), up to what expired and was never taken; on a closed line
+    too. Needs the scope "ledger:force". May drive the line over its limit; flagged for ever.
     """
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
