@@ -66,6 +66,7 @@ class BrokenRules(Exception):
 ASSESSMENTS: Final = {
     "": CLEAN,
     "step_up": Assessment(outcome="STEP_UP", risk_score=300, reasons=("UNUSUAL",), fired=("unusual",)),
+    "strong_step_up": Assessment(outcome="STEP_UP", risk_score=600, reasons=("NEW_PHONE",), fired=("new_phone",)),
     "review": Assessment(outcome="REVIEW", risk_score=500, reasons=("STRANGE",), fired=("strange",)),
     "decline": Assessment(outcome="DECLINE", risk_score=900, reasons=("LISTED",), fired=("listed",)),
     # A severe anomaly suspends the line, whatever becomes of the purchase itself.

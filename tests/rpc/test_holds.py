@@ -274,7 +274,9 @@ def test_a_purchase_that_waits_for_a_proof_keeps_its_terms(ada: Api) -> None:
     same = buy(ada, amount=1_000, transaction_id=asked.transaction_id)
 
     assert dearer.name == "ALREADY_EXISTS TRANSACTION_ID_REUSED"
-    assert same.outcome == risk_pb.OUTCOME_APPROVE
+    assert same.outcome == risk_pb.OUTCOME_STEP_UP
+    assert [reason.code for reason in same.reasons] == ["STEP_UP_UNANSWERED"]
+    assert same.step_up == asked.step_up
 
 
 def test_a_hold_ends_by_the_clock_and_its_credit_is_available_again(api: Api) -> None:

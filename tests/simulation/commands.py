@@ -11,7 +11,9 @@ from riskgate_server.engine import commands as c
 from tests import factories as f
 from tests.simulation import model as m
 
-RISKS: Final = ("", "", "", "", "", "step_up", "review", "review", "decline", "alarm", "flood", "broken")
+RISKS: Final = (
+    *("",) * 5, "step_up", "strong_step_up", "review", "review", "decline", "alarm", "flood", "broken",
+)  # fmt: skip
 KINDS: Final = (
     *("check",) * 8, *("capture",) * 5, *("increment",) * 2, "void", *("refund",) * 2, *("pay",) * 3, "reverse",
     "block", *("lift",) * 2, "close", "annotate", *("resolve",) * 2, "open", "settle",

@@ -37,6 +37,7 @@ BLOCKED, LIFTED, SHUT, ANNOTATED, PASSED, REFUSED = range(10, 16)
 RISKS: Final = {
     "": (APPROVE, (), ""),
     "step_up": (STEP_UP, ("UNUSUAL",), ""),
+    "strong_step_up": (STEP_UP, ("NEW_PHONE",), ""),
     "review": (REVIEW, ("STRANGE",), ""),
     "decline": (DECLINE, ("LISTED",), ""),
     "alarm": (REVIEW, ("ODD",), "ODD"),
@@ -87,6 +88,7 @@ class Purchase:
     step_up_us: int = 0
     owed_since: int = 0
     event_us: int = 0
+    step_up_level: int = 0
 
     @property
     def left(self) -> int:
@@ -328,6 +330,7 @@ def check(who: Customer, command: c.CheckTransaction, now_us: int) -> Answer:
     outcome, rule_reasons, alarm = RISKS[facts.channel]
     amount, available = facts.amount_minor, line.available if line else 0
     held, reasons = 0, rule_reasons
+    proof, proof_us = (before.step_up_level, before.step_up_us) if before and now_us < before.step_up_us else (0, 0)
     if line is None:
         outcome, reasons = DECLINE, ("NO_CREDIT_LINE", *rule_reasons)
     elif line.life != ACTIVE:
@@ -338,7 +341,11 @@ def check(who: Customer, command: c.CheckTransaction, now_us: int) -> Answer:
         pass
     elif amount > available and not (command.allow_partial and available > 0):
         outcome, reasons = DECLINE, ("CREDIT_LIMIT_EXCEEDED", *rule_reasons)
-    elif outcome in (APPROVE, REVIEW):
+    elif outcome == STEP_UP:
+        proof, proof_us = max(proof, 2 if facts.channel == "strong_step_up" else 1), now_us + STEP_UP_LIFETIME_US
+    elif outcome == APPROVE and proof:
+        outcome, reasons = STEP_UP, (*rule_reasons, "STEP_UP_UNANSWERED")
+    else:
         held = min(amount, available)
         reasons = rule_reasons if held == amount else (*rule_reasons, "PARTIAL_APPROVAL")
     purchase = Purchase(
@@ -351,8 +358,9 @@ def check(who: Customer, command: c.CheckTransaction, now_us: int) -> Answer:
         placed_us=now_us if held else 0,
         expires_us=now_us + (command.hold_lifetime_us or HOLD_LIFETIME_US) if held else 0,
         review_us=now_us + REVIEW_LIFETIME_US if held and outcome == REVIEW else 0,
-        step_up_us=now_us + STEP_UP_LIFETIME_US if outcome == STEP_UP else 0,
+        step_up_us=proof_us,
         event_us=command.event_us or now_us,
+        step_up_level=proof,
     )
     who.purchases[command.transaction_id] = purchase
     number = who.note(DECIDED, now_us, command.request_id)
@@ -367,7 +375,7 @@ def check(who: Customer, command: c.CheckTransaction, now_us: int) -> Answer:
     return (
         "decision", 0 if command.validate_only else number, now_us, command.request_id, purchase.line_id,
         command.transaction_id, outcome, reasons, facts.currency, amount, held, available - held, purchase.event_us,
-        purchase.expires_us, purchase.review_us, purchase.step_up_us, block_id, before.event_us if before else 0,
+        purchase.expires_us, purchase.review_us, purchase.step_up_us, block_id, 0, proof,
     )  # fmt: skip
 
 

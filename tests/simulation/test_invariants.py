@@ -39,7 +39,9 @@ from tests.simulation.simulator import fast_folder
 from tests.simulation.world import Auditor, Discrepancy, expect, plain
 
 KEYS: Final = ((f.TENANT, f.CUSTOMER), (f.TENANT, "bo"))
-RISKS: Final = ("", "", "", "", "", "step_up", "review", "review", "alarm", "decline", "flood", "broken")
+RISKS: Final = (
+    *("",) * 5, "step_up", "strong_step_up", "review", "review", "alarm", "decline", "flood", "broken",
+)  # fmt: skip
 KINDS: Final = tuple(BlockKind)
 
 whose = st.sampled_from(KEYS)

@@ -41,10 +41,10 @@ def plain(reply: r.Reply) -> m.Answer:
         return (
             "decision", reply.sequence, reply.at_us, reply.request_id, d.line_id, d.transaction_id, int(d.outcome),
             d.reasons, d.currency, d.requested_minor, d.held_minor, d.available_minor, d.event_us, d.expires_us,
-            d.review_deadline_us, d.step_up_expires_us, d.block_id, d.replaces_event_us,
+            d.review_deadline_us, d.step_up_expires_us, d.block_id, d.replaces_event_us, d.step_up_level,
         )  # fmt: skip
     if isinstance(reply, r.HoldReply):
-        return ("hold", reply.currency, _row(reply.purchase)[:18], reply.to_credit_minor)
+        return ("hold", reply.currency, _row(reply.purchase)[:19], reply.to_credit_minor)
     if isinstance(reply, r.PaymentReply):
         return ("payment", reply.currency, _row(reply.payment)[:8], reply.available_minor)
     if isinstance(reply, r.LineReply):
@@ -218,7 +218,7 @@ class Auditor:
 
     def _audit_purchases(self, snapshot: Snapshot, key: m.Key, expected: m.Customer, next_lapse_us: int) -> None:
         stored = snapshot.purchases(key, after="", limit=EVERYTHING, only_open=False)
-        purchases = [_decode(row.state)[:18] for row in stored]
+        purchases = [_decode(row.state)[:19] for row in stored]
         wanted = [expected.purchases[i].row() for i in sorted(expected.purchases)]
         if purchases != wanted:
             found, missed = [p for p in purchases if p not in wanted], [p for p in wanted if p not in purchases]

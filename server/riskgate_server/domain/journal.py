@@ -63,7 +63,9 @@ class PurchaseDecided(msgspec.Struct, frozen=True, gc=False, array_like=True, ta
     """
     A purchase was answered. Carries everything the answer says, so that a repeated request is answered from here.
 
-    `replaces_event_us` is when the attempt this one replaces was counted; 0 on a purchase's first attempt.
+    `replaces_event_us` is when the attempt this one replaces was counted; 0 for an attempt that counts for itself.
+    `step_up_level` and `step_up_expires_us` are the proof without which the purchase is not approved from now on,
+    whichever attempt asked for it; 0 for none.
     """
 
     line_id: str
@@ -87,6 +89,7 @@ class PurchaseDecided(msgspec.Struct, frozen=True, gc=False, array_like=True, ta
     degraded: bool
     replaces_event_us: int
     fired: tuple[str, ...]
+    step_up_level: int = 0
 
 
 class HoldCaptured(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=3):
@@ -297,16 +300,17 @@ def _purchase_decided(
         review_deadline_us=event.review_deadline_us,
         step_up_expires_us=event.step_up_expires_us,
         event_us=event.event_us,
+        step_up_level=event.step_up_level,
     )
     if isinstance(sealed, PurchaseSecrets):
-        profile = before_attempt(aggregate.customer.profile, sealed.facts, event.replaces_event_us)
+        profile = _before_attempt(aggregate.customer.profile, sealed.facts, event.replaces_event_us)
         profile = observe(profile, sealed.facts, spent=event.held_minor > 0)
         aggregate.customer = replace(aggregate.customer, profile=profile)
     return event.line_id
 
 
-def before_attempt(profile: Profile, facts: PurchaseFacts, replaces_event_us: int) -> Profile:
-    """Return the profile as it was before the attempt that this one replaces: a purchase counts once."""
+def _before_attempt(profile: Profile, facts: PurchaseFacts, replaces_event_us: int) -> Profile:
+    """Return the profile as it was before the attempt that this one replaces: the two count once."""
     if not replaces_event_us:
         return profile
     return retract(profile, replace(facts, event_time_us=replaces_event_us))

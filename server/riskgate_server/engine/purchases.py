@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from riskgate_server.domain.calendar import local_hour
-from riskgate_server.domain.credit.authorisation import Verdict, judge
+from riskgate_server.domain.credit.authorisation import NO_STEP_UP, StepUp, Verdict, judge
 from riskgate_server.domain.credit.line import SOFT_BLOCK_LIFETIME_US, Block, BlockKind, CreditLine
 from riskgate_server.domain.errors import (
     AlreadyExists,
@@ -26,7 +26,6 @@ from riskgate_server.domain.journal import (
     PurchaseDecided,
     PurchaseSecrets,
     ReviewPassed,
-    before_attempt,
 )
 from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState, require_pending
@@ -45,6 +44,9 @@ def check_transaction(work: Work, command: CheckTransaction, rules: RiskRules) -
     """
     Decide about a purchase and hold the credit in the same step.
 
+    An attempt on a purchase that was declined or asked for a proof is decided again in full, over everything it says
+    anew, and counts anew: only amount and payee are the purchase's own.
+
     Raises:
         AlreadyExists: the transaction id holds credit already, or was used for other terms.
         InvalidRequest: the amount is in another currency than the line's; the line is not clear.
@@ -61,12 +63,10 @@ def check_transaction(work: Work, command: CheckTransaction, rules: RiskRules) -
         event_time_us=event_us,
         local_hour=local_hour(event_us, line.time_zone if line else "UTC"),
     )
-    replaces_us = previous.event_us if previous else 0
-    profile = before_attempt(customer.profile, facts, replaces_us)
     line_facts = _NO_LINE
     if line:
         line_facts = LineFacts(postings.limit(line.books), postings.available(line.books), line.opened_us)
-    features = rules.features(profile, facts, line_facts)
+    features = rules.features(customer.profile, facts, line_facts)
     assessment = rules.assess(features)
     verdict = judge(
         line,
@@ -75,6 +75,7 @@ def check_transaction(work: Work, command: CheckTransaction, rules: RiskRules) -
         allow_partial=command.allow_partial,
         hold_lifetime_us=command.hold_lifetime_us,
         now_us=work.now_us,
+        demanded=StepUp(previous.step_up_level, previous.step_up_expires_us) if previous else NO_STEP_UP,
     )
     block = _suspension(work, line, assessment)
     decided = PurchaseDecided(
@@ -94,11 +95,13 @@ def check_transaction(work: Work, command: CheckTransaction, rules: RiskRules) -
         event_us=event_us,
         expires_us=verdict.expires_us,
         review_deadline_us=verdict.review_deadline_us,
-        step_up_expires_us=verdict.step_up_expires_us,
+        step_up_expires_us=verdict.step_up.expires_us,
         block_id=block.block_id if block else "",
         degraded=assessment.degraded,
-        replaces_event_us=replaces_us,
+        # Every attempt counts: only one that proves who asks may replace the attempt that was asked for the proof.
+        replaces_event_us=0,
         fired=assessment.fired,
+        step_up_level=verdict.step_up.level,
     )
     sequence = customer.sequence + 1
     work.record(_decision(decided, verdict, PurchaseSecrets(facts, features)))

@@ -18,7 +18,6 @@ from riskgate.common.v1 import money_pb2, text_pb2
 from riskgate.credit.v1 import credit_line_service_pb2 as line_pb
 from riskgate.credit.v1 import ledger_service_pb2 as ledger_pb
 from riskgate.risk.v1 import risk_service_pb2 as risk_pb
-from riskgate_server.domain.credit.authorisation import step_up_level
 from riskgate_server.domain.credit.line import Block
 from riskgate_server.domain.errors import FieldViolation, InvalidRequest
 from riskgate_server.domain.fraud.profile import PurchaseFacts
@@ -220,7 +219,7 @@ class DecisionWriter:
         if decided.review_deadline_us:
             _set_stamp(into.review_deadline, decided.review_deadline_us)
         if decided.outcome is Outcome.STEP_UP:
-            level = step_up_level(decided.risk_score)
+            level = decided.step_up_level
             into.step_up.required_level = level
             into.step_up.allowed_factors.extend(_FACTORS[level])
             _set_stamp(into.step_up.expire_time, decided.step_up_expires_us)
@@ -253,6 +252,10 @@ class ReasonTexts:
         "PARTIAL_APPROVAL": (
             "Part of this purchase was approved: it is above your available credit.",
             "此笔交易超出您的可用额度，已部分批准。",
+        ),
+        "STEP_UP_UNANSWERED": (
+            "Please confirm this purchase first.",
+            "请先确认此笔交易。",
         ),
     }
 

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from riskgate_server.domain.credit.line import BlockKind
+from riskgate_server.domain.fraud.features import FeatureValues, LineFacts
+from riskgate_server.domain.fraud.profile import Profile, PurchaseFacts
 from riskgate_server.domain.journal import Outcome
 from riskgate_server.domain.ledger import postings
 from riskgate_server.engine.commands import Command
@@ -132,14 +134,43 @@ def test_the_watcher_hears_of_what_changed_after_the_commit_and_of_nothing_else(
 # --- Purchases. ---
 
 
-def test_a_purchase_resumed_after_a_step_up_is_decided_again_and_held_once(desk: Desk) -> None:
-    first = desk.decide(f.check("t1", 500, "step_up", request_id="first"))
+def test_a_purchase_sent_again_is_decided_again_and_held_once(desk: Desk) -> None:
+    first = desk.decide(f.check("t1", 500, "decline", request_id="first"))
     second = desk.decide(f.check("t1", 500, request_id="second"))
 
-    assert [reply.decided.outcome for reply in (first, second)] == [Outcome.STEP_UP, Outcome.APPROVE]
-    assert second.decided.replaces_event_us == first.decided.event_us
+    assert [reply.decided.outcome for reply in (first, second)] == [Outcome.DECLINE, Outcome.APPROVE]
     assert desk.reasons(f.check("t1", 500, request_id="third")) == ["TRANSACTION_ID_REUSED"]
     assert desk.available() == 100_000 - 500
+
+
+def test_a_step_up_is_not_dodged_by_sending_the_purchase_from_elsewhere(desk: Desk) -> None:
+    risks = ("strong_step_up", "", "decline", "", "step_up", "")
+    outcomes = [
+        desk.decide(f.check("t1", 500, risk, request_id=f"r{n}")).decided.outcome for n, risk in enumerate(risks)
+    ]
+    last = desk.decide(f.check("t1", 500, request_id="last")).decided
+
+    step_up, decline = Outcome.STEP_UP, Outcome.DECLINE
+    assert outcomes == [step_up, step_up, decline, step_up, step_up, step_up]
+    assert (last.reasons, last.step_up_level) == (("STEP_UP_UNANSWERED",), 2)
+    desk.clock.wait(15 * f.MINUTE_US)
+    assert desk.decide(f.check("t1", 500, request_id="after")).decided.outcome is Outcome.APPROVE
+
+
+@pytest.mark.parametrize("risk", ["decline", "step_up"])
+def test_every_attempt_on_one_purchase_counts(risk: str) -> None:
+    seen = []
+
+    class Counting(f.ChosenRules):
+        def features(self, profile: Profile, facts: PurchaseFacts, line: LineFacts) -> FeatureValues:
+            seen.append(profile.unheld.fine.open.n + sum(profile.unheld.fine.closed.counts))
+            return super().features(profile, facts, line)
+
+    pipeline = f.make_pipeline(rules=Counting())
+    f.make_customer(pipeline)
+    pipeline.run([f.check("t1", 500, risk, request_id=f"r{n}") for n in range(40)])
+
+    assert seen == list(range(40))
 
 
 def test_a_transaction_id_never_changes_its_terms(desk: Desk) -> None:

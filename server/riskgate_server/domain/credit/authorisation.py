@@ -25,15 +25,25 @@ STRONG_STEP_UP_SCORE: Final = 600
 """From this risk score on a code is not proof enough: a device key must answer."""
 
 
+class StepUp(msgspec.Struct, frozen=True, gc=False):
+    """A proof asked for: its level (1 a code, 2 a device key; 0 none), and until when, in UTC µs."""
+
+    level: int
+    expires_us: int
+
+
+NO_STEP_UP: Final = StepUp(0, 0)
+
+
 class Verdict(msgspec.Struct, frozen=True, gc=False):
-    """What is answered to a purchase. Times in UTC µs, 0 where they do not apply."""
+    """What is answered to a purchase. Times in UTC µs, 0 where they do not apply. `step_up` is what stands after it."""
 
     outcome: Outcome
     reasons: tuple[str, ...]
     held_minor: int = 0
     expires_us: int = 0
     review_deadline_us: int = 0
-    step_up_expires_us: int = 0
+    step_up: StepUp = NO_STEP_UP
 
 
 def judge(
@@ -44,32 +54,41 @@ def judge(
     allow_partial: bool,
     hold_lifetime_us: int,
     now_us: int,
+    demanded: StepUp = NO_STEP_UP,
 ) -> Verdict:
     """
     Answer a purchase.
 
     What forbids it comes first: no line, the line's end, a block, a rule's DECLINE, the limit. Then
     what delays it: REVIEW, STEP_UP. Reasons are in that order, the rules' own after the engine's.
+
+    `demanded` is the proof an earlier attempt on this purchase was asked for. Until it expires the purchase is not
+    approved without it, whatever the rules make of the attempt, and no answer in between lets it be forgotten.
     """
     outcome = Outcome[assessment.outcome]
+    standing = demanded if now_us < demanded.expires_us else NO_STEP_UP
     forbidden = _forbidden(line, now_us)
     if line is None or forbidden or outcome is Outcome.DECLINE:
-        return Verdict(Outcome.DECLINE, (*forbidden, *assessment.reasons))
+        return Verdict(Outcome.DECLINE, (*forbidden, *assessment.reasons), step_up=standing)
     available = postings.available(line.books)
     held = amount_minor
     notes: tuple[str, ...] = ()
     if amount_minor > available:
         if not allow_partial or available <= 0:
-            return Verdict(Outcome.DECLINE, ("CREDIT_LIMIT_EXCEEDED", *assessment.reasons))
+            return Verdict(Outcome.DECLINE, ("CREDIT_LIMIT_EXCEEDED", *assessment.reasons), step_up=standing)
         held, notes = available, ("PARTIAL_APPROVAL",)
     if outcome is Outcome.STEP_UP:
-        return Verdict(outcome, assessment.reasons, step_up_expires_us=now_us + STEP_UP_LIFETIME_US)
+        level = max(step_up_level(assessment.risk_score), standing.level)
+        return Verdict(outcome, assessment.reasons, step_up=StepUp(level, now_us + STEP_UP_LIFETIME_US))
+    if outcome is Outcome.APPROVE and standing.level:
+        return Verdict(Outcome.STEP_UP, (*assessment.reasons, "STEP_UP_UNANSWERED"), step_up=standing)
     return Verdict(
         outcome,
         (*assessment.reasons, *notes),
         held_minor=held,
         expires_us=now_us + (hold_lifetime_us or HOLD_LIFETIME_US) if held else 0,
         review_deadline_us=now_us + REVIEW_LIFETIME_US if held and outcome is Outcome.REVIEW else 0,
+        step_up=standing,
     )
 
 

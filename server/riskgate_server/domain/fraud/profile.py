@@ -150,8 +150,8 @@ def retract(profile: Profile, facts: PurchaseFacts) -> Profile:
     """
     Take back the attempt that `observe(profile, facts, spent=False)` counted.
 
-    For a purchase that resumes after STEP_UP: it is decided again in full and must count once.
-    `facts` are those of its first decision.
+    For an attempt that replaces another, as a resume with a proof does: both together count once.
+    `facts` are those of the first.
     """
     return msgspec.structs.replace(
         profile, unheld=remove_from_history(profile.unheld, facts.event_time_us, facts.amount_minor)

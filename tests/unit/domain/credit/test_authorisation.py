@@ -5,9 +5,11 @@ import pytest
 
 from riskgate_server.domain.credit.authorisation import (
     HOLD_LIFETIME_US,
+    NO_STEP_UP,
     REVIEW_LIFETIME_US,
     STEP_UP_LIFETIME_US,
     STRONG_STEP_UP_SCORE,
+    StepUp,
     Verdict,
     judge,
     step_up_level,
@@ -25,7 +27,13 @@ OVERDRAWN = msgspec.structs.replace(LINE, books=postings.post(BOOKS, postings.dr
 
 
 def ask(
-    line: CreditLine | None = LINE, amount: int = 100, risk: str = "", *, partial: bool = False, lifetime_us: int = 0
+    line: CreditLine | None = LINE,
+    amount: int = 100,
+    risk: str = "",
+    *,
+    partial: bool = False,
+    lifetime_us: int = 0,
+    demanded: StepUp = NO_STEP_UP,
 ) -> Verdict:
     return judge(
         line,
@@ -34,6 +42,7 @@ def ask(
         allow_partial=partial,
         hold_lifetime_us=lifetime_us,
         now_us=NOW_US,
+        demanded=demanded,
     )
 
 
@@ -77,7 +86,7 @@ def test_a_review_holds_the_credit_and_has_a_deadline() -> None:
 
 
 def test_a_step_up_holds_nothing_and_waits_for_a_while() -> None:
-    expected = Verdict(Outcome.STEP_UP, ("UNUSUAL",), step_up_expires_us=NOW_US + STEP_UP_LIFETIME_US)
+    expected = Verdict(Outcome.STEP_UP, ("UNUSUAL",), step_up=StepUp(1, NOW_US + STEP_UP_LIFETIME_US))
 
     assert ask(risk="step_up") == expected
     assert ask(amount=1_500, risk="step_up", partial=True) == expected
@@ -111,6 +120,31 @@ def test_a_block_that_lapsed_forbids_nothing() -> None:
     lapsed = msgspec.structs.replace(BLOCKED, blocks=(msgspec.structs.replace(block, expires_us=NOW_US),))
 
     assert ask(lapsed).outcome is Outcome.APPROVE
+
+
+UNANSWERED = StepUp(2, NOW_US + 1)
+
+
+def test_a_proof_that_was_asked_for_is_not_dodged_by_an_attempt_the_rules_would_approve() -> None:
+    expected = Verdict(Outcome.STEP_UP, ("STEP_UP_UNANSWERED",), step_up=UNANSWERED)
+
+    assert ask(demanded=UNANSWERED) == expected
+    assert ask(amount=0, demanded=UNANSWERED) == expected
+    assert ask(demanded=StepUp(2, NOW_US)).outcome is Outcome.APPROVE
+
+
+@pytest.mark.parametrize(
+    ("line", "amount", "risk"),
+    [(LINE, 100, "decline"), (LINE, 1_001, ""), (BLOCKED, 100, ""), (None, 100, ""), (LINE, 0, "review")],
+    ids=["declined by a rule", "above the limit", "blocked", "no line", "looked at"],
+)
+def test_no_answer_in_between_lets_a_proof_be_forgotten(line: CreditLine | None, amount: int, risk: str) -> None:
+    assert ask(line, amount, risk, demanded=UNANSWERED).step_up == UNANSWERED
+
+
+def test_the_strongest_proof_that_was_asked_for_stands() -> None:
+    assert ask(risk="step_up", demanded=UNANSWERED).step_up == StepUp(2, NOW_US + STEP_UP_LIFETIME_US)
+    assert ask(risk="step_up", demanded=StepUp(2, NOW_US)).step_up.level == 1
 
 
 def test_more_risk_asks_for_a_stronger_proof() -> None:

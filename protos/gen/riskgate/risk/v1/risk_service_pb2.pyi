@@ -350,7 +350,8 @@ class Reason(_message.Message):
     CUSTOMER_TEXTS_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """Stable UPPER_SNAKE code. Rules are data, so codes come from the ruleset; the engine's own are
-    CREDIT_LIMIT_EXCEEDED, LINE_BLOCKED, LINE_NOT_ACTIVE, NO_CREDIT_LINE, PARTIAL_APPROVAL and HOLD_BOUND_REACHED.
+    CREDIT_LIMIT_EXCEEDED, LINE_BLOCKED, LINE_NOT_ACTIVE, NO_CREDIT_LINE, PARTIAL_APPROVAL, HOLD_BOUND_REACHED and
+    STEP_UP_UNANSWERED (an earlier attempt on this purchase asked for a proof that was not given).
     """
     @_builtins.property
     def customer_texts(self) -> _containers.RepeatedCompositeFieldContainer[_text_pb2.LocalizedText]:
