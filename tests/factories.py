@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from riskgate_server.crypto.seal import Sealer
@@ -39,11 +39,14 @@ class FixedClock:
     def now_us(self) -> int:
         return self.us
 
-    def advance(self, commands: Iterable[c.Command]) -> None:
-        pass
-
     def at(self, command: c.Command, now_us: int) -> int:
         return now_us
+
+    def after(self, command: c.Command, now_us: int) -> int:
+        return now_us
+
+    def reached(self, now_us: int) -> None:
+        pass
 
     def wait(self, us: int) -> None:
         self.us += us

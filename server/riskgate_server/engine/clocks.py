@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterable
 from typing import Final
 
 from riskgate_server.domain.errors import FieldViolation, InvalidRequest
@@ -23,9 +21,6 @@ class SystemClock:
         """Return the time in microseconds UTC."""
         return time.time_ns() // 1000
 
-    def advance(self, commands: Iterable[Command]) -> None:
-        """Time passes by itself."""
-
     def at(self, command: Command, now_us: int) -> int:
         """
         Every command of a batch happens now.
@@ -38,26 +33,40 @@ class SystemClock:
             raise InvalidRequest(reason, message, FieldViolation("event_time", message))
         return now_us
 
+    def after(self, _command: Command, now_us: int) -> int:
+        """A batch is one instant."""
+        return now_us
+
+    def reached(self, now_us: int) -> None:
+        """Time passes by itself."""
+
 
 class DataClock:
-    """Time as the events tell it: for importing history and streaming published data. Never goes back."""
+    """
+    Time as the events tell it: for importing history and streaming published data. Never goes back.
+
+    Only what is on record moves it: a command that was carried out and is durable. One that was refused, repeated or
+    only validated passes no time for anybody. There is no bound on a step, since the gaps in a history are real; and
+    there is one time for all tenants, so whoever holds `risk:history` on such a server moves everybody's.
+    """
 
     driven_by_data: Final = True
 
     def __init__(self, start_us: int) -> None:
         self._now_us = start_us
-        self._lock = threading.Lock()
 
     def now_us(self) -> int:
-        """Return the newest event time seen."""
+        """Return the newest event time on record."""
         return self._now_us
-
-    def advance(self, commands: Iterable[Command]) -> None:
-        """Let time pass up to the newest event among `commands`."""
-        newest = max((command.event_us for command in commands), default=0)
-        with self._lock:
-            self._now_us = max(self._now_us, newest)
 
     def at(self, command: Command, now_us: int) -> int:
         """A command happens at its own event time."""
         return command.event_us or now_us
+
+    def after(self, command: Command, now_us: int) -> int:
+        """Whatever follows in the batch happens no earlier than what was carried out before it."""
+        return max(now_us, command.event_us)
+
+    def reached(self, now_us: int) -> None:
+        """Let time pass up to `now_us`."""
+        self._now_us = max(self._now_us, now_us)

@@ -39,6 +39,7 @@ from riskgate_server.engine.ports import (
 from riskgate_server.engine.replies import (
     STICKY,
     DecisionReply,
+    Refusal,
     Reply,
     Settled,
     failure_of,
@@ -57,18 +58,21 @@ QUARANTINE_MAX: Final = 10_000
 
 
 class BatchClock(Clock, Protocol):
-    """A clock that a batch may drive."""
-
-    def advance(self, commands: Sequence[Command]) -> None:
-        """Let time pass up to the newest event among `commands`."""
+    """A clock that what is recorded may drive. Inside a batch time is the batch's, so that a rollback takes it back."""
 
     def at(self, command: Command, now_us: int) -> int:
         """
-        Return when a command of a batch that began at `now_us` happens; asked only once the command is known to be new.
+        Return when a command happens in a batch that has come to `now_us`; asked only once the command is known to be new.
 
         Raises:
             InvalidRequest: the command says that it happened when it cannot have.
         """
+
+    def after(self, command: Command, now_us: int) -> int:
+        """Return what a batch at `now_us` has come to once it has carried out `command`."""
+
+    def reached(self, now_us: int) -> None:
+        """A batch that came to `now_us` is durable."""
 
 
 class Pipeline:
@@ -108,7 +112,6 @@ class Pipeline:
         Raises:
             StoreBroken: the outcome of the whole batch is unknown, and nothing may be written any more.
         """
-        self._clock.advance(commands)
         try:
             return self._commit(commands)
         except StoreBroken:
@@ -183,6 +186,7 @@ class Pipeline:
     def _committed(self, batch: Batch, tail: tuple[BatchRow | None, int]) -> None:
         # Only what is durable may be remembered, so the cache learns of a batch after its commit.
         self._tail = tail
+        self._clock.reached(batch.now_us)
         if self._full:
             log.info("store has room again")
         self._full = False
@@ -243,6 +247,8 @@ class Pipeline:
         if isinstance(command, CheckTransaction) and command.validate_only:
             return reply
         batch.keep(work)
+        if work.entries and not isinstance(reply, Refusal):
+            batch.now_us = self._clock.after(command, batch.now_us)
         if remembers:
             batch.requests[key, request_id] = _remembered(command, reply, work)
         return reply
