@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import Final
 
 AMOUNT_MAX_MINOR: Final = 10**15
-"""Largest single amount, in minor units. Sums of fewer than 9,000 such amounts stay inside 64 bits."""
+"""Largest single amount, in minor units. More than a thousand such amounts fit into `TURNOVER_MAX_MINOR`."""
 
 COUNTER_MAX_MINOR: Final = 2**63 - 1
-"""Largest value of an account counter, in minor units; a posting that would pass it is refused."""
+"""Largest value of an account counter, in minor units."""
+
+TURNOVER_MAX_MINOR: Final = 2**60
+"""
+From here on no account of a line takes a new hold, increment or payment, in minor units.
+
+An eighth of what a counter holds: what must follow from all those before (captures, releases, refunds, returned
+payments) still fits, so that an approved hold is honoured to the end.
+"""
 
 
 def checked_amount(amount_minor: int) -> int:

@@ -42,7 +42,8 @@ def increment_hold(work: Work, command: IncrementHold) -> HoldReply:
     Raise an open hold within the available credit.
 
     Raises:
-        PreconditionFailed: the hold ended or waits for a reviewer, the line may not spend, or has too little available.
+        PreconditionFailed: the hold ended or waits for a reviewer, the line may not spend, has too little
+            available or has moved all it may.
     """
     purchase = work.hold(command.transaction_id)
     line = work.customer.line(purchase.line_id)
@@ -54,6 +55,7 @@ def increment_hold(work: Work, command: IncrementHold) -> HoldReply:
     if command.amount_minor > available:
         reason, message = "CREDIT_LIMIT_EXCEEDED", "more credit than the line has available"
         raise PreconditionFailed(reason, message, available_minor=str(available))
+    postings.require_room(line.books, command.amount_minor)
     event = HoldIncremented(purchase.transaction_id, command.amount_minor)
     transfers = postings.authorise(command.amount_minor)
     return _reply(work, work.change_purchase(purchase, Happening(event, transfers)))

@@ -23,12 +23,14 @@ def record_payment(work: Work, command: RecordPayment) -> PaymentReply:
 
     Raises:
         AlreadyExists: the payment id is taken.
+        PreconditionFailed: the line has moved all it may.
     """
     line = work.customer.line(command.line_id)
     require_currency(line.currency, command.currency)
     if work.payment(command.payment_id):
         reason, message = "PAYMENT_EXISTS", "the customer already has a payment of this id"
         raise AlreadyExists(reason, message, payment_id=command.payment_id)
+    postings.require_room(line.books, command.amount_minor)
     owed = work.owed(line.line_id)
     allocations, rest = allocate(command.amount_minor, owed)
     event = PaymentRecorded(

@@ -253,6 +253,10 @@ class ReasonTexts:
             "Part of this purchase was approved: it is above your available credit.",
             "此笔交易超出您的可用额度，已部分批准。",
         ),
+        "HOLD_BOUND_REACHED": (
+            "Your credit line cannot take this purchase now. Please contact us.",
+            "您的信用额度暂时无法受理此笔交易，请联系我们。",
+        ),
         "STEP_UP_UNANSWERED": (
             "Please confirm this purchase first.",
             "请先确认此笔交易。",

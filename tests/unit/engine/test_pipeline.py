@@ -10,6 +10,7 @@ from riskgate_server.domain.fraud.features import FeatureValues, LineFacts
 from riskgate_server.domain.fraud.profile import Profile, PurchaseFacts
 from riskgate_server.domain.journal import Outcome
 from riskgate_server.domain.ledger import postings
+from riskgate_server.domain.money import AMOUNT_MAX_MINOR, TURNOVER_MAX_MINOR
 from riskgate_server.engine.commands import Command
 from riskgate_server.engine.pipeline import Pipeline
 from riskgate_server.engine.ports import StoreBroken
@@ -306,6 +307,22 @@ def test_a_late_presentment_of_a_purchase_that_a_reviewer_passed_is_posted(desk:
     desk.clock.wait(7 * f.DAY_US)
 
     assert desk.reasons(f.capture("c1", "t1", force=True)) == [""]
+
+
+def test_a_line_that_has_moved_all_it_may_honours_what_it_approved_and_refuses_the_rest() -> None:
+    """Counters only grow. A thousand holds of the largest amount are more than any line will see."""
+    desk = Desk()
+    desk.run(f.open_line("vast", line_id="vast", limit_minor=AMOUNT_MAX_MINOR))
+    desk.run(f.check("last", 10, line_id="vast"))
+    times = TURNOVER_MAX_MINOR // AMOUNT_MAX_MINOR
+    for n in range(times + 1):
+        desk.run(f.check(f"t{n}", AMOUNT_MAX_MINOR - 10, line_id="vast"), f.void(f"v{n}", f"t{n}"))
+
+    refused = desk.decide(f.check("after", AMOUNT_MAX_MINOR - 10, line_id="vast"))
+    assert refused.decided.reasons == ("HOLD_BOUND_REACHED",)
+    assert desk.reasons(f.increment("i1", "last", AMOUNT_MAX_MINOR - 10)) == ["BOUND_REACHED"]
+    assert desk.reasons(f.pay("p1", AMOUNT_MAX_MINOR, line_id="vast")) == ["BOUND_REACHED"]
+    assert desk.reasons(f.capture("c1", "last"), f.refund("r1", "last", 10)) == ["", ""]
 
 
 def test_a_payment_that_is_returned_restores_every_debt_it_had_repaid(desk: Desk) -> None:

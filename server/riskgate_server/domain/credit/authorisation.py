@@ -59,7 +59,7 @@ def judge(
     """
     Answer a purchase.
 
-    What forbids it comes first: no line, the line's end, a block, a rule's DECLINE, the limit. Then
+    What forbids it comes first: no line, the line's end, a block, a rule's DECLINE, the limit, a bound. Then
     what delays it: REVIEW, STEP_UP. Reasons are in that order, the rules' own after the engine's.
 
     `demanded` is the proof an earlier attempt on this purchase was asked for. Until it expires the purchase is not
@@ -77,6 +77,8 @@ def judge(
         if not allow_partial or available <= 0:
             return Verdict(Outcome.DECLINE, ("CREDIT_LIMIT_EXCEEDED", *assessment.reasons), step_up=standing)
         held, notes = available, ("PARTIAL_APPROVAL",)
+    if held and not postings.has_room(line.books, held):
+        return Verdict(Outcome.DECLINE, ("HOLD_BOUND_REACHED", *assessment.reasons), step_up=standing)
     if outcome is Outcome.STEP_UP:
         level = max(step_up_level(assessment.risk_score), standing.level)
         return Verdict(outcome, assessment.reasons, step_up=StepUp(level, now_us + STEP_UP_LIFETIME_US))

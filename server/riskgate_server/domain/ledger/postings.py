@@ -17,7 +17,8 @@ from typing import Final
 
 import msgspec
 
-from riskgate_server.domain.money import COUNTER_MAX_MINOR
+from riskgate_server.domain.errors import PreconditionFailed
+from riskgate_server.domain.money import COUNTER_MAX_MINOR, TURNOVER_MAX_MINOR
 
 
 class Account(IntEnum):
@@ -87,6 +88,18 @@ def post(books: Books, transfers: tuple[Transfer, ...]) -> Books:
                 message = f"counter {index} would leave 64 bits"
                 raise ValueError(message)
     return tuple(counters)
+
+
+def has_room(books: Books, amount_minor: int) -> bool:
+    """Whether `amount_minor` may begin to move: counters only grow, and what follows from it must fit too."""
+    return max(books) + amount_minor <= TURNOVER_MAX_MINOR
+
+
+def require_room(books: Books, amount_minor: int) -> None:
+    """Raise `PreconditionFailed` unless `amount_minor` may begin to move on the line."""
+    if not has_room(books, amount_minor):
+        reason, message = "BOUND_REACHED", "the line has moved as much as one line may"
+        raise PreconditionFailed(reason, message)
 
 
 def debit_balance(books: Books, account: Account, layer: Layer = Layer.POSTED) -> int:

@@ -17,6 +17,7 @@ from riskgate_server.domain.credit.authorisation import (
 from riskgate_server.domain.credit.line import Block, BlockKind, CreditLine, LifeCycle
 from riskgate_server.domain.journal import Outcome
 from riskgate_server.domain.ledger import postings
+from riskgate_server.domain.money import TURNOVER_MAX_MINOR
 from tests.factories import ASSESSMENTS, HOUR_US, NOW_US
 
 BOOKS = postings.post(postings.EMPTY_BOOKS, postings.grant_limit(1_000))
@@ -120,6 +121,17 @@ def test_a_block_that_lapsed_forbids_nothing() -> None:
     lapsed = msgspec.structs.replace(BLOCKED, blocks=(msgspec.structs.replace(block, expires_us=NOW_US),))
 
     assert ask(lapsed).outcome is Outcome.APPROVE
+
+
+def test_a_line_that_has_moved_all_it_may_takes_no_hold_but_answers() -> None:
+    moved = TURNOVER_MAX_MINOR - 100
+    books = postings.post(postings.post(BOOKS, postings.authorise(moved)), postings.release(moved))
+    worn = msgspec.structs.replace(LINE, books=books)
+
+    assert ask(worn, 100).outcome is Outcome.APPROVE
+    assert ask(worn, 101) == Verdict(Outcome.DECLINE, ("HOLD_BOUND_REACHED",))
+    assert ask(worn, 101, "step_up").outcome is Outcome.DECLINE
+    assert ask(worn, 0).outcome is Outcome.APPROVE
 
 
 UNANSWERED = StepUp(2, NOW_US + 1)

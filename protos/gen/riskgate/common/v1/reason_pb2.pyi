@@ -111,7 +111,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     names "effect" (as JournalEntry.kind does), "sequence" (the journal entry of the customer) and "time" (RFC 3339, UTC).
     """
     ERROR_REASON_BOUND_REACHED: _ErrorReason.ValueType  # 74
-    """FAILED_PRECONDITION: a named bound of the line (open holds, blocks, lines) is reached."""
+    """FAILED_PRECONDITION: a named bound is reached: lines of a customer, blocks or turnover of a line, shares of a
+    payment.
+    """
     ERROR_REASON_REVIEW_NOT_PASSED: _ErrorReason.ValueType  # 75
     """FAILED_PRECONDITION: the hold ended before a reviewer passed it; it can never be captured."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 80
@@ -231,7 +233,9 @@ ERROR_REASON_REPLY_FORGOTTEN: ErrorReason.ValueType  # 73
 names "effect" (as JournalEntry.kind does), "sequence" (the journal entry of the customer) and "time" (RFC 3339, UTC).
 """
 ERROR_REASON_BOUND_REACHED: ErrorReason.ValueType  # 74
-"""FAILED_PRECONDITION: a named bound of the line (open holds, blocks, lines) is reached."""
+"""FAILED_PRECONDITION: a named bound is reached: lines of a customer, blocks or turnover of a line, shares of a
+payment.
+"""
 ERROR_REASON_REVIEW_NOT_PASSED: ErrorReason.ValueType  # 75
 """FAILED_PRECONDITION: the hold ended before a reviewer passed it; it can never be captured."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 80
