@@ -12,6 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from riskgate_server.engine import commands as c
+from riskgate_server.engine.bounds import Bounds
+
+SMALL: Final = Bounds(open_holds=5, lapsed=1, shares=3)
+"""Small enough to be met in a short life."""
 
 Answer = tuple[Any, ...]
 Key = tuple[str, str]
@@ -128,6 +132,8 @@ class Line:
     opened_us: int
     limit: int
     held: int = 0
+    due: int = 0
+    """The part of `held` whose time was over when the last command came."""
     owed: int = 0
     credit: int = 0
     life: int = ACTIVE
@@ -137,10 +143,14 @@ class Line:
 
     @property
     def available(self) -> int:
-        return self.limit - self.owed - self.held
+        return self.limit - self.owed - self.held + self.due
 
     def standing(self, now_us: int) -> list[list[Any]]:
         return [block for block in self.blocks if not block[5] or now_us < block[5]]
+
+    def shown(self) -> Answer:
+        """As answered: what is due counts as given back."""
+        return replace(self, held=self.held - self.due).row()
 
     def row(self) -> Answer:
         return (
@@ -169,6 +179,8 @@ class Customer:
         self.decisions: dict[int, str] = {}
         self.last_us = 0
         self.journal: list[tuple[int, int, str]] = []
+        self.bounds = SMALL
+        self.open = 0
 
     def copy(self) -> Customer:
         """Copy what a command may change. The journal is shared: entries are cut off when a command is dropped."""
@@ -206,12 +218,18 @@ class Customer:
         self.purchases[transaction_id] = replace(self.purchases[transaction_id])
         return self.purchases[transaction_id]
 
-    def end_lapsed(self, now_us: int, request_id: str) -> int:
+    def end_lapsed(self, now_us: int, request_id: str, named: str) -> int:
+        """End some of the holds whose time is over. The others wait, but their credit is free."""
         over = [p for p in self.purchases.values() if p.state == PENDING and now_us >= p.lapses_us]
-        for purchase in sorted(over, key=lambda p: (p.lapses_us, p.transaction_id)):
+        over.sort(key=lambda p: (p.transaction_id != named, p.lapses_us, p.transaction_id))
+        most = self.bounds.lapsed
+        for purchase in over[:most]:
             self.give_back(self.touch(purchase.transaction_id), "expired")
             self.note(ENDED, now_us, request_id)
-        return len(over)
+        for line in self.lines.values():
+            line.due = sum(p.left for p in over[most:] if p.line_id == line.line_id)
+        self.open = sum(p.state == PENDING for p in self.purchases.values()) - len(over[most:])
+        return len(over[:most])
 
     def give_back(self, purchase: Purchase, how: str) -> None:
         self.lines[purchase.line_id].held -= purchase.left
@@ -223,7 +241,8 @@ class Customer:
 class Model:
     """All customers, and what every request id came to."""
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: Bounds = SMALL) -> None:
+        self.bounds = bounds
         self.customers: dict[Key, Customer] = {}
         self.requests: dict[tuple[Key, str], Request] = {}
         self.harmful: set[tuple[Key, str]] = set()
@@ -245,7 +264,8 @@ class Model:
             return self._again(known, command)
         draft = customer.copy() if customer else Customer()
         now_us = max(now_us, draft.last_us)
-        settled = draft.end_lapsed(now_us, request_id)
+        draft.bounds = self.bounds
+        settled = draft.end_lapsed(now_us, request_id, getattr(command, "transaction_id", ""))
         try:
             answer = ACTS[type(command)](draft, command, now_us)
         except No as no:
@@ -275,7 +295,7 @@ class Model:
 
     def trial(self) -> Model:
         """A model to try on what is then rolled back. It shares customers: they are replaced, never changed."""
-        other = Model()
+        other = Model(self.bounds)
         other.customers, other.requests = dict(self.customers), dict(self.requests)
         # What broke us is remembered also when the commit then fails.
         other.harmful = self.harmful
@@ -309,7 +329,7 @@ def open_line(who: Customer, command: c.OpenCreditLine, now_us: int) -> Answer:
     line = Line(command.line_id, command.currency, now_us, command.limit_minor)
     who.lines[command.line_id] = line
     number = who.note(OPENED, now_us, command.request_id)
-    return ("line", number, now_us, line.row(), None, False)
+    return ("line", number, now_us, line.shown(), None, False)
 
 
 def check(who: Customer, command: c.CheckTransaction, now_us: int) -> Answer:
@@ -341,6 +361,8 @@ def check(who: Customer, command: c.CheckTransaction, now_us: int) -> Answer:
         pass
     elif amount > available and not (command.allow_partial and available > 0):
         outcome, reasons = DECLINE, ("CREDIT_LIMIT_EXCEEDED", *rule_reasons)
+    elif amount and who.open >= who.bounds.open_holds:
+        outcome, reasons = DECLINE, ("HOLD_BOUND_REACHED", *rule_reasons)
     elif outcome == STEP_UP:
         proof, proof_us = max(proof, 2 if facts.channel == "strong_step_up" else 1), now_us + STEP_UP_LIFETIME_US
     elif outcome == APPROVE and proof:
@@ -485,6 +507,8 @@ def pay(who: Customer, command: c.RecordPayment, now_us: int) -> Answer:
         if share:
             who.touch(purchase.transaction_id).owed -= share
             shares.append([purchase.transaction_id, share])
+            if len(shares) > who.bounds.shares:
+                raise forbid("BOUND_REACHED")
             rest -= share
     line.owed -= command.amount_minor - rest
     line.credit += rest
@@ -527,7 +551,7 @@ def place_block(who: Customer, command: c.PlaceBlock, now_us: int) -> Answer:
     number = who.note(BLOCKED, now_us, command.request_id)
     block = [f"b-{number}", int(command.kind), command.reason_code, command.actor_id, now_us, expires_us, ""]
     line.blocks = [*line.standing(now_us), block]
-    return ("line", number, now_us, line.row(), block, False)
+    return ("line", number, now_us, line.shown(), block, False)
 
 
 def lift(who: Customer, command: c.LiftBlock, now_us: int) -> Answer:
@@ -547,18 +571,18 @@ def lift(who: Customer, command: c.LiftBlock, now_us: int) -> Answer:
     else:
         block[6] = command.actor_id
     number = who.note(LIFTED, now_us, command.request_id)
-    return ("line", number, now_us, line.row(), block, done)
+    return ("line", number, now_us, line.shown(), block, done)
 
 
 def close(who: Customer, command: c.CloseCreditLine, now_us: int) -> Answer:
     line = who.line(command.line_id)
     if line.life != ACTIVE:
         raise forbid("LINE_NOT_ACTIVE")
-    if line.owed or line.held or line.credit:
+    if line.owed or line.held > line.due or line.credit:
         raise forbid("LINE_IN_USE")
     line.limit, line.life = 0, CLOSED
     number = who.note(SHUT, now_us, command.request_id)
-    return ("line", number, now_us, line.row(), None, False)
+    return ("line", number, now_us, line.shown(), None, False)
 
 
 def annotate(who: Customer, command: c.AnnotateDecision, now_us: int) -> Answer:

@@ -84,8 +84,8 @@ def expiry_counted_twice(patch: pytest.MonkeyPatch) -> None:
     """A hold that lapsed gives its credit back a second time."""
     settle = work.Work.settle_lapsed
 
-    def twice(self: Any) -> int:
-        count = settle(self)
+    def twice(self: Any, named: str = "") -> int:
+        count = settle(self, named)
         for purchase in list(self.aggregate.purchases.values()):
             if purchase.state is HoldState.EXPIRED:
                 back = purchase.expired_minor

@@ -227,6 +227,7 @@ class Simulation:
             entropy=self._entropy,
             monotonic_us=lambda: self._monotonic_us,
             cached_customers=2,
+            bounds=self._model.bounds,
         )
         self._audit(self._keys)
 

@@ -80,7 +80,12 @@ class Life(RuleBasedStateMachine):
 
     def start(self) -> None:
         self.pipeline = f.make_pipeline(
-            self.store, clock=self.clock, vault=self.vault, entropy=self.entropy, cached_customers=1
+            self.store,
+            clock=self.clock,
+            vault=self.vault,
+            entropy=self.entropy,
+            cached_customers=1,
+            bounds=self.model.bounds,
         )
         self.model.harmful.clear()
 
@@ -370,10 +375,13 @@ class Life(RuleBasedStateMachine):
         self.clock.us = purchase.lapses_us + off
         line = self.model.customers[key].lines[purchase.line_id]
         line_now = self.now(key)
-        over = [p for p in self.model.customers[key].purchases.values() if p.line_id == line.line_id]
+        everything = self.model.customers[key].purchases.values()
+        over = [p for p in everything if p.line_id == line.line_id]
         freed = sum(p.left for p in over if p.state == m.PENDING and line_now >= p.lapses_us)
-        available = line.available + freed
-        if available > 0 and line.life == m.ACTIVE and not line.standing(line_now):
+        available = line.limit - line.owed - line.held + freed
+        still_open = sum(p.state == m.PENDING and line_now < p.lapses_us for p in everything)
+        crowded = still_open >= self.model.bounds.open_holds
+        if available > 0 and not crowded and line.life == m.ACTIVE and not line.standing(line_now):
             for amount, held in ((available, available), (available + 1, 0)):
                 command = f.check(
                     f"s{len(self.sent)} {amount}",
@@ -389,8 +397,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        due = self.store.customers_due(self.clock.us, 10)
-        if due:
+        while due := self.store.customers_due(self.clock.us, 10):
             self.do(*(f.settle(tenant, customer) for tenant, customer in due))
         for key in KEYS:
             lapsed = self.now(key)

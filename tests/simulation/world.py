@@ -96,6 +96,7 @@ class Chain:
         self._head = bytes(32)
         self._line_of: dict[str, str] = {}
         self._left: dict[str, int] = {}
+        self._lapses: dict[str, tuple[int, int]] = {}
 
     def follow(self, rows: list[EntryRow]) -> list[EntryRow]:
         """Take the whole journal again; return what is new in it."""
@@ -117,7 +118,7 @@ class Chain:
         event, transfers = _decode(row.clear)[:2]
         expect(event[0] == row.tag, "filed under another kind", number)
         self._happened(row.tag, event, row)
-        self._post(self._line_of_event(row.tag, event), transfers, number)
+        self._post(self._line_of_event(row.tag, event), transfers, row)
         self.entries.append(row)
 
     def _happened(self, tag: int, event: list[Any], row: EntryRow) -> None:
@@ -129,11 +130,12 @@ class Chain:
             line_id, held = event[1], event[12]
             self._line_of[name] = line_id
             if held:
-                free = self.free(line_id)
+                free = self.free(line_id, row.at_us)
+                self._lapses[name] = (event[15], event[16])
                 expect(0 < held <= free, "a hold beyond what was available (14)", row.sequence, held, free)
                 self._left[name] = held
         elif tag == m.RAISED:
-            free = self.free(self._line_of[name])
+            free = self.free(self._line_of[name], row.at_us)
             expect(left > 0 and 0 < event[2] <= free, "raised beyond what was available (14)", row.sequence)
             self._left[name] += event[2]
         elif tag in (m.GIVEN_UP, m.ENDED):
@@ -144,13 +146,21 @@ class Chain:
             expect(bool(forced) is (left == 0), "force is for holds that ended, and only force (13)", name)
             expect(forced or captured + released <= left, "more captured than held", name)
             self._left[name] -= 0 if forced else captured + released
+        elif tag == m.PASSED:
+            self._lapses[name] = (self._lapses[name][0], 0)
         elif tag == m.PAID:
             self._line_of[f"payment {event[2]}"] = event[1]
 
-    def free(self, line_id: str) -> int:
-        """Unused credit that no hold reserves."""
+    def free(self, line_id: str, at_us: int) -> int:
+        """Unused credit that no hold reserves: none whose time is not over."""
         books = self.books[line_id]
-        return -balance(books, UNUSED) - balance(books, UNUSED, PENDING_LAYER)
+        over = [
+            name
+            for name, (expires_us, review_us) in self._lapses.items()
+            if self._line_of[name] == line_id and at_us >= min(expires_us, review_us or expires_us)
+        ]
+        freed = sum(self._left[name] for name in over)
+        return freed - balance(books, UNUSED) - balance(books, UNUSED, PENDING_LAYER)
 
     def _line_of_event(self, tag: int, event: list[Any]) -> str:
         if tag in (m.OPENED, m.DECIDED, m.PAID, m.BLOCKED, m.LIFTED, m.SHUT):
@@ -160,17 +170,17 @@ class Chain:
             return self._line_of[f"payment {event[1]}"]
         return self._line_of.get(str(event[1]), "")
 
-    def _post(self, line_id: str, transfers: list[list[Any]], number: int) -> None:
+    def _post(self, line_id: str, transfers: list[list[Any]], row: EntryRow) -> None:
         if not transfers:
             return
         books = self.books.setdefault(line_id, [0] * 32)
-        before = self.free(line_id)
+        before = self.free(line_id, row.at_us)
         for debit, credit, layer, amount in transfers:
             expect(type(amount) is int and 0 < amount < 2**63, "an amount out of bounds (10)", amount)
-            expect(debit != credit and layer in (0, 1), "a transfer to itself (1)", number)
+            expect(debit != credit and layer in (0, 1), "a transfer to itself (1)", row.sequence)
             books[4 * debit + 2 * layer] += amount
             books[4 * credit + 2 * layer + 1] += amount
-        if self.free(line_id) < min(before, 0):
+        if self.free(line_id, row.at_us) < min(before, 0):
             self.overdrawn.add(line_id)
 
 
@@ -208,11 +218,12 @@ class Auditor:
         for line in lines:
             books = chain.books[line[0]]
             expect(line[7] == books, "counters are not the sums of the entries (3)", line[7], books)
-            free, may = chain.free(line[0]), expected.lines[line[0]].overdrawn
+            free, may = chain.free(line[0], expected.last_us), expected.lines[line[0]].overdrawn
             expect(free >= 0 or may, "available below zero (14)", line[0], free)
             expect(may or line[0] not in chain.overdrawn, "overdrawn without force (14)", line[0])
             mine = [p for p in expected.purchases.values() if p.line_id == line[0]]
             held = sum(p.left for p in mine if p.state == m.PENDING)
+            expect(line[9] == sum(p.state == m.PENDING for p in mine), "open holds are not counted right", line[9])
             expect(held == balance(books, UNUSED, PENDING_LAYER), "held is not the sum of open holds (11)", held)
             expect(sum(p.owed for p in mine) == balance(books, PRINCIPAL), "owed is not the sum of purchases", mine)
 

@@ -263,13 +263,23 @@ class Aggregate:
 def evolve(aggregate: Aggregate, happening: Happening, *, sequence: int, at_us: int, head: bytes) -> None:
     """Apply one event as the customer's entry number `sequence`, recorded at `at_us` with hash `head`."""
     event = happening.event
+    concerned = getattr(event, "transaction_id", "")
+    open_before = _is_open(aggregate, concerned)
     line_id = _EVOLVERS[type(event)](aggregate, event, sequence, at_us, happening.sealed)
     customer = aggregate.customer
     lines = customer.lines
     if happening.transfers:
         line = customer.line(line_id)
-        lines = customer.with_line(replace(line, books=postings.post(line.books, happening.transfers)))
+        # A hold opens and ends with the movement that reserves its credit or gives back the last of it.
+        open_holds = line.open_holds + _is_open(aggregate, concerned) - open_before
+        books = postings.post(line.books, happening.transfers)
+        lines = customer.with_line(replace(line, books=books, open_holds=open_holds))
     aggregate.customer = replace(customer, sequence=sequence, last_us=at_us, head=head, lines=lines)
+
+
+def _is_open(aggregate: Aggregate, transaction_id: str) -> bool:
+    purchase = aggregate.purchases.get(transaction_id)
+    return purchase is not None and purchase.is_open
 
 
 def _line_opened(aggregate: Aggregate, event: LineOpened, _sequence: int, at_us: int, _sealed: Sealed | None) -> str:

@@ -46,7 +46,7 @@ def increment_hold(work: Work, command: IncrementHold) -> HoldReply:
             available or has moved all it may.
     """
     purchase = work.hold(command.transaction_id)
-    line = work.customer.line(purchase.line_id)
+    line = work.as_of_now(work.customer.line(purchase.line_id))
     require_currency(line.currency, command.currency)
     require_pending(purchase)
     require_reviewed(purchase)

@@ -21,7 +21,8 @@ from riskgate_server.engine.work import Work
 
 def _reply(work: Work, line_id: str, block: Block | None = None, *, lifted: bool = False) -> LineReply:
     customer = work.customer
-    return LineReply(work.key, customer.sequence, work.now_us, customer.line(line_id), block, lifted)
+    line = work.as_of_now(customer.line(line_id))
+    return LineReply(work.key, customer.sequence, work.now_us, line, block, lifted)
 
 
 def open_credit_line(work: Work, command: OpenCreditLine) -> LineReply:
@@ -96,7 +97,7 @@ def lift_block(work: Work, command: LiftBlock) -> LineReply:
 def close_credit_line(work: Work, command: CloseCreditLine) -> LineReply:
     """End a line that owes nothing, holds nothing and is owed nothing. Its limit goes back to the lender."""
     line = work.customer.line(command.line_id)
-    require_closable(line)
+    require_closable(work.as_of_now(line))
     withdrawn = postings.limit(line.books)
     event = LineClosed(line.line_id, withdrawn, command.reason_code, command.actor_id)
     work.record(Happening(event, postings.withdraw_limit(withdrawn)))

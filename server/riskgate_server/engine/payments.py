@@ -14,7 +14,7 @@ from riskgate_server.engine.work import Work
 
 def _reply(work: Work, payment: Payment) -> PaymentReply:
     line = work.customer.line(payment.line_id)
-    return PaymentReply(work.key, line.currency, payment, postings.available(line.books))
+    return PaymentReply(work.key, line.currency, payment, postings.available(work.as_of_now(line).books))
 
 
 def record_payment(work: Work, command: RecordPayment) -> PaymentReply:
@@ -23,7 +23,7 @@ def record_payment(work: Work, command: RecordPayment) -> PaymentReply:
 
     Raises:
         AlreadyExists: the payment id is taken.
-        PreconditionFailed: the line has moved all it may.
+        PreconditionFailed: the line has moved all it may, or the payment would repay more purchases than one may.
     """
     line = work.customer.line(command.line_id)
     require_currency(line.currency, command.currency)
@@ -32,7 +32,7 @@ def record_payment(work: Work, command: RecordPayment) -> PaymentReply:
         raise AlreadyExists(reason, message, payment_id=command.payment_id)
     postings.require_room(line.books, command.amount_minor)
     owed = work.owed(line.line_id)
-    allocations, rest = allocate(command.amount_minor, owed)
+    allocations, rest = allocate(command.amount_minor, owed, most=work.bounds.shares)
     event = PaymentRecorded(
         line_id=line.line_id,
         payment_id=command.payment_id,

@@ -18,6 +18,7 @@ from riskgate_server.domain import errors
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.journal import CommandRefused, Happening, PurchaseDecided
 from riskgate_server.engine import sealing
+from riskgate_server.engine.bounds import Bounds
 from riskgate_server.engine.commands import CheckTransaction, Command, OpenCreditLine, PurchaseCommand, SettleLapsed
 from riskgate_server.engine.decide import USE_CASES
 from riskgate_server.engine.ports import (
@@ -62,7 +63,7 @@ class BatchClock(Clock, Protocol):
 
     def at(self, command: Command, now_us: int) -> int:
         """
-        Return when a command happens in a batch that has come to `now_us`; asked only once the command is known to be new.
+        Return when a command happens in a batch that has come to `now_us`. Asked only of a command that is new.
 
         Raises:
             InvalidRequest: the command says that it happened when it cannot have.
@@ -90,6 +91,7 @@ class Pipeline:
         sink: EntrySink | None = None,
         monotonic_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
         cached_customers: int = CACHED_CUSTOMERS,
+        bounds: Bounds = Bounds(),  # noqa: B008 - frozen
     ) -> None:
         self.rules = rules
         self._store = store
@@ -100,6 +102,7 @@ class Pipeline:
         self._sink = sink
         self._monotonic_us = monotonic_us
         self._cached_customers = cached_customers
+        self._bounds = bounds
         self._cache: OrderedDict[CustomerKey, Kept] = OrderedDict()
         self._quarantine: OrderedDict[tuple[CustomerKey, str], None] = OrderedDict()
         self._tail: tuple[BatchRow | None, int] | None = None
@@ -143,6 +146,7 @@ class Pipeline:
                 vault=self._vault,
                 sealer=self._sealer,
                 entropy=self._entropy,
+                bounds=self._bounds,
                 now_us=now_us,
                 commands=len(commands),
             )
@@ -229,7 +233,7 @@ class Pipeline:
         if remembers and (known := batch.request(key, request_id)) is not None:
             return self._repeat(batch, known, command)
         work = Work(batch, key, request_id=request_id, at_us=self._clock.at(command, batch.now_us))
-        settled = work.settle_lapsed()
+        settled = work.settle_lapsed(command.transaction_id if isinstance(command, PurchaseCommand) else "")
         before = len(work.entries)
         reply: Reply
         try:

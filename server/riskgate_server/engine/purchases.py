@@ -76,6 +76,7 @@ def check_transaction(work: Work, command: CheckTransaction, rules: RiskRules) -
         hold_lifetime_us=command.hold_lifetime_us,
         now_us=work.now_us,
         demanded=StepUp(previous.step_up_level, previous.step_up_expires_us) if previous else NO_STEP_UP,
+        may_hold=work.open_holds < work.bounds.open_holds,
     )
     block = _suspension(work, line, assessment)
     decided = PurchaseDecided(
@@ -130,7 +131,7 @@ def _line_for(work: Work, command: CheckTransaction) -> CreditLine | None:
         # "Is this allowed?" has an answer even without a line: no.
         return None
     require_currency(line.currency, command.facts.currency)
-    return line
+    return work.as_of_now(line)
 
 
 def require_currency(expected: str, given: str) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from riskgate_server.domain.credit.line import CreditLine
 from riskgate_server.domain.customer import Customer, CustomerKey, new_customer
 from riskgate_server.domain.errors import NotFound
 from riskgate_server.domain.journal import Aggregate, Happening, HoldExpired, PurchaseDecided, evolve
@@ -19,6 +20,7 @@ from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState, Purchase
 from riskgate_server.domain.ledger.repayment import Payment
 from riskgate_server.engine import sealing
+from riskgate_server.engine.bounds import Bounds
 from riskgate_server.engine.ports import (
     BatchRow,
     BatchWrite,
@@ -61,10 +63,12 @@ class Batch:
         vault: Vault,
         sealer: Sealer,
         entropy: Entropy,
+        bounds: Bounds,
         now_us: int,
         commands: int,
     ) -> None:
         self.tx = tx
+        self.bounds = bounds
         self.sealer = sealer
         self.entropy = entropy
         self.now_us = now_us
@@ -173,8 +177,10 @@ class Work:
         self.request_id = request_id
         # The customer's time never goes back, whatever the clock does.
         self.now_us = max(at_us, customer.last_us)
+        self.bounds = batch.bounds
         self.entries: list[EntryRow] = []
         self._batch = batch
+        self._due: tuple[Purchase, ...] = ()
         self._seen_purchases = batch.purchases.get(self.key, {})
         self._seen_payments = batch.payments.get(self.key, {})
 
@@ -267,16 +273,35 @@ class Work:
         if not self.next_lapse_us or purchase.lapses_us < self.next_lapse_us:
             self.next_lapse_us = purchase.lapses_us
 
-    def settle_lapsed(self) -> int:
-        """End the holds whose time is over; return how many. Every command begins with it: no sweeper is needed."""
+    @property
+    def open_holds(self) -> int:
+        """How many of the customer's holds are open now, on all lines."""
+        return sum(line.open_holds for line in self.customer.lines) - len(self._due)
+
+    def as_of_now(self, line: CreditLine) -> CreditLine:
+        """Return a line as it will be when every hold whose time is over has been ended."""
+        freed = sum(purchase.remaining_minor for purchase in self._due if purchase.line_id == line.line_id)
+        if not freed:
+            return line
+        return msgspec.structs.replace(line, books=postings.post(line.books, postings.release(freed)))
+
+    def settle_lapsed(self, named: str = "") -> int:
+        """
+        End holds whose time is over; return how many. Every command begins with it: no sweeper is needed.
+
+        The hold that the command names comes first, then the oldest, as many as one command may end. What is left
+        stays due; `as_of_now` counts it as ended.
+        """
         if not self.next_lapse_us or self.now_us < self.next_lapse_us:
             return 0
         tx = self._batch.tx
         stored = tx.lapsed(self.key, self.now_us)
         over = sorted(
-            self._overlaid(stored, lambda p: p.lapsed(self.now_us)), key=lambda p: (p.lapses_us, p.transaction_id)
+            self._overlaid(stored, lambda p: p.lapsed(self.now_us)),
+            key=lambda p: (p.transaction_id != named, p.lapses_us, p.transaction_id),
         )
-        for purchase in over:
+        ending, self._due = over[: self.bounds.lapsed], tuple(over[self.bounds.lapsed :])
+        for purchase in ending:
             self.change_purchase(
                 purchase,
                 Happening(
@@ -284,7 +309,10 @@ class Work:
                     postings.release(purchase.remaining_minor),
                 ),
             )
+        if self._due:
+            self.next_lapse_us = self._due[0].lapses_us
+            return len(ending)
         pending = [p.lapses_us for p in self._seen_purchases.values() if p.state is HoldState.PENDING]
         later = [at for at in (tx.next_lapse(self.key, self.now_us), *pending) if at > self.now_us]
         self.next_lapse_us = min(later, default=0)
-        return len(over)
+        return len(ending)

@@ -55,6 +55,7 @@ def judge(
     hold_lifetime_us: int,
     now_us: int,
     demanded: StepUp = NO_STEP_UP,
+    may_hold: bool = True,
 ) -> Verdict:
     """
     Answer a purchase.
@@ -64,6 +65,7 @@ def judge(
 
     `demanded` is the proof an earlier attempt on this purchase was asked for. Until it expires the purchase is not
     approved without it, whatever the rules make of the attempt, and no answer in between lets it be forgotten.
+    `may_hold` is False for a customer with as many open holds as one may have.
     """
     outcome = Outcome[assessment.outcome]
     standing = demanded if now_us < demanded.expires_us else NO_STEP_UP
@@ -77,7 +79,7 @@ def judge(
         if not allow_partial or available <= 0:
             return Verdict(Outcome.DECLINE, ("CREDIT_LIMIT_EXCEEDED", *assessment.reasons), step_up=standing)
         held, notes = available, ("PARTIAL_APPROVAL",)
-    if held and not postings.has_room(line.books, held):
+    if held and not (may_hold and postings.has_room(line.books, held)):
         return Verdict(Outcome.DECLINE, ("HOLD_BOUND_REACHED", *assessment.reasons), step_up=standing)
     if outcome is Outcome.STEP_UP:
         level = max(step_up_level(assessment.risk_score), standing.level)

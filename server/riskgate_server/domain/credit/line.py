@@ -86,7 +86,7 @@ class Block(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class CreditLine(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A line of credit: its books, its life cycle and its blocks."""
+    """A line of credit: its books, its life cycle, its blocks, and how many holds are open on it."""
 
     line_id: str
     currency: str
@@ -97,6 +97,7 @@ class CreditLine(msgspec.Struct, frozen=True, gc=False, array_like=True):
     life_cycle: LifeCycle = LifeCycle.ACTIVE
     books: postings.Books = postings.EMPTY_BOOKS
     blocks: tuple[Block, ...] = ()
+    open_holds: int = 0
 
     def standing_blocks(self, now_us: int) -> tuple[Block, ...]:
         """Blocks that stop spending now, oldest first."""

@@ -66,6 +66,11 @@ class Purchase(msgspec.Struct, frozen=True, gc=False, array_like=True):
             return min(self.expires_us, self.review_deadline_us)
         return self.expires_us
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the books still reserve credit for it."""
+        return self.state is HoldState.PENDING
+
     def lapsed(self, now_us: int) -> bool:
         """Whether the hold is over at `now_us`, whatever the books say yet. At its very expiry it is."""
         return self.state is HoldState.PENDING and now_us >= self.lapses_us

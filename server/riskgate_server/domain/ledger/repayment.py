@@ -7,6 +7,7 @@ from enum import IntEnum
 
 import msgspec
 
+from riskgate_server.domain.errors import PreconditionFailed
 from riskgate_server.domain.ledger.holds import Purchase
 
 
@@ -37,14 +38,23 @@ class Payment(msgspec.Struct, frozen=True, gc=False, array_like=True):
     state: PaymentState = PaymentState.POSTED
 
 
-def allocate(amount_minor: int, owed: Iterable[Purchase]) -> tuple[tuple[Allocation, ...], int]:
-    """Spread a payment over what is owed, in the order given, and return the shares and the rest."""
-    shares = []
+def allocate(amount_minor: int, owed: Iterable[Purchase], *, most: int) -> tuple[tuple[Allocation, ...], int]:
+    """
+    Spread a payment over what is owed, in the order given, and return the shares and the rest.
+
+    Raises:
+        PreconditionFailed: it would repay more than `most` purchases. Less money may be booked at once; then the
+            next part goes on where it ended, so the money lies where one payment would have put it.
+    """
+    shares: list[Allocation] = []
     rest = amount_minor
     for purchase in owed:
         if not rest:
             break
         share = min(rest, purchase.principal_minor)
+        if share and len(shares) == most:
+            reason, message = "BOUND_REACHED", f"one payment repays at most {most} purchases: book it in parts"
+            raise PreconditionFailed(reason, message, allocatable_minor=str(amount_minor - rest))
         if share:
             shares.append(Allocation(purchase.transaction_id, share))
             rest -= share

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from riskgate_server.domain.errors import PreconditionFailed
 from riskgate_server.domain.ledger.holds import HoldState, Purchase
 from riskgate_server.domain.ledger.repayment import Allocation, allocate
 
@@ -11,20 +13,35 @@ def owing(name: str, principal_minor: int) -> Purchase:
     return Purchase(name, "line-1", b"", 1, state=HoldState.CAPTURED, principal_minor=principal_minor)
 
 
+def spread(amount_minor: int, owed: list[Purchase]) -> tuple[tuple[Allocation, ...], int]:
+    return allocate(amount_minor, owed, most=20)
+
+
 def test_the_first_in_line_is_repaid_before_the_next_gets_anything() -> None:
-    shares, rest = allocate(150, [owing("a", 100), owing("b", 100)])
+    shares, rest = spread(150, [owing("a", 100), owing("b", 100)])
 
     assert shares == (Allocation("a", 100), Allocation("b", 50))
     assert rest == 0
 
 
 def test_what_nobody_owes_is_left_over() -> None:
-    assert allocate(150, [owing("a", 100)]) == ((Allocation("a", 100),), 50)
-    assert allocate(150, []) == ((), 150)
+    assert spread(150, [owing("a", 100)]) == ((Allocation("a", 100),), 50)
+    assert spread(150, []) == ((), 150)
 
 
 def test_purchases_that_owe_nothing_get_no_share() -> None:
-    assert allocate(10, [owing("a", 0), owing("b", 10)]) == ((Allocation("b", 10),), 0)
+    assert spread(10, [owing("a", 0), owing("b", 10)]) == ((Allocation("b", 10),), 0)
+
+
+def test_a_payment_that_would_repay_too_many_purchases_says_how_much_may_be_booked() -> None:
+    owed = [owing(name, 100) for name in "abc"]
+
+    with pytest.raises(PreconditionFailed) as error:
+        allocate(201, owed, most=2)
+    assert (error.value.reason, error.value.details["allocatable_minor"]) == ("BOUND_REACHED", "200")
+    assert allocate(200, owed, most=2)[1] == 0
+    # What nobody owes needs no share.
+    assert allocate(900, [*owed[:2], owing("d", 0)], most=2)[1] == 700
 
 
 @settings(max_examples=300, deadline=None, database=None, derandomize=True)
@@ -32,7 +49,7 @@ def test_purchases_that_owe_nothing_get_no_share() -> None:
 def test_shares_and_rest_are_the_payment_to_the_last_unit(amount: int, debts: list[int]) -> None:
     purchases = [owing(f"t{n:02}", debt) for n, debt in enumerate(debts)]
 
-    shares, rest = allocate(amount, purchases)
+    shares, rest = spread(amount, purchases)
 
     assert sum(share.amount_minor for share in shares) + rest == amount
     owed = {p.transaction_id: p.principal_minor for p in purchases}

@@ -1,0 +1,18 @@
+"""How much one customer, one command or one payment may be: nobody holds up the writer or outgrows a reply."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """The engine's own; tests choose smaller ones, to meet them."""
+
+    open_holds: int = 10_000
+    """Holds of one customer that may be open at once; one more purchase is declined."""
+
+    lapsed: int = 200
+    """Lapsed holds that one command ends. The rest stay due, and their credit counts as free meanwhile."""
+
+    shares: int = 5_000
+    """Purchases that one payment repays: under half a megabyte of reply."""
