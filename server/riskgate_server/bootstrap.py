@@ -7,6 +7,7 @@ import contextlib
 import errno
 import gc
 import os
+import resource
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -41,7 +42,7 @@ from riskgate_server.crypto.tls import require_certificate, require_key_of
 from riskgate_server.datadir import DataDirectory, DataDirectoryError, create_empty_private
 from riskgate_server.engine.clocks import DataClock, SystemClock
 from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.engine.ports import Store, StoreBroken, StoreInUse
+from riskgate_server.engine.ports import ReadFailed, Store, StoreBroken, StoreInUse
 from riskgate_server.engine.queries import Queries
 from riskgate_server.engine.verify import Progress, Report, verify
 from riskgate_server.engine.writer import Writer
@@ -64,6 +65,12 @@ log = structlog.get_logger()
 
 READERS: Final = 4
 """Threads that answer questions from snapshots."""
+
+READING_CONNECTIONS: Final = READERS + 2
+"""One for each of those threads, one for the sweep of lapsed holds and one for signing heads: none ever waits long."""
+
+FILES_MIN: Final = 256
+"""Descriptors the server needs: some forty of its own, the rest for callers."""
 
 GC_THRESHOLD: Final = 20_000
 """Objects made between two looks of the garbage collector: what we make by the thousand are trees without cycles."""
@@ -124,7 +131,7 @@ def open_store(directory: DataDirectory, *, synchronous: str = "FULL") -> Opened
     """Open a checked data directory for writing; only one process may."""
     create_empty_private(directory.store)
     try:
-        store = SQLiteStore(directory.store, synchronous=synchronous)
+        store = SQLiteStore(directory.store, synchronous=synchronous, readers=READING_CONNECTIONS)
     except StoreBroken as error:
         raise DataDirectoryError(f"{directory.store} cannot be read: {error}") from error
     try:
@@ -170,12 +177,31 @@ def read_ruleset(path: str) -> tuple[CompiledRuleset, str]:
     return load_ruleset(source), source
 
 
+class FilesTooFew(Exception):
+    """The system lets this process open too few files."""
+
+
+def make_room_for_files() -> None:
+    """
+    Let the process open as many files as it may: every connection of a caller takes one.
+
+    Raises:
+        FilesTooFew: that is less than the server needs.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY and hard < FILES_MIN:
+        raise FilesTooFew(f"this process may open {hard} files, and needs {FILES_MIN}: raise `ulimit -n`")
+
+
 class OtherPast(Exception):
     """The store is not the one whose heads were signed: it is missing, older, or was rewritten."""
 
 
 REFUSALS_TO_START: Final = (
     DataDirectoryError,
+    FilesTooFew,
     HeadsBroken,
     MasterKeyMismatch,
     OtherPast,
@@ -204,6 +230,7 @@ class Server:
     async def run(self, *, ready: asyncio.Future[Listening] | None = None) -> int:
         """Serve until told to stop, and return the process's exit code: 0 for an orderly end."""
         settings, directory = self._settings, self._directory
+        make_room_for_files()
         directory.check()
         _refuse_unusable_tls(directory)
         rules, source = read_ruleset(settings.ruleset)
@@ -347,11 +374,14 @@ def _refuse_other_past(heads: HeadLog, store: Store) -> None:
 
 def _sign_head(heads: HeadLog, store: Store) -> None:
     """Write the journal's head, signed, outside the database: who rewrites the database cannot rewrite this."""
-    with store.snapshot() as snapshot:
-        position = snapshot.last_position()
-        if not position:
-            return
-        batch = snapshot.last_batch()
+    try:
+        with store.snapshot() as snapshot:
+            position = snapshot.last_position()
+            batch = snapshot.last_batch()
+    except ReadFailed:
+        # The next head vouches for what this one would have.
+        log.exception("head put off")
+        return
     if batch is None:
         return
     head = Head(writer=WRITER, batch=batch.sequence, batch_hash=batch.hash, entries=position, at_us=batch.at_us)

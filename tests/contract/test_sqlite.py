@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import pytest
 from riskgate_server.engine.ports import (
     PaymentRow,
     PurchaseRow,
+    ReadFailed,
     RequestRow,
     StoreBroken,
     StoreBusy,
@@ -22,8 +26,10 @@ from riskgate_server.engine.ports import (
     StoreInUse,
 )
 from riskgate_server.engine.replies import DecisionReply, Failed
+from riskgate_server.stores.sqlite import connections
+from riskgate_server.stores.sqlite.reads import SQLiteSnapshot
 from riskgate_server.stores.sqlite.schema import SCHEMA_VERSION, SchemaTooNew, migrate
-from riskgate_server.stores.sqlite.store import SettingsRefused, SQLiteSnapshot, SQLiteStore
+from riskgate_server.stores.sqlite.store import SettingsRefused, SQLiteStore
 from tests.contract.rows import ADA, BO, batch, commit, customer, entry, purchase
 from tests.factories import check, make_customer, make_pipeline
 
@@ -151,6 +157,40 @@ def test_snapshots_share_connections_when_they_can(store: SQLiteStore) -> None:
         assert snapshot._db is first
 
 
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Let this process open nothing more, as when callers have taken every descriptor."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_store_reads_and_writes_on_when_the_process_may_open_nothing_more(path: Path) -> None:
+    store = SQLiteStore(path, readers=3)
+    with no_more_files(), ExitStack() as lent:
+        snapshots = [lent.enter_context(store.snapshot()) for _ in range(3)]
+        commit(store, customer(), purchase(), entry(), batch())
+
+        assert [snapshot.counts()["customers"] for snapshot in snapshots] == [0, 0, 0]
+    assert counted(store) == 1
+    store.close()
+
+
+def test_who_reads_waits_for_a_connection_and_not_for_ever(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SQLiteStore(path, readers=1)
+    with ThreadPoolExecutor(1) as other:
+        with store.snapshot():
+            waiting = other.submit(counted, store)
+            monkeypatch.setattr(connections, "LEND_SECONDS_MAX", 0.0)
+            with pytest.raises(ReadFailed):
+                counted(store)
+        assert waiting.result(10) == 0
+    store.close()
+
+
 # --- No room. ---
 
 
@@ -239,21 +279,23 @@ def damaged(store: SQLiteStore, path: Path) -> SQLiteStore:
     return SQLiteStore(path)
 
 
-@pytest.mark.parametrize("where", ["transaction", "snapshot"])
-def test_a_damaged_file_breaks_the_store_where_it_is_read(store: SQLiteStore, path: Path, where: str) -> None:
+@pytest.mark.parametrize(("where", "error"), [("transaction", StoreBroken), ("snapshot", ReadFailed)])
+def test_a_damaged_file_breaks_who_writes_and_fails_who_reads(
+    store: SQLiteStore, path: Path, where: str, error: type[Exception]
+) -> None:
     hurt = damaged(store, path)
 
-    with pytest.raises(StoreBroken) as broken, getattr(hurt, where)() as reads:
+    with pytest.raises(error) as broken, getattr(hurt, where)() as reads:
         reads.customer(ADA)
 
     assert isinstance(broken.value.__cause__, sqlite3.DatabaseError)
     hurt.close()
 
 
-def test_a_damaged_file_breaks_the_search_for_lapsed_holds_too(store: SQLiteStore, path: Path) -> None:
+def test_a_damaged_file_fails_the_search_for_lapsed_holds_too(store: SQLiteStore, path: Path) -> None:
     hurt = damaged(store, path)
 
-    with pytest.raises(StoreBroken):
+    with pytest.raises(ReadFailed):
         hurt.customers_due(1, 1)
 
     hurt.close()

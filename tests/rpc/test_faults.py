@@ -14,6 +14,7 @@ from riskgate.risk.v1 import risk_service_pb2 as risk_pb
 from riskgate_server.engine import pipeline
 from riskgate_server.engine.commands import CaptureHold
 from riskgate_server.engine.decide import USE_CASES
+from riskgate_server.engine.ports import ReadFailed
 from riskgate_server.engine.queries import Queries
 from riskgate_server.rpc import risk
 from riskgate_server.rpc.convert import check_command
@@ -85,6 +86,16 @@ def test_no_kind_of_exception_reaches_a_caller(
     monkeypatch.setattr(Queries, "credit_line", failing(error))
 
     assert is_only_an_id(refused(lambda: line_of(ada)), log)
+
+
+def test_a_question_the_store_cannot_answer_now_is_refused_for_now(ada: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as planted:
+        planted.setattr(Queries, "credit_line", failing(ReadFailed(CANARY)))
+        told = refused(lambda: line_of(ada))
+
+    assert (told.name, told.retry_seconds) == ("UNAVAILABLE READ_FAILED", 1)
+    assert CANARY not in str(told)
+    assert line_of(ada).line_id
 
 
 def test_a_command_that_breaks_the_engine_is_refused_for_good_and_no_other(

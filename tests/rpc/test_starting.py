@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import socket
 from collections.abc import Callable
@@ -175,6 +176,26 @@ def test_a_damaged_file_is_named_in_a_line(root: Path, name: str, monkeypatch: p
 
     assert code == 1
     assert str(damaged) in output
+
+
+def test_too_few_files_are_refused_in_a_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 100))
+
+    code, output = served("--data", root)
+
+    assert code == 1
+    assert "may open 100 files, and needs 256" in output
+
+
+def test_as_many_files_may_be_opened_as_the_system_allows(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 4_096))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+
+    _, output = served("--data", root)
+
+    assert asked == [(4_096, 4_096)]
+    assert "it started" in output
 
 
 def test_an_interrupted_init_is_not_served(root: Path) -> None:

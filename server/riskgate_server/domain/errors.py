@@ -73,7 +73,15 @@ class Conflict(RiskgateError):
 
 
 class Unavailable(RiskgateError):
-    """The engine cannot serve now. With reason OUTCOME_UNKNOWN the effect may or may not stand: repeat the same id."""
+    """
+    The engine cannot serve now. With reason OUTCOME_UNKNOWN the effect may or may not stand: repeat the same id.
+
+    `retry_after_seconds` says when trying again may help; 0 when nobody can say.
+    """
+
+    def __init__(self, reason: str, message: str, *, retry_after_seconds: float = 0, **details: str) -> None:
+        super().__init__(reason, message, **details)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class Unimplemented(RiskgateError):

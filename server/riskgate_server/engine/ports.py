@@ -32,6 +32,10 @@ class StoreBusy(Exception):
     """Another program holds the store. Nothing happened; a later transaction may succeed."""
 
 
+class ReadFailed(Exception):
+    """A question could not be answered just now. Nothing was written, and nothing that was written is in doubt."""
+
+
 class StoreInUse(Exception):
     """Another process serves this store."""
 
@@ -200,7 +204,11 @@ class Snapshots(Protocol):
     """Where consistent views come from."""
 
     def snapshot(self) -> Snapshot:
-        """A consistent view of everything committed so far. Safe from any thread; each call has its own."""
+        """
+        A consistent view of everything committed so far. Safe from any thread; each call has its own.
+
+        Entering it, and every question, raises ReadFailed when it cannot be answered now.
+        """
 
 
 class Store(Snapshots, Protocol):

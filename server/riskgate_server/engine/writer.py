@@ -19,7 +19,7 @@ import structlog
 from riskgate_server.domain.errors import Unavailable
 from riskgate_server.engine.commands import Command, SettleLapsed
 from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.engine.ports import Clock, Store, StoreBroken, StoreBusy, StoreFull
+from riskgate_server.engine.ports import Clock, ReadFailed, Store, StoreBroken, StoreBusy, StoreFull
 from riskgate_server.engine.replies import Reply, failure_of
 
 log = structlog.get_logger()
@@ -95,7 +95,7 @@ class Writer:
                     self._swept_at = time.monotonic()
                     try:
                         self._sweep()
-                    except (StoreBusy, StoreFull):
+                    except (ReadFailed, StoreBusy, StoreFull):
                         log.warning("sweep put off", exc_info=True)
         except Exception as error:
             # Whatever it is: a thread that dies in silence leaves every caller hanging.

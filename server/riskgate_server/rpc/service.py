@@ -9,9 +9,11 @@ from concurrent.futures import Executor
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
+import structlog
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.domain.errors import PermissionRefused, ResourceExhausted
+from riskgate_server.domain.errors import PermissionRefused, ResourceExhausted, Unavailable
+from riskgate_server.engine.ports import ReadFailed
 from riskgate_server.engine.queries import Queries
 from riskgate_server.rpc.convert import DecisionWriter, invalid
 from riskgate_server.rpc.door import Call, Door
@@ -20,11 +22,16 @@ from riskgate_server.rpc.gateway import Gateway
 
 _T = TypeVar("_T")
 
+log = structlog.get_logger()
+
 CONFIRM_SECONDS: Final = 2.0
 """How often a watcher to whom nothing happens is asked for its rights again."""
 
 HISTORY_END_US: Final = 253_370_764_800 * 1_000_000
 """The year 9999. Time that the data drives stops here: beyond, a time zone's hour or a hold's end has no date."""
+
+READ_AGAIN_SECONDS: Final = 1.0
+"""When a question that could not be answered may be asked again."""
 
 PAGE_SIZE: Final = 50
 """Items on a page unless the request says otherwise."""
@@ -61,6 +68,7 @@ class Readers:
 
         Raises:
             ResourceExhausted: too many wait already.
+            Unavailable: the store could not be read just now.
         """
         if self._waiting >= READS_MAX:
             raise ResourceExhausted(
@@ -84,6 +92,11 @@ class Readers:
             except StopIteration as error:
                 # The one exception that cannot cross a future: left alone, the caller would hang.
                 raise RuntimeError(question) from error
+            except ReadFailed as error:
+                log.exception("read failed", question=getattr(question, "__name__", ""))
+                raise Unavailable(
+                    "READ_FAILED", "the store could not be read just now", retry_after_seconds=READ_AGAIN_SECONDS
+                ) from error
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
 

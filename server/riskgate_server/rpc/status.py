@@ -54,7 +54,7 @@ def proto_of(error: errors.RiskgateError) -> status_pb2.Status:
             for v in error.violations
         ]
         details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
-    if isinstance(error, errors.ResourceExhausted):
+    if isinstance(error, errors.ResourceExhausted | errors.Unavailable) and error.retry_after_seconds:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(max(1, round(error.retry_after_seconds * 1000)))
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))

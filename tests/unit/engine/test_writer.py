@@ -16,7 +16,7 @@ from riskgate_server.crypto.seal import Sealer
 from riskgate_server.domain.journal import Outcome
 from riskgate_server.engine import writer as writer_module
 from riskgate_server.engine.commands import Command
-from riskgate_server.engine.ports import Store, StoreBroken, StoreBusy, StoreFull
+from riskgate_server.engine.ports import ReadFailed, Store, StoreBroken, StoreBusy, StoreFull
 from riskgate_server.engine.replies import DecisionReply, Failed, HoldReply, Reply
 from riskgate_server.engine.verify import verify
 from riskgate_server.engine.writer import Writer
@@ -208,8 +208,8 @@ class UnsweepableStore(FaultyStore):
         raise self.error
 
 
-@pytest.mark.parametrize("error", [StoreFull("no room"), StoreBusy("in the way")])
-def test_a_sweep_that_finds_no_room_is_tried_again_and_stops_nobody(
+@pytest.mark.parametrize("error", [StoreFull("no room"), StoreBusy("in the way"), ReadFailed("no file")])
+def test_a_sweep_that_cannot_be_done_now_is_tried_again_and_stops_nobody(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     monkeypatch.setattr(writer_module, "SWEEP_SECONDS", 0.01)

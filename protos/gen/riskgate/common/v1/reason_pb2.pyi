@@ -134,6 +134,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE: the server is stopping; nothing was done."""
     ERROR_REASON_STORE_FULL: _ErrorReason.ValueType  # 94
     """UNAVAILABLE: the store has no room; nothing was done."""
+    ERROR_REASON_READ_FAILED: _ErrorReason.ValueType  # 97
+    """UNAVAILABLE: the store could not be read just now; RetryInfo says when to ask again."""
     ERROR_REASON_NOT_SERVED_YET: _ErrorReason.ValueType  # 95
     """UNIMPLEMENTED: this version of the engine does not serve the call yet."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 96
@@ -256,6 +258,8 @@ ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 93
 """UNAVAILABLE: the server is stopping; nothing was done."""
 ERROR_REASON_STORE_FULL: ErrorReason.ValueType  # 94
 """UNAVAILABLE: the store has no room; nothing was done."""
+ERROR_REASON_READ_FAILED: ErrorReason.ValueType  # 97
+"""UNAVAILABLE: the store could not be read just now; RetryInfo says when to ask again."""
 ERROR_REASON_NOT_SERVED_YET: ErrorReason.ValueType  # 95
 """UNIMPLEMENTED: this version of the engine does not serve the call yet."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 96
