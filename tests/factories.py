@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any, Final
 
 from riskgate_server.crypto.seal import Sealer
@@ -86,7 +87,8 @@ class ChosenRules:
     """Keeps `engine.ports.RiskRules`: a purchase's channel says what becomes of it (`ASSESSMENTS`, or "broken")."""
 
     version = "chosen-1"
-    hash = "c0" * 32
+    source = "by the channel"
+    hash = sha256(source.encode()).hexdigest()
     feature_names = ("channel",)
 
     def features(self, profile: Profile, facts: PurchaseFacts, line: LineFacts) -> FeatureValues:
@@ -111,7 +113,9 @@ def make_pipeline(store: Store | None = None, **parts: Any) -> Pipeline:
         "entropy": SeededEntropy(),
         "rules": ChosenRules(),
     }
-    return Pipeline(store=store or MemoryStore(), **(given | parts))
+    store = store or MemoryStore()
+    store.remember_ruleset(bytes.fromhex(ChosenRules.hash), ChosenRules.source, NOW_US)
+    return Pipeline(store=store, **(given | parts))
 
 
 _PLACE: Final = {"tenant_id": TENANT, "customer_id": CUSTOMER}

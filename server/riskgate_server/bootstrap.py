@@ -44,7 +44,8 @@ from riskgate_server.engine.clocks import DataClock, SystemClock
 from riskgate_server.engine.pipeline import Pipeline
 from riskgate_server.engine.ports import ReadFailed, Store, StoreBroken, StoreInUse
 from riskgate_server.engine.queries import Queries
-from riskgate_server.engine.verify import Progress, Report, verify
+from riskgate_server.engine.report import Report
+from riskgate_server.engine.verify import Progress, verify
 from riskgate_server.engine.writer import Writer
 from riskgate_server.rpc.callers import Authenticator, RateLimits
 from riskgate_server.rpc.convert import DecisionWriter, ReasonTexts

@@ -95,7 +95,14 @@ def test_a_rolled_back_transaction_does_not_hinder_the_next(store: Store) -> Non
     commit(store, *everything())
 
     with store.snapshot() as snapshot:
-        assert snapshot.counts() == {"customers": 1, "purchases": 1, "payments": 1, "entries": 1, "batches": 1}
+        assert snapshot.counts() == {
+            "customers": 1,
+            "purchases": 1,
+            "payments": 1,
+            "requests": 1,
+            "entries": 1,
+            "batches": 1,
+        }
 
 
 def test_a_transaction_without_a_write_is_no_change(store: Store) -> None:
@@ -285,12 +292,23 @@ def test_a_batch_of_many_rows_is_written_whole(store: Store) -> None:
     )
 
     with store.snapshot() as snapshot:
-        counted = snapshot.counts()
-        assert counted == {"customers": 700, "purchases": 700, "payments": 700, "entries": 700, "batches": 1}
+        kinds = ("customers", "purchases", "payments", "requests", "entries")
+        assert snapshot.counts() == dict.fromkeys(kinds, 700) | {"batches": 1}
         assert [e.sequence for e in snapshot.entries(ADA, after=0, limit=1_000)] == list(range(1, 701))
     with store.transaction() as tx:
         assert len(tx.requests([(ADA, name) for name in names])) == 700
         assert len(tx.purchases([(ADA, name) for name in names])) == 700
+
+
+def test_a_customers_requests_are_paged_by_id(store: Store) -> None:
+    commit(
+        store, *(request(name) for name in ("r3", "r1", "R2", "r2")), request("r2", BO), request("r9", ADA_ELSEWHERE)
+    )
+
+    with store.snapshot() as snapshot:
+        first = snapshot.requests(ADA, after="", limit=3)
+        assert first == [request("R2"), request("r1"), request("r2")]
+        assert snapshot.requests(ADA, after="r2", limit=3) == [request("r3")]
 
 
 # --- Questions about holds, debts and lapses. ---

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from riskgate_server.engine.ports import Vault
+import pytest
+
+from riskgate_server.engine.ports import NoKey, Vault
 from tests.contract.rows import ADA, ADA_ELSEWHERE, BO
 
 KEY, OTHER = bytes(range(32)), bytes(range(32, 64))
 
 
 def test_an_unknown_customer_has_no_key(vault: Vault) -> None:
-    assert vault.keys([ADA, BO]) == {ADA: None, BO: None}
+    assert vault.keys([ADA, BO]) == {ADA: NoKey.ABSENT, BO: NoKey.ABSENT}
     assert vault.keys([]) == {}
 
 
 def test_a_key_is_kept_per_customer_and_tenant(vault: Vault) -> None:
     assert vault.create({ADA: KEY, BO: OTHER}) == {ADA: KEY, BO: OTHER}
 
-    assert vault.keys([BO, ADA, ADA_ELSEWHERE]) == {ADA: KEY, BO: OTHER, ADA_ELSEWHERE: None}
+    assert vault.keys([BO, ADA, ADA_ELSEWHERE]) == {ADA: KEY, BO: OTHER, ADA_ELSEWHERE: NoKey.ABSENT}
 
 
 def test_an_older_key_wins_over_a_newer_one(vault: Vault) -> None:
@@ -34,7 +36,7 @@ def test_ids_that_differ_only_in_case_have_keys_of_their_own(vault: Vault) -> No
     assert vault.keys([("acme", "ada"), ("acme", "Ada"), ("Acme", "ada")]) == {
         ("acme", "ada"): KEY,
         ("acme", "Ada"): OTHER,
-        ("Acme", "ada"): None,
+        ("Acme", "ada"): NoKey.ABSENT,
     }
 
 
@@ -43,7 +45,7 @@ def test_a_forgotten_key_is_gone_and_the_others_stay(vault: Vault) -> None:
     vault.forget(ADA)
     vault.forget(ADA_ELSEWHERE)
 
-    assert vault.keys([ADA, BO]) == {ADA: None, BO: OTHER}
+    assert vault.keys([ADA, BO, ADA_ELSEWHERE]) == {ADA: NoKey.FORGOTTEN, BO: OTHER, ADA_ELSEWHERE: NoKey.ABSENT}
 
 
 def test_forgetting_again_is_no_effect(vault: Vault) -> None:
@@ -51,7 +53,16 @@ def test_forgetting_again_is_no_effect(vault: Vault) -> None:
     vault.forget(ADA)
     vault.forget(ADA)
 
-    assert vault.keys([ADA]) == {ADA: None}
+    assert vault.keys([ADA]) == {ADA: NoKey.FORGOTTEN}
+
+
+def test_a_forgotten_customer_gets_no_new_key(vault: Vault) -> None:
+    vault.create({ADA: KEY})
+    vault.forget(ADA)
+
+    with pytest.raises(ValueError, match="forgotten"):
+        vault.create({ADA: OTHER})
+    assert vault.keys([ADA]) == {ADA: NoKey.FORGOTTEN}
 
 
 def test_many_threads_create_one_customers_key_and_all_get_the_same(vault: Vault) -> None:

@@ -11,7 +11,8 @@ import click
 from riskgate_server.cli.common import checked_directory, data_option, json_option, say
 
 if TYPE_CHECKING:
-    from riskgate_server.engine.verify import Progress, Report
+    from riskgate_server.engine.report import Report
+    from riskgate_server.engine.verify import Progress
 
 
 @click.group()

@@ -27,6 +27,7 @@ from riskgate_server.engine.ports import (
     CustomerRow,
     Entropy,
     EntrySink,
+    NoKey,
     RequestRow,
     RiskRules,
     Sealer,
@@ -180,10 +181,10 @@ class Pipeline:
             [(command.key, command.transaction_id) for command in commands if isinstance(command, PurchaseCommand)],
         )
 
-    def _unsealed(self, row: CustomerRow, data_key: bytes | None) -> Kept:
-        if data_key is None:
-            reason = f"no key for customer in row {row.sequence}"
-            raise LookupError(reason)
+    def _unsealed(self, row: CustomerRow, data_key: bytes | NoKey) -> Kept:
+        if isinstance(data_key, NoKey):
+            message = f"no key for customer in row {row.sequence}: {data_key.value}"
+            raise LookupError(message)  # noqa: TRY004  its key is the matter, not its type
         profile = sealing.unseal_profile(row, data_key, self._sealer)
         return Kept(row.sequence, row.next_lapse_us, row.state, profile, data_key)
 
@@ -234,12 +235,12 @@ class Pipeline:
             return self._repeat(batch, known, command)
         work = Work(batch, key, request_id=request_id, at_us=self._clock.at(command, batch.now_us))
         settled = work.settle_lapsed(command.transaction_id if isinstance(command, PurchaseCommand) else "")
-        before = len(work.entries)
+        before = len(work.recorded)
         reply: Reply
         try:
             reply = USE_CASES[type(command)](work, command, self.rules)
         except errors.RiskgateError as error:
-            if len(work.entries) != before:
+            if len(work.recorded) != before:
                 message = f"{type(command).__name__} was refused after it had recorded"
                 raise AssertionError(message) from error
             if type(error).__name__ not in STICKY or not remembers:
@@ -250,11 +251,17 @@ class Pipeline:
             reply = Settled(settled)
         if isinstance(command, CheckTransaction) and command.validate_only:
             return reply
-        batch.keep(work)
-        if work.entries and not isinstance(reply, Refusal):
-            batch.now_us = self._clock.after(command, batch.now_us)
+        stored = b""
         if remembers:
-            batch.requests[key, request_id] = _remembered(command, reply, work)
+            # A request that left no entry could be taken out of the store unseen.
+            assert work.recorded
+            row = _remembered(command, reply, work)
+            stored = row.reply
+            batch.requests[key, request_id] = row
+        work.seal(command.fingerprint, stored)
+        batch.keep(work)
+        if work.recorded and not isinstance(reply, Refusal):
+            batch.now_us = self._clock.after(command, batch.now_us)
         return reply
 
     def _repeat(self, batch: Batch, known: RequestRow, command: Command) -> Reply:

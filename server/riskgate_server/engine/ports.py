@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from enum import Enum
 from typing import Protocol
 
 import msgspec
@@ -38,6 +39,17 @@ class ReadFailed(Exception):
 
 class StoreInUse(Exception):
     """Another process serves this store."""
+
+
+class NoKey(Enum):
+    """Why a customer has no data key."""
+
+    ABSENT = "absent"
+    """The vault never had one, or lost its row."""
+    FORGOTTEN = "forgotten"
+    """It was destroyed, so that what it sealed is gone for good."""
+    DAMAGED = "damaged"
+    """Its row cannot be opened."""
 
 
 class CustomerRow(msgspec.Struct, frozen=True, gc=False):
@@ -187,6 +199,9 @@ class Snapshot(Reads, AbstractContextManager["Snapshot"], Protocol):
     def batches(self, *, after: int, limit: int) -> Sequence[BatchRow]:
         """Return batch rows with a sequence above `after`, ascending, at most `limit`."""
 
+    def requests(self, key: CustomerKey, *, after: str, limit: int) -> Sequence[RequestRow]:
+        """Return the customer's requests with an id above `after`, ascending, at most `limit`."""
+
     def last_batch(self) -> BatchRow | None:
         """Return the last batch row."""
 
@@ -194,7 +209,7 @@ class Snapshot(Reads, AbstractContextManager["Snapshot"], Protocol):
         """Return the position of the last entry; 0 before the first."""
 
     def counts(self) -> Mapping[str, int]:
-        """Return how many rows there are: customers, purchases, payments, entries, batches."""
+        """Return how many rows there are: customers, purchases, payments, requests, entries, batches."""
 
     def ruleset_source(self, ruleset_hash: bytes) -> str | None:
         """Return the source text of a ruleset that decided here."""
@@ -240,11 +255,16 @@ class Store(Snapshots, Protocol):
 class Vault(Protocol):
     """Customers' data keys, apart from the store so that a key can be truly forgotten."""
 
-    def keys(self, customers: Sequence[CustomerKey]) -> dict[CustomerKey, bytes | None]:
-        """Return the data key of each customer, None where there is none or it was forgotten."""
+    def keys(self, customers: Sequence[CustomerKey]) -> dict[CustomerKey, bytes | NoKey]:
+        """Return the data key of each customer, or why there is none; one customer's damage harms no other."""
 
     def create(self, keys: Mapping[CustomerKey, bytes]) -> dict[CustomerKey, bytes]:
-        """Keep new keys, durable on return, and return the keys that now stand (an older one wins)."""
+        """
+        Keep new keys, durable on return, and return the keys that now stand (an older one wins).
+
+        Raises:
+            ValueError: a customer's key was forgotten, or is damaged.
+        """
 
     def forget(self, customer: CustomerKey) -> None:
         """Destroy one customer's key for good."""

@@ -20,18 +20,26 @@ from riskgate_server.domain.journal import Event, Happening, Sealed
 from riskgate_server.domain.ledger.holds import HoldState, Purchase
 from riskgate_server.domain.ledger.postings import Transfer
 from riskgate_server.domain.ledger.repayment import Payment
-from riskgate_server.engine.ports import BatchRow, CustomerRow, EntryRow, PaymentRow, PurchaseRow, Sealer
+from riskgate_server.engine.ports import BatchRow, CustomerRow, EntryRow, NoKey, PaymentRow, PurchaseRow, Sealer
 from riskgate_server.engine.replies import Reply
 
 NONCE_SIZE: Final = 12
+REPLY_DIGEST_SIZE: Final = 16
 GENESIS: Final = bytes(32)
 
 
 class ClearPart(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """What anybody with the database may read of an entry."""
+    """
+    What anybody with the database may read of an entry. Stored, so fields may only follow at the end, with a default.
+
+    The first entry that a request caused vouches for the request: it has its fingerprint, and the digest of the
+    reply kept for it (empty for a purchase, whose reply is the entry itself).
+    """
 
     event: Event
     transfers: tuple[Transfer, ...]
+    fingerprint: bytes = b""
+    reply_digest: bytes = b""
 
 
 class _State(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -75,20 +83,30 @@ def seal_entry(
     at_us: int,
     request_id: str,
     head: bytes,
+    vouched: tuple[bytes, bytes],
     data_key: bytes,
     nonce: bytes,
     sealer: Sealer,
 ) -> EntryRow:
-    """Return the entry as it will be stored."""
+    """
+    Return the entry as it will be stored.
+
+    `vouched` is the fingerprint of the request and the digest of its reply, empty but on a request's first entry.
+    """
     tag = EVENT_TAGS[type(happening.event)]
     header = _header(key, sequence, at_us, tag, request_id)
-    clear = encode((happening.event, happening.transfers))
+    clear = encode((happening.event, happening.transfers, *vouched))
     if happening.sealed is None:
         nonce = sealed = b""
     else:
         sealed = sealer.seal(data_key, nonce, header, encode(happening.sealed))
     digest = _chain(head, header, clear, nonce, sealed)
     return EntryRow(key, sequence, position, batch, at_us, tag, request_id, clear, nonce, sealed, digest)
+
+
+def reply_digest(reply: bytes) -> bytes:
+    """Return what a journal entry keeps of a reply."""
+    return sha256(reply).digest()[:REPLY_DIGEST_SIZE] if reply else b""
 
 
 def entry_hash(row: EntryRow, head: bytes) -> bytes:
@@ -102,9 +120,9 @@ def open_clear(row: EntryRow) -> ClearPart:
     return _decode_clear(row.clear)
 
 
-def open_secrets(row: EntryRow, data_key: bytes | None, sealer: Sealer) -> Sealed | None:
-    """Decrypt the sealed part of an entry; None when it has none, or when the key was destroyed."""
-    if not row.sealed or data_key is None:
+def open_secrets(row: EntryRow, data_key: bytes | NoKey, sealer: Sealer) -> Sealed | None:
+    """Decrypt the sealed part of an entry; None when it has none, or when there is no key."""
+    if not row.sealed or isinstance(data_key, NoKey):
         return None
     header = _header(row.key, row.sequence, row.at_us, row.tag, row.request_id)
     return _decode_sealed(sealer.open_sealed(data_key, row.nonce, header, row.sealed))

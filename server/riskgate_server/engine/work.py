@@ -178,7 +178,9 @@ class Work:
         # The customer's time never goes back, whatever the clock does.
         self.now_us = max(at_us, customer.last_us)
         self.bounds = batch.bounds
+        self.recorded: list[tuple[int, Happening]] = []
         self.entries: list[EntryRow] = []
+        """What was recorded, once it is sealed."""
         self._batch = batch
         self._due: tuple[Purchase, ...] = ()
         self._seen_purchases = batch.purchases.get(self.key, {})
@@ -246,6 +248,18 @@ class Work:
         for happening in happenings:
             customer = self.aggregate.customer
             sequence = customer.sequence + 1
+            self.recorded.append((sequence, happening))
+            # The head follows when the entries are sealed.
+            evolve(self.aggregate, happening, sequence=sequence, at_us=self.now_us, head=customer.head)
+
+    def seal(self, fingerprint: bytes, reply: bytes) -> None:
+        """Make entries of what was recorded; the first vouches for the request's fingerprint and its stored reply."""
+        if not self.recorded:
+            return
+        customer = self.aggregate.customer
+        head = customer.head
+        vouched = (fingerprint, sealing.reply_digest(reply))
+        for sequence, happening in self.recorded:
             entry = sealing.seal_entry(
                 happening,
                 key=self.key,
@@ -254,13 +268,15 @@ class Work:
                 batch=self._batch.sequence,
                 at_us=self.now_us,
                 request_id=self.request_id,
-                head=customer.head,
+                head=head,
+                vouched=vouched,
                 data_key=self.data_key,
                 nonce=self._batch.nonce() if happening.sealed is not None else b"",
                 sealer=self._batch.sealer,
             )
             self.entries.append(entry)
-            evolve(self.aggregate, happening, sequence=sequence, at_us=self.now_us, head=entry.hash)
+            head, vouched = entry.hash, (b"", b"")
+        self.aggregate.customer = msgspec.structs.replace(customer, head=head)
 
     def change_purchase(self, purchase: Purchase, *happenings: Happening) -> Purchase:
         """Record what happened to one purchase and return it as it stands afterwards."""

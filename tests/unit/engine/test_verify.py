@@ -8,10 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from riskgate_server.crypto.seal import Sealer
-from riskgate_server.engine.verify import Report, verify
+from riskgate_server.engine import sealing
+from riskgate_server.engine.ports import NoKey, ReadFailed
+from riskgate_server.engine.replies import DecisionReply, PaymentReply
+from riskgate_server.engine.report import Report
+from riskgate_server.engine.verify import verify
 from riskgate_server.stores.memory import MemoryStore, MemoryVault
+from riskgate_server.stores.memory.store import MemorySnapshot
 from tests.factories import (
     CUSTOMER,
+    DAY_US,
+    NOW_US,
     TENANT,
     FixedClock,
     annotate,
@@ -154,6 +161,109 @@ def test_a_missing_row_of_a_purchase_or_payment_is_found(books: Books, kind: str
     getattr(books.tables, kind)[KEY].popitem()
 
     assert any(kind in fault for fault in books.verify().faults)
+
+
+def test_a_missing_request_is_found(books: Books) -> None:
+    """Its id could have its effect a second time."""
+    del books.tables.requests[KEY, "c1"]
+
+    assert books.verify().faults == ["acme/ada: 7 requests are stored, the journal has 8"]
+
+
+def test_a_planted_request_is_found(books: Books) -> None:
+    """Its id would be answered without having had an effect."""
+    row = books.tables.requests[KEY, "c1"]
+    books.tables.requests[KEY, "c3"] = msgspec.structs.replace(row, request_id="c3")
+
+    assert "acme/ada: request c3 is stored, and the journal has nothing of it" in books.verify().faults
+
+
+@pytest.mark.parametrize("change", [{"fingerprint": b"other"}, {"sequence": 1}, {"at_us": 7}, {"reply": b"other"}])
+@pytest.mark.parametrize("request_id", ["check t2", "c1", "c2", "a1"])
+def test_a_changed_request_is_found(books: Books, request_id: str, change: dict[str, Any]) -> None:
+    row = books.tables.requests[KEY, request_id]
+    books.tables.requests[KEY, request_id] = msgspec.structs.replace(row, **change)
+
+    (fault,) = books.verify().faults
+
+    assert fault.startswith(f"acme/ada: request {request_id} ")
+
+
+def test_a_request_whose_reply_was_forgotten_is_clean(books: Books) -> None:
+    assert books.store.forget_replies(NOW_US + 1, 1_000) > 0
+
+    assert books.verify().faults == []
+
+
+def test_a_request_that_ended_holds_first_is_clean() -> None:
+    """Its first entries are the clock's, and its own come after them."""
+    books, clock = Books(), FixedClock()
+    clock.wait(30 * DAY_US)
+    pipeline = make_pipeline(books.store, vault=books.vault, clock=clock)
+    replies = pipeline.run([check("t3", 500), pay("p2", 50)])
+
+    assert [type(reply) for reply in replies] == [DecisionReply, PaymentReply]
+    assert books.verify().faults == []
+
+
+def test_entries_written_before_requests_were_vouched_for_are_still_compared_with_them(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seal = sealing.seal_entry
+    monkeypatch.setattr(sealing, "seal_entry", lambda *a, **k: seal(*a, **(k | {"vouched": ()})))
+    make_pipeline(books.store, vault=books.vault).run([capture("c3", "t1", 10)])
+
+    clean = books.verify().faults
+    del books.tables.requests[KEY, "c3"]
+
+    assert clean == []
+    assert books.verify().faults == ["acme/ada: 8 requests are stored, the journal has 9"]
+
+
+@pytest.mark.parametrize("kind", ["purchases", "payments"])
+def test_rows_of_a_customer_who_is_not_there_are_found(books: Books, kind: str) -> None:
+    rows = getattr(books.tables, kind)
+    rows[TENANT, "ghost"] = dict(rows[KEY])
+
+    (fault,) = books.verify().faults
+
+    assert kind in fault
+
+
+def test_a_request_of_a_customer_who_is_not_there_is_found(books: Books) -> None:
+    books.tables.requests[(TENANT, "ghost"), "c1"] = books.tables.requests[KEY, "c1"]
+
+    assert books.verify().faults == ["11 requests are stored, 10 belong to a customer"]
+
+
+def test_a_ruleset_that_decided_here_and_is_gone_or_changed_is_found(books: Books) -> None:
+    (ruleset_hash,) = books.tables.rulesets
+    books.tables.rulesets[ruleset_hash] += " "
+    changed = books.verify().faults
+    books.tables.rulesets.clear()
+    missing = books.verify().faults
+
+    assert changed == [f"ruleset {ruleset_hash.hex()} is not the text that decided here"]
+    assert missing == [f"ruleset {ruleset_hash.hex()} decided here and is gone"]
+
+
+@pytest.mark.parametrize("lost", [NoKey.ABSENT, NoKey.DAMAGED])
+def test_a_key_that_was_lost_is_told_from_one_that_was_forgotten(books: Books, lost: NoKey) -> None:
+    books.vault._keys[KEY] = lost
+
+    report = books.verify()
+
+    assert report.erased == 0
+    assert [fault.startswith("acme/ada: the key ") for fault in report.faults] == [True]
+
+
+def test_a_store_that_cannot_be_read_to_its_end_is_a_finding(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> Any:
+        raise ReadFailed("the disk")
+
+    monkeypatch.setattr(MemorySnapshot, "requests", fail)
+
+    assert books.verify().faults == ["the store cannot be read any further: the disk"]
 
 
 def test_an_erased_customer_still_verifies_but_for_the_profile(books: Books) -> None:

@@ -236,6 +236,11 @@ class MemorySnapshot(_MemoryReads):
         """Return the customer's payments by id."""
         return [row for _, row in sorted(self._tables.payments.get(key, {}).items())]
 
+    def requests(self, key: CustomerKey, *, after: str, limit: int) -> Sequence[RequestRow]:
+        """Return the customer's requests by id."""
+        rows = sorted((i, row) for (whose, i), row in self._tables.requests.items() if whose == key and i > after)
+        return [row for _, row in rows[:limit]]
+
     def customers(self, *, after: CustomerKey, limit: int) -> Sequence[CustomerRow]:
         """Return customers by key."""
         return _first(limit, (row for key, row in sorted(self._tables.customers.items()) if key > after))
@@ -260,6 +265,7 @@ class MemorySnapshot(_MemoryReads):
             "customers": len(tables.customers),
             "purchases": sum(map(len, tables.purchases.values())),
             "payments": sum(map(len, tables.payments.values())),
+            "requests": len(tables.requests),
             "entries": len(tables.journal),
             "batches": len(tables.batches),
         }

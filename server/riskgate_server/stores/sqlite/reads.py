@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import BatchRow, CustomerRow, EntryRow, PaymentRow, PurchaseRow
+from riskgate_server.engine.ports import BatchRow, CustomerRow, EntryRow, PaymentRow, PurchaseRow, RequestRow
 from riskgate_server.stores.sqlite.connections import Readers, reading
 from riskgate_server.stores.sqlite.schema import Kind
 
@@ -22,7 +22,11 @@ OPEN_PURCHASES: Final = f"{OF_CUSTOMER} AND kind = {Kind.OPEN_PURCHASE:d}"
 _PAYMENTS: Final = f"{OF_CUSTOMER} AND kind = {Kind.PAYMENT:d}"
 BATCH: Final = "sequence, at_us, first_position, count, root, hash"
 ENTRY: Final = "tenant_id, customer_id, sequence, position, batch, at_us, tag, request_id, clear, nonce, sealed, hash"
-_COUNTED: Final = {"purchases": (Kind.OPEN_PURCHASE, Kind.PURCHASE), "payments": (Kind.PAYMENT,)}
+_COUNTED: Final = {
+    "purchases": (Kind.OPEN_PURCHASE, Kind.PURCHASE),
+    "payments": (Kind.PAYMENT,),
+    "requests": (Kind.REQUEST,),
+}
 
 
 def customer_row(row: tuple[Any, ...]) -> CustomerRow:
@@ -33,6 +37,11 @@ def customer_row(row: tuple[Any, ...]) -> CustomerRow:
 def purchase_row(row: tuple[Any, ...]) -> PurchaseRow:
     """Return a purchase from its columns."""
     return PurchaseRow((row[0], row[1]), *row[2:])
+
+
+def request_row(row: tuple[Any, ...]) -> RequestRow:
+    """Return a request from its columns."""
+    return RequestRow((row[0], row[1]), *row[2:])
 
 
 def entry_row(row: tuple[Any, ...]) -> EntryRow:
@@ -206,6 +215,15 @@ class SQLiteSnapshot(SQLiteReads):
             (after, limit),
         )
         return [BatchRow(*row) for row in rows]
+
+    def requests(self, key: CustomerKey, *, after: str, limit: int) -> Sequence[RequestRow]:
+        """Return the customer's requests by id."""
+        rows = self._all(
+            f"SELECT {REQUEST} FROM records WHERE {OF_CUSTOMER} AND kind = {Kind.REQUEST:d} AND id > ?"
+            " ORDER BY id LIMIT ?",
+            (*key, after, limit),
+        )
+        return [request_row(row) for row in rows]
 
     def last_position(self) -> int:
         """Return the position of the last entry."""

@@ -41,6 +41,7 @@ from riskgate_server.stores.sqlite.reads import (
     SQLiteSnapshot,
     customer_row,
     purchase_row,
+    request_row,
 )
 from riskgate_server.stores.sqlite.resync import write_log_again
 from riskgate_server.stores.sqlite.schema import Kind, migrate, refuse_newer
@@ -219,7 +220,7 @@ class SQLiteTransaction(SQLiteReads):
             f"SELECT {_of('r', REQUEST)} FROM {_ASKED} AND r.kind = {Kind.REQUEST:d} AND r.id = asked.value ->> 2",
             (_as_json([(*key, request_id) for key, request_id in ids]),),
         )
-        return [RequestRow((row[0], row[1]), *row[2:]) for row in rows]
+        return [request_row(row) for row in rows]
 
     def purchases(self, ids: Sequence[tuple[CustomerKey, str]]) -> Sequence[PurchaseRow]:
         """Return those of the purchases that exist."""

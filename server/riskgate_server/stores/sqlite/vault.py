@@ -20,7 +20,7 @@ from typing import Final
 
 from riskgate_server.datadir import create_empty_private
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import StoreBroken, StoreFull, StoreInUse
+from riskgate_server.engine.ports import NoKey, StoreBroken, StoreFull, StoreInUse
 from riskgate_server.stores.sqlite.resync import write_log_again
 
 Wrap = Callable[[CustomerKey, bytes], bytes]
@@ -99,11 +99,11 @@ class SqliteVault:
             self._connection.close()
             raise
 
-    def keys(self, customers: Sequence[CustomerKey]) -> dict[CustomerKey, bytes | None]:
-        """Return the data key of each customer, None where there is none or it was forgotten."""
-        found: dict[CustomerKey, bytes | None] = {}
+    def keys(self, customers: Sequence[CustomerKey]) -> dict[CustomerKey, bytes | NoKey]:
+        """Return the data key of each customer, or why there is none; one customer's damage harms no other."""
+        found: dict[CustomerKey, bytes | NoKey] = {}
         for customer in customers:
-            cached = self._cached.get(customer)
+            cached: bytes | NoKey | None = self._cached.get(customer)
             if cached is None:
                 with self._lock, _translated():
                     cached = self._load(customer)
@@ -117,7 +117,7 @@ class SqliteVault:
         An older one is what a crash between this commit and the store's left behind; it is as good as new.
 
         Raises:
-            ValueError: the key of a customer was forgotten: what it sealed must not seem damaged, but gone.
+            ValueError: a customer's key was forgotten, or is damaged: it must not seem to be another one now.
         """
         rows = [(*customer, self._wrap(customer, key)) for customer, key in keys.items()]
         standing: dict[CustomerKey, bytes] = {}
@@ -125,8 +125,8 @@ class SqliteVault:
             self._write("INSERT OR IGNORE INTO keys VALUES (?, ?, ?)", rows)
             for customer in keys:
                 key = self._load(customer)
-                if key is None:
-                    raise ValueError("the key of this customer was forgotten")
+                if isinstance(key, NoKey):
+                    raise ValueError(f"the key of this customer is {key.value}")  # noqa: TRY004  not its type
                 standing[customer] = key
         return standing
 
@@ -154,12 +154,6 @@ class SqliteVault:
                 if self._left_over(wrapped):
                     raise StoreBroken("a forgotten key is still in the vault's files")
 
-    def forgotten(self, customers: Sequence[CustomerKey]) -> set[CustomerKey]:
-        """Return those of `customers` whose key was destroyed."""
-        with self._lock, _translated():
-            rows = {customer: self._wrapped(customer) for customer in customers}
-        return {customer for customer, wrapped in rows.items() if wrapped and _is_forgotten(wrapped)}
-
     def close(self) -> None:
         """Finish; use afterwards raises."""
         with self._lock:
@@ -172,11 +166,18 @@ class SqliteVault:
         ).fetchone()
         return None if row is None else bytes(row[0])
 
-    def _load(self, customer: CustomerKey) -> bytes | None:
+    def _load(self, customer: CustomerKey) -> bytes | NoKey:
         wrapped = self._wrapped(customer)
-        if wrapped is None or _is_forgotten(wrapped):
-            return None
-        key = self._unwrap(customer, wrapped)
+        if wrapped is None:
+            return NoKey.ABSENT
+        if _is_forgotten(wrapped):
+            return NoKey.FORGOTTEN
+        try:
+            key = self._unwrap(customer, wrapped)
+        except MemoryError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever the wrapping says of it, it is of no use
+            return NoKey.DAMAGED
         # A reader cannot see that another process forgets, so it keeps nothing.
         if not self._read_only:
             if len(self._cached) >= CACHED_MAX:
@@ -226,7 +227,7 @@ class SqliteVault:
 
 
 def _is_forgotten(wrapped: bytes) -> bool:
-    return not any(wrapped)
+    return bool(wrapped) and not any(wrapped)
 
 
 def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
