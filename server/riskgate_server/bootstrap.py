@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
 import os
 import resource
@@ -21,32 +20,23 @@ import structlog
 from riskgate_server.crypto.keys import (
     FINGERPRINT,
     HEADS,
-    MASTER,
     FingerprintKey,
-    MasterKey,
     MasterKeyMismatch,
     SecretFileBroken,
-    decode_secret,
 )
-from riskgate_server.crypto.seal import Sealer
 from riskgate_server.crypto.signing import (
-    Head,
     HeadLog,
     HeadsBroken,
     HeadSigner,
-    HeadVerifier,
-    read_heads,
-    without_torn_end,
 )
 from riskgate_server.crypto.tls import require_certificate, require_key_of
 from riskgate_server.datadir import DataDirectory, DataDirectoryError, create_empty_private
 from riskgate_server.engine.clocks import DataClock, SystemClock
 from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.engine.ports import ReadFailed, Store, StoreBroken, StoreInUse
+from riskgate_server.engine.ports import Store, StoreInUse
 from riskgate_server.engine.queries import Queries
-from riskgate_server.engine.report import Report
-from riskgate_server.engine.verify import Progress, verify
 from riskgate_server.engine.writer import Writer
+from riskgate_server.opening import OtherPast, open_store, refuse_other_past, secret, sign_head
 from riskgate_server.rpc.callers import Authenticator, RateLimits
 from riskgate_server.rpc.convert import DecisionWriter, ReasonTexts
 from riskgate_server.rpc.door import Door
@@ -59,30 +49,28 @@ from riskgate_server.rules.loader import CompiledRuleset, load_ruleset
 from riskgate_server.settings import Settings
 from riskgate_server.stores.access.registry import CallerRegistry, RegistryUnusable
 from riskgate_server.stores.sqlite.schema import SchemaTooNew
-from riskgate_server.stores.sqlite.store import SettingsRefused, SQLiteSnapshots, SQLiteStore
-from riskgate_server.stores.sqlite.vault import SqliteVault, VaultUnusable
+from riskgate_server.stores.sqlite.store import SettingsRefused
+from riskgate_server.stores.sqlite.vault import VaultUnusable
 
 log = structlog.get_logger()
 
 READERS: Final = 4
 """Threads that answer questions from snapshots."""
 
-READING_CONNECTIONS: Final = READERS + 2
-"""One for each of those threads, one for the sweep of lapsed holds and one for signing heads: none ever waits long."""
-
 FILES_MIN: Final = 256
 """Descriptors the server needs: some forty of its own, the rest for callers."""
+
+READING_CONNECTIONS: Final = READERS + 2
+"""One for each of those threads, one for the sweep of lapsed holds and one for signing heads: none ever waits long."""
 
 GC_THRESHOLD: Final = 20_000
 """Objects made between two looks of the garbage collector: what we make by the thousand are trees without cycles."""
 
+FIRST_HEAD_SECONDS: Final = 0.25
+"""How often a server without a commit looks for the first one, to sign it."""
+
 BROKEN_DRAIN_SECONDS: Final = 1.0
 """How long calls in flight may take to be answered after the store has failed."""
-
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
-
-WRITER: Final = "w0"
-"""Name of the one writer of an embedded store, in signed heads."""
 
 
 class Listening(msgspec.Struct, frozen=True):
@@ -92,26 +80,6 @@ class Listening(msgspec.Struct, frozen=True):
     certificate_port: int
     key_port: int
     metrics_port: int
-
-
-class OpenedStore(msgspec.Struct, frozen=True):
-    """A data directory's rows and keys, opened."""
-
-    store: SQLiteStore
-    vault: SqliteVault
-    sealer: Sealer
-
-    def close(self) -> None:
-        """Finish with both."""
-        self.store.close()
-        self.vault.close()
-
-
-def _secret(kind: str, path: Path) -> bytes:
-    try:
-        return decode_secret(kind, path.read_bytes())
-    except SecretFileBroken as error:
-        raise DataDirectoryError(f"{path}: {error}; restore it from a backup") from error
 
 
 def _refuse_unusable_tls(directory: DataDirectory) -> None:
@@ -126,47 +94,6 @@ def _refuse_unusable_tls(directory: DataDirectory) -> None:
         require_key_of(certificate, where.read_bytes())
     except ValueError as error:
         raise DataDirectoryError(f"{where}: {error}; restore it from a backup") from error
-
-
-def open_store(directory: DataDirectory, *, synchronous: str = "FULL") -> OpenedStore:
-    """Open a checked data directory for writing; only one process may."""
-    create_empty_private(directory.store)
-    try:
-        store = SQLiteStore(directory.store, synchronous=synchronous, readers=READING_CONNECTIONS)
-    except StoreBroken as error:
-        raise DataDirectoryError(f"{directory.store} cannot be read: {error}") from error
-    try:
-        master = MasterKey(_secret(MASTER, directory.master_key))
-        vault = SqliteVault(directory.vault, wrap=master.wrap, unwrap=master.unwrap)
-    except BaseException:
-        store.close()
-        raise
-    return OpenedStore(store, vault, Sealer())
-
-
-def verify_directory(directory: DataDirectory, progress: Progress) -> Report:
-    """Verify a checked data directory, whether or not a server is running on it."""
-    master = MasterKey(_secret(MASTER, directory.master_key))
-    with contextlib.ExitStack() as closing:
-        verifier = HeadVerifier(directory.heads_public_key.read_bytes())
-        heads: list[Head] = []
-        broken = ""
-        if directory.heads.exists():
-            try:
-                lines = without_torn_end(directory.heads.read_bytes()).splitlines(keepends=True)
-                heads = list(read_heads(lines, verifier))
-            except HeadsBroken as error:
-                broken = str(error)
-        if not directory.store.exists():
-            return Report()
-        vault = SqliteVault(directory.vault, wrap=master.wrap, unwrap=master.unwrap, read_only=True)
-        closing.callback(vault.close)
-        snapshots = SQLiteSnapshots(directory.store)
-        closing.callback(snapshots.close)
-        report = verify(snapshots, vault, Sealer(), progress, heads)
-        if broken:
-            report.fault(f"heads.log: {broken}")
-    return report
 
 
 def read_ruleset(path: str) -> tuple[CompiledRuleset, str]:
@@ -194,10 +121,6 @@ def make_room_for_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard != resource.RLIM_INFINITY and hard < FILES_MIN:
         raise FilesTooFew(f"this process may open {hard} files, and needs {FILES_MIN}: raise `ulimit -n`")
-
-
-class OtherPast(Exception):
-    """The store is not the one whose heads were signed: it is missing, older, or was rewritten."""
 
 
 REFUSALS_TO_START: Final = (
@@ -237,7 +160,7 @@ class Server:
         rules, source = read_ruleset(settings.ruleset)
         loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as closing:
-            opened = open_store(directory, synchronous=self._synchronous)
+            opened = open_store(directory, synchronous=self._synchronous, readers=READING_CONNECTIONS)
             closing.callback(opened.close)
             store = opened.store
             with store.snapshot() as snapshot:
@@ -248,9 +171,11 @@ class Server:
             closing.callback(registry.close)
             # Its name must be as durable as its lines.
             create_empty_private(directory.heads)
-            heads = HeadLog(directory.heads, HeadSigner(_secret(HEADS, directory.heads_key)))
+            heads = HeadLog(directory.heads, HeadSigner(secret(HEADS, directory.heads_key)))
             closing.callback(heads.close)
-            _refuse_other_past(heads, store)
+            refuse_other_past(heads, store)
+            # From here on the log is never empty: an empty one was emptied.
+            sign_head(heads, store)
             metrics = Metrics()
             door = Door(Authenticator(registry), RateLimits(), metrics)
             gateway = Gateway(waiting_max=settings.waiting_max)
@@ -266,7 +191,7 @@ class Server:
                 feed=feed,
                 clock=clock,
                 readers=Readers(readers),
-                fingerprint=FingerprintKey(_secret(FINGERPRINT, directory.fingerprint_key)).of_content,
+                fingerprint=FingerprintKey(secret(FINGERPRINT, directory.fingerprint_key)).of_content,
                 write_decision=DecisionWriter(ReasonTexts(rules.reason_text)),
             )
             pipeline = Pipeline(
@@ -317,7 +242,7 @@ class Server:
             with contextlib.suppress(asyncio.CancelledError):
                 await signing
             if not self._broken:
-                _sign_head(heads, store)
+                sign_head(heads, store)
         log.info("stopped", broken=self._broken)
         return 1 if self._broken else 0
 
@@ -343,53 +268,14 @@ class Server:
 
     async def _sign_heads(self, heads: HeadLog, store: Store) -> None:
         while True:
-            await asyncio.sleep(self._settings.heads_seconds)
+            begun = heads.last is not None and heads.last.batch
+            await asyncio.sleep(
+                self._settings.heads_seconds if begun else min(FIRST_HEAD_SECONDS, self._settings.heads_seconds)
+            )
             try:
-                await asyncio.get_running_loop().run_in_executor(None, _sign_head, heads, store)
+                await asyncio.get_running_loop().run_in_executor(None, sign_head, heads, store)
             except Exception:
                 # A journal that nobody can vouch for must not grow.
                 log.critical("head not signed", exc_info=True)
                 self._break()
                 return
-
-
-def _refuse_other_past(heads: HeadLog, store: Store) -> None:
-    """
-    Refuse to go on from a store that contradicts the last signed head.
-
-    Raises:
-        OtherPast: a file was lost, an old copy restored, or history rewritten.
-    """
-    signed = heads.last
-    if signed is None:
-        return
-    with store.snapshot() as snapshot:
-        found = snapshot.batches(after=signed.batch - 1, limit=1)
-    if not found or found[0].sequence != signed.batch or found[0].hash != signed.batch_hash:
-        message = (
-            f"the store does not hold commit {signed.batch}, whose head was signed: it is missing, older or rewritten;"
-            " restore the right file, or move heads.log away to accept this one"
-        )
-        raise OtherPast(message)
-
-
-def _sign_head(heads: HeadLog, store: Store) -> None:
-    """Write the journal's head, signed, outside the database: who rewrites the database cannot rewrite this."""
-    try:
-        with store.snapshot() as snapshot:
-            position = snapshot.last_position()
-            batch = snapshot.last_batch()
-    except ReadFailed:
-        # The next head vouches for what this one would have.
-        log.exception("head put off")
-        return
-    if batch is None:
-        return
-    head = Head(writer=WRITER, batch=batch.sequence, batch_hash=batch.hash, entries=position, at_us=batch.at_us)
-    try:
-        heads.append(head)
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        # The journal cannot grow either; when there is room again, both go on.
-        log.exception("head not signed")

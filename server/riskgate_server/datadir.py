@@ -128,6 +128,7 @@ class DataDirectory(msgspec.Struct, frozen=True):
             self.ca_key,
             self.server_certificate,
             self.server_key,
+            self.store,
             self.vault,
             self.access,
         )

@@ -45,7 +45,7 @@ def read(store: Path) -> list[Entry]:
         rows = db.execute(f"SELECT {columns} FROM entries ORDER BY position").fetchall()
     entries = []
     for position, customer_id, sequence, batch, tag, request_id, at_us, clear in rows:
-        (written, *event), transfers = msgspec.msgpack.decode(clear)
+        (written, *event), transfers, *_vouched = msgspec.msgpack.decode(clear)
         assert written == tag, position
         entries.append(Entry(position, customer_id, sequence, batch, tag, request_id, at_us, event, transfers))
     return entries

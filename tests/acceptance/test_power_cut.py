@@ -21,10 +21,10 @@ from pathlib import Path
 
 import pytest
 
-from riskgate_server.bootstrap import open_store, verify_directory
 from riskgate_server.crypto.keys import HEADS, decode_secret
 from riskgate_server.crypto.signing import HeadLog, HeadSigner
 from riskgate_server.datadir import DataDirectory
+from riskgate_server.opening import open_store, verify_directory
 from riskgate_server.stores.sqlite.schema import Kind
 from tests.acceptance import books, witness
 from tests.acceptance.calling import Backend, Told, connections
@@ -52,7 +52,7 @@ CALLS_PER_CUSTOMER = 25
 LIMIT_MINOR = 20_000
 FAILS_AFTER = 25
 """Which sync of the writer's thread is the first to fail; the main thread makes fewer when it starts."""
-RECORDED = {"riskgate.db", "riskgate.db-wal", "vault.db-wal", "heads.log"}
+RECORDED = {"riskgate.db-wal", "vault.db-wal", "heads.log"}
 
 
 @dataclass
@@ -211,7 +211,9 @@ def test_nothing_acknowledged_is_lost_when_the_power_goes(
     )
 
     assert red == []
-    assert {Path(path).name for call in syncs for path in call.paths} >= RECORDED
+    # The file itself is synced by a checkpoint, which the unmodified server is too young to make.
+    wanted = RECORDED if program == PYTHON else RECORDED | {"riskgate.db"}
+    assert {Path(path).name for call in syncs for path in call.paths} >= wanted
 
 
 def test_what_a_failed_sync_left_behind_is_synced_before_anybody_relies_on_it(

@@ -113,11 +113,11 @@ def kill_soon_after(process: subprocess.Popen[bytes], appears: Path, within_seco
 
 
 def test_a_server_killed_while_it_starts_starts_the_next_time(deployment: Deployment, figures: Figures) -> None:
-    """The first start makes the tables; later ones find the log of the last commit, and recover it."""
+    """The first start signs where the journal begins; later ones find the log of the last commit, and recover it."""
     for start in range(STARTS):
         process = deployment.start()
         if start == 0:
-            kill_soon_after(process, deployment.store, 0.05)
+            kill_soon_after(process, deployment.root / "heads.log", 0.05)
         else:
             kill_soon_after(process, deployment.root, START_SECONDS)
         if start == STARTS // 2:

@@ -27,12 +27,12 @@ from riskgate_server.crypto.signing import HeadSigner
 from riskgate_server.datadir import DataDirectory, make_private_directory, sync_directory, write_file
 from riskgate_server.scopes import ADMIN
 from riskgate_server.stores.access.editor import CallerEditor, EditRefused, check_name
+from riskgate_server.stores.sqlite.store import create_store
 from riskgate_server.stores.sqlite.vault import create_vault
 
 ADMIN_CALLER: Final = "admin"
 _NOT_OURS: Final = frozenset({"lost+found"})
 """The root of a mounted disk is not quite empty."""
-_PUBLIC_FILE: Final = 0o644
 _MARKER_TEXT: Final = b"`riskgate init` is at work here, or was interrupted. Run it again to finish.\n"
 
 
@@ -128,16 +128,19 @@ def _make(directory: DataDirectory, *, names: tuple[str, ...], tenant: str) -> I
     write_file(directory.master_key, encode_secret(MASTER, secrets[MASTER]))
     write_file(directory.fingerprint_key, encode_secret(FINGERPRINT, secrets[FINGERPRINT]))
     write_file(directory.heads_key, encode_secret(HEADS, secrets[HEADS]))
-    write_file(directory.heads_public_key, HeadSigner(secrets[HEADS]).public_key_pem(), mode=_PUBLIC_FILE)
+    write_file(directory.heads_public_key, HeadSigner(secrets[HEADS]).public_key_pem())
 
     authority = tls.new_authority(now)
     server = tls.issue_server(authority, names, now)
     write_file(directory.ca_key, authority.key_pem)
-    write_file(directory.ca_certificate, authority.certificate_pem, mode=_PUBLIC_FILE)
+    write_file(directory.ca_certificate, authority.certificate_pem)
     write_file(directory.server_key, server.key_pem)
-    write_file(directory.server_certificate, server.certificate_pem, mode=_PUBLIC_FILE)
+    write_file(directory.server_certificate, server.certificate_pem)
 
-    create_vault(directory.vault, MasterKey(secrets[MASTER]).wrap)
+    # On both, so that neither is taken for the other directory's.
+    mark = int.from_bytes(os.urandom(4), "big") >> 1 or 1
+    create_store(directory.store, mark=mark)
+    create_vault(directory.vault, MasterKey(secrets[MASTER]).wrap, mark=mark)
     editor = CallerEditor(directory.access, who=who(), default_tenant_if_new=tenant)
     try:
         key = editor.add((tenant, ADMIN_CALLER), scopes=[ADMIN], certificates_allowed=False, with_key=True)

@@ -27,15 +27,18 @@ def verify(data: Path, as_json: bool) -> None:
     """
     Recompute everything from the journal and compare it with what is stored.
 
-    Checks every hash chain, every commit's Merkle root, the signed heads, and that folding the journal
-    gives the stored lines, holds, payments and profiles. Reads one snapshot: it may run beside a live
-    server. Exit code 0 when clean, 1 when not.
+    Checks every hash chain, every commit's Merkle root, the signed heads, the schema, and that folding the
+    journal gives the stored lines, holds, payments, request ids and profiles. Reads one snapshot: it may run
+    beside a live server. Exit code 0 when clean, 1 when not.
     """
-    from riskgate_server.bootstrap import verify_directory
+    from riskgate_server.opening import UNREADABLE, verify_directory
 
     directory = checked_directory(data)
     with _progress(shown=not as_json) as progress:
-        report = verify_directory(directory, progress)
+        try:
+            report = verify_directory(directory, progress)
+        except UNREADABLE as error:
+            raise click.ClickException(str(error)) from error
     say(_answer(report), _text(report), as_json=as_json)
     sys.exit(1 if report.faults else 0)
 

@@ -60,8 +60,9 @@ class Readers:
         self._idle: list[sqlite3.Connection] = []
         self._closed = False
         try:
-            for _ in range(number):
-                self._idle.append(_connect_to_read(path))
+            with reading():
+                for _ in range(number):
+                    self._idle.append(_connect_to_read(path))
         except BaseException:
             self.close()
             raise

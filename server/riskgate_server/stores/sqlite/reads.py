@@ -134,6 +134,11 @@ class SQLiteSnapshot(SQLiteReads):
     ) -> None:
         self._end()
 
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """What it reads on."""
+        return self._db
+
     def _end(self) -> None:
         try:
             # An error may have ended the transaction by itself.

@@ -9,6 +9,7 @@ decision changes lies on one page; bigger rows and the append-only journal have 
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
+_COUNTED_IN: Final = "_sqlite_migrations"
 SCHEMA_VERSION: Final = 2
 """Stored as PRAGMA user_version; equal to the number of migrations below."""
 
@@ -125,6 +127,35 @@ def refuse_newer(path: Path) -> None:
     if version > SCHEMA_VERSION:
         message = f"the database has schema {version}; this program knows {SCHEMA_VERSION}"
         raise SchemaTooNew(message)
+
+
+def differences(connection: sqlite3.Connection) -> tuple[list[str], list[str]]:
+    """
+    Compare the schema with the one a fresh file gets.
+
+    Returns what is missing or altered, so that nothing can be said of the rows, and what was added: a trigger acts
+    in the writer's name.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version != SCHEMA_VERSION:
+        return [f"the schema is of version {version}, not {SCHEMA_VERSION}"], []
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
+        migrate(fresh)
+        wanted = _objects(fresh)
+    found = _objects(connection)
+    broken = [f"the schema lacks {_named(o)}" for o in sorted(wanted.keys() - found.keys())]
+    broken += [f"the schema has another {_named(o)}" for o in sorted(wanted) if found.get(o, wanted[o]) != wanted[o]]
+    return broken, [f"the schema has a foreign {_named(o)}" for o in sorted(found.keys() - wanted.keys())]
+
+
+def _objects(connection: sqlite3.Connection) -> dict[tuple[str, str], str | None]:
+    rows = connection.execute("SELECT type, name, sql FROM sqlite_schema").fetchall()
+    # Who keeps count of the migrations writes its own table as it likes.
+    return {(kind, name): None if name == _COUNTED_IN else sql for kind, name, sql in rows}
+
+
+def _named(schema_object: tuple[str, str]) -> str:
+    return " ".join(schema_object)
 
 
 def migrate(connection: sqlite3.Connection, *, upto: int = SCHEMA_VERSION) -> None:

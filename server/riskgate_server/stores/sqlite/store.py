@@ -12,12 +12,13 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from riskgate_server.datadir import create_empty_private
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.ports import (
     BatchRow,
@@ -28,7 +29,7 @@ from riskgate_server.engine.ports import (
     StoreBroken,
     StoreInUse,
 )
-from riskgate_server.stores.sqlite.connections import Readers, writing
+from riskgate_server.stores.sqlite.connections import Readers, reading, writing
 from riskgate_server.stores.sqlite.reads import (
     BATCH,
     CUSTOMER,
@@ -44,7 +45,7 @@ from riskgate_server.stores.sqlite.reads import (
     request_row,
 )
 from riskgate_server.stores.sqlite.resync import write_log_again
-from riskgate_server.stores.sqlite.schema import Kind, migrate, refuse_newer
+from riskgate_server.stores.sqlite.schema import Kind, differences, migrate, refuse_newer
 
 CHECKPOINT_PAGES: Final = 16_000
 """
@@ -63,6 +64,15 @@ READERS: Final = 6
 
 class SettingsRefused(Exception):
     """SQLite does not run with the settings that durability needs."""
+
+
+def create_store(path: Path, *, mark: int) -> None:
+    """Make an empty store. `mark`, 31 bits, is on it and on the vault it belongs to."""
+    create_empty_private(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db, writing():
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", f"application_id={mark}"):
+            db.execute(f"PRAGMA {pragma}").fetchall()
+        migrate(db)
 
 
 class SQLiteStore:
@@ -110,6 +120,11 @@ class SQLiteStore:
         if found != wanted:
             message = f"SQLite {sqlite3.sqlite_version} runs with {found}, not {wanted}"
             raise SettingsRefused(message)
+
+    @property
+    def mark(self) -> int:
+        """The mark it was made with; 0 for none."""
+        return _mark(self._db)
 
     @contextmanager
     def transaction(self) -> Iterator[SQLiteTransaction]:
@@ -159,20 +174,47 @@ class SQLiteSnapshots:
     """Reads a file that a live server may be writing; keeps `engine.ports.Snapshots`."""
 
     def __init__(self, path: Path) -> None:
+        """
+        Open the file for one snapshot at a time.
+
+        Raises:
+            SchemaTooNew: a newer program wrote it.
+            ReadFailed: it cannot be read.
+        """
+        with reading():
+            refuse_newer(path)
         self._readers = Readers(path, 1)
 
     def snapshot(self) -> SQLiteSnapshot:
         """A consistent view of everything committed so far."""
         return SQLiteSnapshot(self._readers)
 
+    def schema_differences(self) -> tuple[list[str], list[str]]:
+        """Return how the schema differs from a fresh one: what is missing or altered, and what was added."""
+        with self.snapshot() as snapshot, reading():
+            return differences(snapshot.connection)
+
+    @property
+    def mark(self) -> int:
+        """The mark the store was made with; 0 for none."""
+        with self.snapshot() as snapshot, reading():
+            return _mark(snapshot.connection)
+
     def close(self) -> None:
         """Finish."""
         self._readers.close()
 
 
+def _mark(db: sqlite3.Connection) -> int:
+    (mark,) = db.execute("PRAGMA application_id").fetchone()
+    return int(mark)
+
+
 def _lock(path: Path) -> Any:
     """Take the file for this process; the kernel lets go when the process ends, however it ends."""
-    lock_file = path.with_suffix(path.suffix + ".lock").open("a+")
+    name = path.with_suffix(path.suffix + ".lock")
+    create_empty_private(name)
+    lock_file = name.open("a+")
     try:
         fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -56,12 +56,13 @@ class VaultUnusable(Exception):
     """The file is not a vault this version can use. The message says why."""
 
 
-def create_vault(path: Path, wrap: Wrap) -> None:
-    """Make an empty vault, with a proof of the master key it belongs to."""
+def create_vault(path: Path, wrap: Wrap, *, mark: int = 0) -> None:
+    """Make an empty vault, with a proof of the master key it belongs to, and the mark of its store (31 bits)."""
     create_empty_private(path)
     connection = _connect(path, read_only=False)
     try:
         connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};")
+        connection.execute(f"PRAGMA application_id = {mark}")
         connection.execute("INSERT INTO proof VALUES (1, ?)", (wrap(_NOBODY, _PROOF),))
         connection.execute("COMMIT")
     finally:
@@ -153,6 +154,19 @@ class SqliteVault:
                 self._empty_log()
                 if self._left_over(wrapped):
                     raise StoreBroken("a forgotten key is still in the vault's files")
+
+    @property
+    def mark(self) -> int:
+        """The mark of the store it belongs to; 0 for none."""
+        with self._lock, _translated():
+            (mark,) = self._connection.execute("PRAGMA application_id").fetchone()
+        return int(mark)
+
+    def count(self) -> int:
+        """Return how many customers have, or had, a key."""
+        with self._lock, _translated():
+            (number,) = self._connection.execute("SELECT count(*) FROM keys").fetchone()
+        return int(number)
 
     def close(self) -> None:
         """Finish; use afterwards raises."""
