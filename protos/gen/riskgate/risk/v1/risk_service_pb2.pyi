@@ -287,7 +287,7 @@ class CheckTransactionRequest(_message.Message):
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """When the purchase happened. Absent means now. Within five minutes of the server's clock it only places the
         purchase in the customer's history; any other time needs the scope risk:history on a server whose clock is
-        driven by the data.
+        driven by the data. A repeated request is answered however old it has become.
         """
 
     def __init__(
