@@ -174,6 +174,7 @@ class Server:
             heads = HeadLog(directory.heads, HeadSigner(secret(HEADS, directory.heads_key)))
             closing.callback(heads.close)
             refuse_other_past(heads, store)
+            directory.live_by(settings.clock)
             # From here on the log is never empty: an empty one was emptied.
             sign_head(heads, store)
             metrics = Metrics()

@@ -54,6 +54,11 @@ class DataDirectory(msgspec.Struct, frozen=True):
         return self.root / "heads.log"
 
     @property
+    def clock(self) -> Path:
+        """By which clock the store lives, `system` or `data`, from its first serving on."""
+        return self.root / "clock"
+
+    @property
     def heads_public_key(self) -> Path:
         """What the heads are verified with; may be given to anyone."""
         return self.root / "heads.pub"
@@ -132,6 +137,22 @@ class DataDirectory(msgspec.Struct, frozen=True):
             self.vault,
             self.access,
         )
+
+    def live_by(self, clock: str) -> None:
+        """
+        Have the store live by a clock for good; again is no effect.
+
+        Raises:
+            DataDirectoryError: it lives by another one. Time that leaps would end every open hold.
+        """
+        if not self.clock.exists():
+            write_file(self.clock, f"{clock}\n".encode())
+        recorded = self.clock.read_text(encoding="utf-8", errors="replace").strip()
+        if recorded != clock:
+            raise DataDirectoryError(
+                f"{self.root} lives by the {recorded} clock: serve it with `--clock {recorded}`, or make another"
+                f" directory with `riskgate init DIR --clock {clock}`"
+            )
 
     def check(self) -> None:
         """

@@ -11,6 +11,7 @@ import pytest
 
 from riskgate.credit.v1 import ledger_service_pb2 as ledger_pb
 from riskgate.risk.v1 import risk_service_pb2 as pb
+from riskgate_server.datadir import DataDirectoryError
 from riskgate_server.engine.clocks import SystemClock
 from tests.rpc.calling import Api, refused, refused_by
 from tests.rpc.requests import buy, buying, capturing, entries_of, hold_of, line_of, open_line, opening
@@ -221,3 +222,16 @@ def test_the_data_clock_goes_on_where_it_was_after_a_restart(loop: Loop, tmp_pat
     deployment.close()
 
     assert decision.decide_time.seconds == HISTORY + DAY
+
+
+@pytest.mark.parametrize(("first", "then"), [("data", "system"), ("system", "data")])
+def test_a_store_lives_by_the_clock_of_its_first_serving(loop: Loop, tmp_path: Path, first: str, then: str) -> None:
+    deployment = Deployment(tmp_path / "data")
+    with serving(loop, deployment, clock=first):
+        pass
+
+    with pytest.raises(DataDirectoryError, match=f"lives by the {first} clock"), serving(loop, deployment, clock=then):
+        pass
+    with serving(loop, deployment, clock=first):
+        pass
+    deployment.close()

@@ -198,6 +198,28 @@ def test_as_many_files_may_be_opened_as_the_system_allows(root: Path, monkeypatc
     assert "it started" in output
 
 
+@pytest.mark.parametrize(("lives_by", "asked"), [("data", "system"), ("system", "data")])
+def test_a_store_that_lives_by_another_clock_is_refused_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lives_by: str, asked: str
+) -> None:
+    """One call on the data's clock could end every hold of a live store, for good."""
+    monkeypatch.undo()
+    root = tmp_path / "data"
+    initialise(root, names=(), tenant="default", clock=lives_by)
+
+    code, output = served("--data", root, "--clock", asked)
+
+    assert code == 1
+    assert f"lives by the {lives_by} clock: serve it with `--clock {lives_by}`" in output
+
+
+def test_a_clock_that_is_none_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    (root / "clock").write_bytes(b"\xff\n")
+
+    assert served("--data", root)[0] == 1
+
+
 def test_an_interrupted_init_is_not_served(root: Path) -> None:
     (root / "INITIALISING").touch()
 

@@ -65,8 +65,13 @@ class InitRefused(Exception):
     help="A DNS name or address by which callers reach the server, beside localhost. Repeatable.",
 )
 @click.option("--tenant", default="default", show_default=True, help="Tenant meant when a command names none.")
+@click.option(
+    "--clock",
+    type=click.Choice(["system", "data"]),
+    help="Clock the store lives by for good; unless given, that of its first `riskgate serve`.",
+)
 @json_option
-def init(directory: Path, names: tuple[str, ...], tenant: str, as_json: bool) -> None:
+def init(directory: Path, names: tuple[str, ...], tenant: str, clock: str | None, as_json: bool) -> None:
     """
     Make the data directory DIR with keys, certificates and a first credential.
 
@@ -82,7 +87,7 @@ def init(directory: Path, names: tuple[str, ...], tenant: str, as_json: bool) ->
     except EditRefused as error:
         raise click.BadParameter(str(error), param_hint="--tenant") from error
     try:
-        made = initialise(directory.absolute(), names=names, tenant=tenant)
+        made = initialise(directory.absolute(), names=names, tenant=tenant, clock=clock)
     except InitRefused as error:
         raise click.BadParameter(str(error), param_hint="DIR") from error
     except OSError as error:
@@ -100,7 +105,7 @@ def init(directory: Path, names: tuple[str, ...], tenant: str, as_json: bool) ->
     say(msgspec.to_builtins(made), text, as_json=as_json)
 
 
-def initialise(root: Path, *, names: tuple[str, ...], tenant: str) -> Initialised:
+def initialise(root: Path, *, names: tuple[str, ...], tenant: str, clock: str | None = None) -> Initialised:
     """
     Make a data directory, or finish one whose making was interrupted.
 
@@ -116,6 +121,8 @@ def initialise(root: Path, *, names: tuple[str, ...], tenant: str) -> Initialise
         # Once more, now that nobody else can be at it.
         _refuse_what_is_not_ours(directory)
         _clear(directory)
+        if clock:
+            directory.live_by(clock)
         return _make(directory, names=names, tenant=tenant)
 
 
@@ -178,7 +185,7 @@ def _refuse_what_is_not_ours(directory: DataDirectory) -> None:
 
 
 def _names_made_here(directory: DataDirectory) -> set[str]:
-    paths = (*directory.required_files(), *directory.private_files(), directory.unfinished)
+    paths = (*directory.required_files(), *directory.private_files(), directory.clock, directory.unfinished)
     names = {path.relative_to(directory.root).parts[0] for path in paths}
     return names | {f".{name}.new" for name in names}
 
