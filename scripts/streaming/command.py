@@ -220,9 +220,10 @@ def main(  # noqa: PLR0917  click passes every option, by name
     """
     Stream a transaction history through a running server.
 
-    The server must be started with `--clock data`, for its time is what the rows say, and the credential needs
-    the scopes risk:check, risk:history, line:open and ledger:write. Every row is answered exactly once, in order
-    for each customer; running the same command again changes nothing that was done.
+    The server must be one for histories, started with `--clock data` on a directory of its own, for its time is
+    what the rows say. The credential needs the scopes risk:check, risk:history, line:open and ledger:write. Every
+    row is answered exactly once, in order for each customer; running the same command again changes nothing that
+    was done.
     """
     connected = connection(
         address=address,
@@ -274,7 +275,10 @@ def _explained(error: RiskgateError, address: str, state: Path | None) -> str:
     if error.reason == "HISTORY_FORBIDDEN":
         text += "\nThe credential needs the scope risk:history."
     elif error.reason == "EVENT_TIME_OUT_OF_RANGE":
-        text += "\nStart the server with `--clock data`."
+        text += (
+            "\nThis server's time is the system's. Start another with `--clock data`, on a directory of its own that"
+            " holds nothing but histories: see scripts/README.md."
+        )
     elif isinstance(error, PermissionDenied):
         text += "\nThe credential needs risk:check, risk:history, line:open and ledger:write."
     if state and state.exists():
