@@ -3,7 +3,8 @@ Turn the contract (`protos/`) into Python, and check it.
 
 `generate` writes `protos/gen/riskgate`, and the one message of the rules room beside its source; `check` says
 whether what is committed is what the sources give; `lint` runs buf over the contract, and over what changed
-in it since the last release.
+in it since the last release; `image` writes `build/protos/image.binpb`, the contract with its imports as one
+descriptor set, for tools that call without Python.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ GENERATED = SOURCES / "gen"
 # Not part of the contract: the rules room reads the checker's own answer with it.
 CHECKED = "riskgate_server/rules/checked.proto"
 BUILD = ROOT / "build" / "protos"
+IMAGE = BUILD / "image.binpb"
 
 # Pinned: a newer buf may bring new rules, and a build must not turn red by itself.
 BUF = "@bufbuild/buf@1.75.0"
@@ -60,7 +62,7 @@ class ProtoError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of the commands and return the exit status."""
-    commands = {"generate": generate, "check": check, "lint": lint}
+    commands = {"generate": generate, "check": check, "lint": lint, "image": image}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=sorted(commands))
     try:
@@ -100,8 +102,8 @@ def lint() -> None:
     if _run(_buf("--version"), timeout=180).returncode != 0:
         print("protos: buf lint and buf breaking skipped: buf cannot be fetched by npx")
         return
-    image = compile_image(BUILD / "image.binpb")
-    _must(_buf("lint", str(image), "--config", BUF_CONFIG), "buf lint")
+    compiled = compile_image(IMAGE)
+    _must(_buf("lint", str(compiled), "--config", BUF_CONFIG), "buf lint")
     _must(_buf("format", "--diff", "--exit-code", str(SOURCES)), f"buf format (npx {BUF} format --write protos)")
     print("protos: buf lint and format passed")
     release = _last_release()
@@ -109,8 +111,13 @@ def lint() -> None:
         print("protos: buf breaking skipped: there is no release to compare with")
         return
     baseline = compile_image(BUILD / "baseline.binpb", _sources_at(release))
-    _must(_buf("breaking", str(image), "--against", str(baseline), "--config", BUF_CONFIG), "buf breaking")
+    _must(_buf("breaking", str(compiled), "--against", str(baseline), "--config", BUF_CONFIG), "buf breaking")
     print(f"protos: buf breaking passed against {release}")
+
+
+def image() -> None:
+    """Write the contract as one file."""
+    print(compile_image(IMAGE).relative_to(ROOT))
 
 
 def sources(root: Path = SOURCES) -> list[str]:
@@ -154,11 +161,11 @@ def compile_python(target: Path) -> None:
     (target / "riskgate" / "py.typed").touch()
 
 
-def compile_image(image: Path, root: Path = SOURCES) -> Path:
+def compile_image(target: Path, root: Path = SOURCES) -> Path:
     """Write all sources with their imports and comments as one descriptor set, and return its path."""
-    image.parent.mkdir(parents=True, exist_ok=True)
-    _protoc([f"--descriptor_set_out={image}", "--include_imports", "--include_source_info"], root, sources(root))
-    return image
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _protoc([f"--descriptor_set_out={target}", "--include_imports", "--include_source_info"], root, sources(root))
+    return target
 
 
 def foreign_descriptors() -> descriptor_pb2.FileDescriptorSet:

@@ -83,10 +83,8 @@ class DemoServer:
     def add_caller_with_certificate(self, name: str, scopes: Sequence[str], *, rate: int) -> tuple[Path, Path]:
         """Add a caller and return the paths of its certificate and private key."""
         out = self._root / name
-        out.mkdir(mode=0o700)
-        riskgate("callers", "add", name, *self._rights(scopes, rate), "--certificate", "--out", str(out))
-        found = {path.suffix: path for path in out.iterdir() if path.name != "ca.crt"}
-        return found[".crt"], found[".key"]
+        made = riskgate("callers", "add", name, *self._rights(scopes, rate), "--certificate", "--out", str(out))
+        return Path(made["certificate"]["certificate_file"]), Path(made["certificate"]["key_file"])
 
     def _rights(self, scopes: Sequence[str], rate: int) -> list[str]:
         given = [part for scope in scopes for part in ("--scope", scope)]

@@ -1,4 +1,4 @@
-"""The README's ten lines do what the README says, against the server its commands start."""
+"""The README's examples do what the README says, against the server its commands start."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+
+from riskgate_server.rpc.server import LATER
+from tests.buf import find_buf
+from tests.rpc.contract import LATER_METHODS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,40 +28,106 @@ def _riskgate(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "riskgate_server", *arguments]
 
 
+def _added(caller: str, where: Path) -> Any:
+    """Run one of the README's `callers add` commands and return its answer."""
+    (line,) = re.findall(rf"^riskgate (callers add {caller} .*)$", README, re.MULTILINE)
+    command = _riskgate(*line.split(), "--json")
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=where).stdout)
+
+
+class Served(msgspec.Struct):
+    """A server made by the README's commands, in a directory of its own."""
+
+    where: Path
+    ports: dict[str, int]
+    answers: dict[str, Any]
+    """What the README's commands answered, by caller."""
+
+    def key(self, caller: str) -> str:
+        """Return a caller's key."""
+        return str(self.answers[caller]["key"]["api_key"])
+
+    def here(self, text: str) -> str:
+        """Return a piece of the README with the ports of this server."""
+        return re.sub(r"localhost:(\d+)", lambda found: f"localhost:{self.ports[found[1]]}", text)
+
+    def run(self, python: str) -> subprocess.CompletedProcess[str]:
+        """Run a piece of Python of the README."""
+        return subprocess.run(
+            [sys.executable, "-c", self.here(python)],
+            cwd=self.where,
+            env={**os.environ, "SHOP_KEY": self.key("shop")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[Path, int, str]]:
-    """A server made by the README's commands: where, its key port, and the shop's key."""
+def served(tmp_path: Path) -> Iterator[Served]:
     data = tmp_path / "data"
     subprocess.run(_riskgate("init", str(data)), check=True, capture_output=True)
-    (line,) = re.findall(r"^riskgate (callers add shop .*)$", README, re.MULTILINE)
-    command = [str(data) if word == "data" else word for word in line.split()]
-    added = subprocess.run(_riskgate(*command, "--json"), check=True, capture_output=True, text=True)
+    # Before the server starts: it follows what is changed beside it, but not at once.
+    answers = {caller: _added(caller, tmp_path) for caller in ("shop", "terminal", "web")}
     ports = ("--key-port", "0", "--certificate-port", "0", "--metrics-port", "-1")
     with subprocess.Popen(_riskgate("serve", "--data", str(data), *ports), stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
-        port = json.loads(server.stderr.readline())["key_port"]
+        serving = json.loads(server.stderr.readline())
+        ports_used = {"7443": serving["certificate_port"], "7444": serving["key_port"]}
         try:
-            yield tmp_path, port, json.loads(added.stdout)["key"]["api_key"]
+            yield Served(tmp_path, ports_used, answers)
         finally:
             server.terminate()
             server.communicate(timeout=30)
 
 
-def test_the_example_works_as_pasted(served: tuple[Path, int, str]) -> None:
-    where, port, key = served
+@pytest.fixture(scope="module")
+def buf() -> str:
+    return find_buf()
+
+
+def test_the_example_works_as_pasted_and_may_be_run_again(served: Served) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
-    ran = subprocess.run(
-        [sys.executable, "-c", example.replace("localhost:7444", f"localhost:{port}")],
-        cwd=where,
-        env={**os.environ, "SHOP_KEY": key},
+    first, second = served.run(example), served.run(example)
+
+    assert first.stderr == second.stderr == ""
+    assert first.stdout == "APPROVE CNY 4,871.00\n"
+    assert second.stdout == first.stdout
+
+
+def test_the_call_by_certificate_works_as_pasted(served: Served) -> None:
+    (client,) = re.findall(r"^Riskgate\(.*\)$", README, re.MULTILINE)
+
+    done = served.run(f"from riskgate_client import Riskgate\n{client}.lines.get('nobody')")
+
+    assert done.stderr.rstrip().endswith("CUSTOMER_NOT_FOUND: no such customer")
+
+
+def test_the_call_without_python_works_as_pasted(served: Served, buf: str) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    served.run(example)
+    (command,) = re.findall(r"^npx @bufbuild/(buf curl (?:.*\\\n)*.*)$", README, re.MULTILINE)
+
+    done = subprocess.run(
+        ["bash", "-c", served.here(command).replace("buf curl", f"{buf} curl")],
+        cwd=served.where,
+        env={**os.environ, "TERMINAL_KEY": served.key("terminal")},
         capture_output=True,
         text=True,
         check=False,
     )
 
-    assert ran.stderr == ""
-    assert ran.stdout == "APPROVE CNY 4,871.00\n"
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["creditLine"]["available"]["amountMinor"] == "487100"
+
+
+def test_what_is_not_served_yet_is_named_and_nothing_else() -> None:
+    (said,) = re.findall(r"answered `UNIMPLEMENTED` until built:(.*?)\n- ", README, re.DOTALL)
+    whole = {service.name for service in LATER}
+    single = LATER_METHODS - {method.name for service in LATER for method in service.methods}
+
+    assert set(re.findall(r"`(\w+)`", said)) == whole | single | {"grant"}
 
 
 def test_every_target_it_names_is_in_the_makefile() -> None:

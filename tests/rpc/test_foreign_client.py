@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from tests.buf import find_buf
 from tests.rpc.contract import SERVICES
 from tests.rpc.requests import line_of, open_line
 from tests.rpc.serving import Running, Tenant
-from tests.style.paths import load_script
 
-BUF: Final[str] = load_script("protos").BUF
 CHECK: Final = "/riskgate.risk.v1.RiskService/CheckTransaction"
 
 
 @pytest.fixture(scope="module")
 def buf() -> str:
-    """Return where the program is; skip where it is not: it comes by npm, which is not everywhere."""
-    if shutil.which("npx") is None:
-        pytest.skip("npx is not installed")
-    command = ["npx", "--yes", "--prefer-offline", "--package", BUF, "--call", "command -v buf"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
-    except subprocess.TimeoutExpired:
-        pytest.skip("buf did not come by npx in time")
-    if found.returncode:
-        pytest.skip("buf cannot be fetched by npx")
-    return found.stdout.strip()
+    return find_buf()
 
 
 @pytest.fixture

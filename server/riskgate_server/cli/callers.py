@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -13,7 +15,7 @@ import click
 
 from riskgate_server.cli.common import checked_directory, data_option, json_option, say, show_time, table, who
 from riskgate_server.crypto import tls
-from riskgate_server.datadir import DataDirectory, write_file
+from riskgate_server.datadir import DataDirectory, make_private_directory, write_file
 from riskgate_server.engine.callers import CallerKey, CallersSnapshot, KeyRecord, caller_uri, certificate_id
 from riskgate_server.scopes import SCOPES
 from riskgate_server.stores.access.editor import (
@@ -69,8 +71,9 @@ def _rights_options(function: _F) -> _F:
 def _out_option(function: _F) -> _F:
     return click.option(
         "--out",
-        type=click.Path(path_type=Path, file_okay=False, exists=True, writable=True),
-        help="Directory for the certificate, its key and the CA's certificate.",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Directory for the certificate, its key and the CA's certificate; made, for its owner only, if there is"
+        " none.",
     )(function)
 
 
@@ -375,6 +378,31 @@ def _check_certificate_options(out: Path | None, expires_days: int | None, *, wi
         )
 
 
+def _make_out(out: Path) -> bool:
+    """Make the directory of --out for its owner only; return whether it was made now."""
+    if out.exists():
+        return False
+    try:
+        make_private_directory(out)
+    except OSError as error:
+        raise click.BadParameter(f"{out} cannot be made: {error.strerror}", param_hint="--out") from error
+    return True
+
+
+def _free_names(out: Path, name: str) -> tuple[Path, Path]:
+    """
+    Return where a certificate and its key go: NAME.crt and NAME.key, or NAME-2 and so on beside earlier ones.
+
+    Nothing is overwritten: the old pair still works, and whoever uses it changes over when it suits them.
+    """
+    for number in count(1):
+        stem = name if number == 1 else f"{name}-{number}"
+        paths = (out / f"{stem}.crt", out / f"{stem}.key")
+        if not any(os.path.lexists(path) for path in paths):
+            return paths
+    raise AssertionError  # `count` does not end
+
+
 @contextmanager
 def _certificate_files(
     directory: DataDirectory, caller: CallerKey, out: Path | None, expires_days: int | None, *, wanted: bool
@@ -384,10 +412,8 @@ def _certificate_files(
         yield None
         return
     assert out is not None
-    paths = (out / f"{caller[1]}.crt", out / f"{caller[1]}.key")
-    for path in paths:
-        if path.exists():
-            raise click.BadParameter(f"{path} exists; move it away first", param_hint="--out")
+    made = _make_out(out)
+    paths = _free_names(out, caller[1])
     authority = tls.Credential(directory.ca_certificate.read_bytes(), directory.ca_key.read_bytes())
     lifetime = tls.CLIENT_LIFETIME if expires_days is None else timedelta(days=expires_days)
     credential = tls.issue_client(authority, caller_uri(*caller), datetime.now(UTC), lifetime)
@@ -400,6 +426,8 @@ def _certificate_files(
     except BaseException:
         for path in paths:
             path.unlink(missing_ok=True)
+        if made:
+            shutil.rmtree(out)
         raise
 
 

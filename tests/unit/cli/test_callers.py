@@ -112,13 +112,30 @@ def test_a_refused_addition_leaves_neither_files_nor_a_caller(data: Path, out: P
     assert [each["caller"] for each in answered(data, "list")["callers"]] == ["admin"]
 
 
-def test_an_existing_file_is_never_overwritten(data: Path, out: Path) -> None:
+def test_an_existing_file_is_never_overwritten_and_the_new_pair_goes_beside_it(data: Path, out: Path) -> None:
     (out / "backend.key").write_text("mine")
-    result = callers(data, "add", "backend", "--scope", "risk:check", "--certificate", "--out", out)
+    first = answered(data, "add", "backend", "--scope", "risk:check", "--certificate", "--out", out)
+    second = answered(data, "rotate", "backend", "--certificate", "--out", out)
 
-    assert result.exit_code == 2
-    assert "--out" in result.stderr
     assert (out / "backend.key").read_text() == "mine"
+    assert not (out / "backend.crt").exists()
+    for answer, stem in ((first, "backend-2"), (second, "backend-3")):
+        assert answer["certificate"]["certificate_file"] == str(out / f"{stem}.crt")
+        certificate = x509.load_pem_x509_certificate((out / f"{stem}.crt").read_bytes())
+        assert certificate.fingerprint(hashes.SHA256()).hex().startswith(answer["certificate"]["certificate_id"])
+        assert (out / f"{stem}.key").exists()
+
+
+def test_the_directory_for_a_certificate_is_made_for_its_owner_only(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "certs"
+    refused = callers(data, "add", "backend", "--scope", "nonsense", "--certificate", "--out", out)
+    assert refused.exit_code == 2
+    assert not out.exists()
+
+    answered(data, "add", "backend", "--scope", "risk:check", "--certificate", "--out", out)
+
+    assert stat.S_IMODE(out.stat().st_mode) == 0o700
+    assert {path.name for path in out.iterdir()} == {"backend.crt", "backend.key", "riskgate-ca.crt"}
 
 
 def test_the_old_key_works_until_the_second_rotation(data: Path) -> None:
@@ -225,7 +242,7 @@ def test_the_log_tells_who_did_what(data: Path, monkeypatch: pytest.MonkeyPatch)
         (["add", "backend", "--scope", "risk:check", "--key", "--tenant", "A B"], "--tenant"),
         (["add", "backend", "--scope", "risk:check", "--key", "--expires-days", "0"], "--expires-days"),
         (["add", "backend", "--scope", "risk:check", "--certificate"], "--out"),
-        (["add", "backend", "--scope", "risk:check", "--certificate", "--out", "/nowhere"], "--out"),
+        (["add", "backend", "--scope", "risk:check", "--certificate", "--out", "/proc/none/certs"], "--out"),
         (["add", "backend", "--scope", "risk:check", "--key", "--out", "."], "--out"),
         (
             ["add", "backend", "--scope", "risk:check", "--certificate", "--out", ".", "--expires-days", "900"],
