@@ -8,6 +8,7 @@ import gc
 import os
 import resource
 import signal
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.resources import files
@@ -31,6 +32,7 @@ from riskgate_server.crypto.signing import (
 )
 from riskgate_server.crypto.tls import require_certificate, require_key_of
 from riskgate_server.datadir import DataDirectory, DataDirectoryError, create_empty_private
+from riskgate_server.domain.fraud.ruleset import RulesetInvalid
 from riskgate_server.engine.clocks import DataClock, SystemClock
 from riskgate_server.engine.pipeline import Pipeline
 from riskgate_server.engine.ports import Store, StoreInUse
@@ -45,7 +47,7 @@ from riskgate_server.rpc.gateway import Gateway
 from riskgate_server.rpc.metrics import Metrics
 from riskgate_server.rpc.server import RpcServer, ServerTLS
 from riskgate_server.rpc.service import Readers, Rooms
-from riskgate_server.rules.loader import CompiledRuleset, load_ruleset
+from riskgate_server.rules.loader import CompiledRuleset, declared_version, load_ruleset
 from riskgate_server.settings import Settings
 from riskgate_server.stores.access.registry import CallerRegistry, RegistryUnusable
 from riskgate_server.stores.sqlite.schema import SchemaTooNew
@@ -96,13 +98,43 @@ def _refuse_unusable_tls(directory: DataDirectory) -> None:
         raise DataDirectoryError(f"{where}: {error}; restore it from a backup") from error
 
 
+class RulesetRefused(Exception):
+    """The ruleset cannot be read or must not be loaded: all its faults, one per line, each with file and line."""
+
+
 def read_ruleset(path: str) -> tuple[CompiledRuleset, str]:
-    """Return the ruleset to decide by, compiled, and its source text."""
-    if path:
-        source = Path(path).read_text(encoding="utf-8")
-    else:
-        source = (files("riskgate_server") / "rulesets" / "default.yaml").read_text(encoding="utf-8")
-    return load_ruleset(source), source
+    """
+    Return the ruleset to decide by, compiled, and its source text; an empty path is the built-in one.
+
+    Raises:
+        RulesetRefused: with everything that is wrong.
+    """
+    built_in = files("riskgate_server") / "rulesets" / "default.yaml"
+    try:
+        source = Path(path).read_text(encoding="utf-8") if path else built_in.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RulesetRefused(f"--ruleset: {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RulesetRefused(f"--ruleset: {path}: not UTF-8 text (byte {error.start})") from error
+    try:
+        return load_ruleset(source), source
+    except RulesetInvalid as error:
+        faults = [f"{path or built_in}:{each.line}: {each.field}: {each.description}" for each in error.violations]
+        raise RulesetRefused("\n".join(["the ruleset is refused", *faults])) from error
+
+
+def _warn_of_same_version(rules: CompiledRuleset, sources: Mapping[bytes, str]) -> None:
+    """Say it when the store knows another text under the version: only the hash then tells decisions apart."""
+    mine = (rules.ruleset.name, rules.version)
+    for known, source in sources.items():
+        if known.hex() != rules.hash and declared_version(source) == mine:
+            log.warning(
+                "ruleset changed under its version",
+                name=rules.ruleset.name,
+                version=rules.version,
+                hash=rules.hash,
+                known_hash=known.hex(),
+            )
 
 
 class FilesTooFew(Exception):
@@ -130,6 +162,7 @@ REFUSALS_TO_START: Final = (
     MasterKeyMismatch,
     OtherPast,
     RegistryUnusable,
+    RulesetRefused,
     SchemaTooNew,
     SecretFileBroken,
     SettingsRefused,
@@ -165,6 +198,7 @@ class Server:
             store = opened.store
             with store.snapshot() as snapshot:
                 last = snapshot.last_batch()
+                _warn_of_same_version(rules, snapshot.ruleset_sources())
             clock = DataClock(last.at_us if last else 0) if settings.clock == "data" else SystemClock()
             store.remember_ruleset(bytes.fromhex(rules.hash), source, clock.now_us())
             registry = CallerRegistry(directory.access)
@@ -227,7 +261,8 @@ class Server:
             writer.start()
             gateway.open(writer)
             await server.start()
-            log.info("serving", **msgspec.structs.asdict(listening), clock=settings.clock, ruleset=rules.version)
+            where = msgspec.structs.asdict(listening)
+            log.info("serving", **where, clock=settings.clock, ruleset=rules.version, ruleset_hash=rules.hash)
             if ready is not None:
                 ready.set_result(listening)
             signing = asyncio.create_task(self._sign_heads(heads, store))

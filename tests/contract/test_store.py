@@ -401,6 +401,14 @@ def test_a_ruleset_is_remembered_once(store: Store) -> None:
         assert snapshot.ruleset_source(b"other") is None
 
 
+def test_all_rulesets_are_told_by_their_hashes(store: Store) -> None:
+    store.remember_ruleset(b"h", "first", 1)
+    store.remember_ruleset(b"g", "second", 2)
+
+    with store.snapshot() as snapshot:
+        assert snapshot.ruleset_sources() == {b"h": "first", b"g": "second"}
+
+
 # --- Snapshots and pages. ---
 
 

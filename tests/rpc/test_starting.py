@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from riskgate_server import bootstrap
@@ -21,6 +22,7 @@ from riskgate_server.datadir import DataDirectory
 from tests.acceptance.deployment import riskgate
 from tests.rpc.requests import buy, open_line
 from tests.rpc.serving import Running
+from tests.unit.rules.documents import ruleset_document
 
 FREE_PORTS: Final = ("--certificate-port", "0", "--key-port", "0", "--metrics-port", "-1")
 
@@ -251,11 +253,37 @@ def test_a_ruleset_that_is_none_is_refused_in_a_line(root: Path, tmp_path: Path,
     assert "Traceback" not in output
 
 
-def test_a_ruleset_that_is_not_there_is_named(root: Path, tmp_path: Path) -> None:
-    code, output = served("--data", root, "--ruleset", tmp_path / "no.yaml")
+def test_a_ruleset_that_is_not_there_or_unreadable_is_named_with_its_option(root: Path, tmp_path: Path) -> None:
+    absent, binary = tmp_path / "no.yaml", tmp_path / "binary.yaml"
+    binary.write_bytes(b"name: \xff")
 
+    for path, said in (
+        (absent, "No such file or directory"),
+        (tmp_path, "Is a directory"),
+        (binary, "not UTF-8 text (byte 6)"),
+    ):
+        code, output = served("--data", root, "--ruleset", path)
+
+        assert code == 1
+        assert output == f"Error: --ruleset: {path}: {said}\n"
+
+
+def test_every_fault_of_a_ruleset_is_a_line_with_its_place(root: Path, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    document = ruleset_document("amount_minr > 1", "is_night", "currency > 1")
+    rules.write_text(yaml.safe_dump(document, sort_keys=False))
+    text = rules.read_text().splitlines()
+
+    code, output = served("--data", root, "--ruleset", rules)
+
+    head, *faults = output.splitlines()
     assert code == 1
-    assert "no.yaml" in output
+    assert head == "Error: the ruleset is refused"
+    for fault, position, when in ((faults[0], 0, "amount_minr > 1"), (faults[1], 2, "currency > 1")):
+        line = text.index(f"  when: {when}") + 1
+        assert fault.startswith(f"{rules}:{line}: rules[{position}].when: rule rule-{position}: line 1, column ")
+    assert faults[0].endswith("nothing is called amount_minr; did you mean amount_minor?")
+    assert len(faults) == 2
 
 
 @pytest.mark.process

@@ -35,7 +35,6 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 def serve(**given: object) -> None:
     """Serve until SIGTERM. Every option may be set as RISKGATE_<NAME> in the environment too."""
     from riskgate_server.bootstrap import REFUSALS_TO_START, Server
-    from riskgate_server.domain.errors import InvalidRequest
     from riskgate_server.settings import SettingsInvalid, load
 
     try:
@@ -56,8 +55,6 @@ def serve(**given: object) -> None:
         code = asyncio.run(_run(Server, settings))
     except REFUSALS_TO_START as error:
         raise click.ClickException(str(error)) from error
-    except InvalidRequest as error:
-        raise click.ClickException(f"the ruleset is refused: {error.message}") from error
     # Threads of the RPC library may linger; everything of ours is closed by now.
     sys.stdout.flush()
     os._exit(code)

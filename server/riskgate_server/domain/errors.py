@@ -12,10 +12,15 @@ import msgspec
 
 
 class FieldViolation(msgspec.Struct, frozen=True, gc=False):
-    """One field of a request that breaks a rule: its path as written in the proto, and the rule in words."""
+    """
+    One field of a request, or of a text, that breaks a rule: its path as written in the proto, and the rule in words.
+
+    `line` is where it stands in a text, from 1; 0 where there is none.
+    """
 
     field: str
     description: str
+    line: int = 0
 
 
 class RiskgateError(Exception):

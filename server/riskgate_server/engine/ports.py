@@ -214,6 +214,9 @@ class Snapshot(Reads, AbstractContextManager["Snapshot"], Protocol):
     def ruleset_source(self, ruleset_hash: bytes) -> str | None:
         """Return the source text of a ruleset that decided here."""
 
+    def ruleset_sources(self) -> Mapping[bytes, str]:
+        """Return the source texts of all rulesets that decided here, by their hashes."""
+
 
 class Snapshots(Protocol):
     """Where consistent views come from."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
@@ -20,6 +22,13 @@ from riskgate_server.rules.compiler import compile_rules
 
 SOURCE_CHARACTERS_MAX: Final = 512 * 1024
 KEY_CHARACTERS_MAX: Final = 100
+TOP: Final = "(top)"
+"""Where a fault stands that is the whole text's."""
+
+_UNREADABLE: Final = "it cannot be read"
+_UNKNOWN_NAME: Final = re.compile(r"undeclared reference to '([^']*)'")
+_NEAR: Final = 0.6
+"""How alike two names must be to be taken for each other; difflib's own measure, 1 for equal."""
 DEPTH_MAX: Final = 8
 """No part of a ruleset nests deeper; checked before the text is turned into values."""
 
@@ -131,16 +140,18 @@ def load_ruleset(source: str) -> CompiledRuleset:
     Parse, check and compile a ruleset.
 
     Raises:
-        RulesetInvalid: naming path, line and, within expressions, line and column of everything wrong.
+        RulesetInvalid: naming path, line and, within expressions, line and column of everything wrong. What is wrong
+            in form hides what is wrong in expressions, which cannot be read without it.
     """
     if len(source) > SOURCE_CHARACTERS_MAX:
         description = f"{len(source)} characters, at most {SOURCE_CHARACTERS_MAX} are allowed"
-        raise RulesetInvalid(FieldViolation("(top)", description))
+        raise RulesetInvalid(FieldViolation(TOP, description, 1))
     document, lines = _read_yaml(source)
     try:
         ruleset = parse_ruleset(document, hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest())
     except RulesetInvalid as error:
         raise RulesetInvalid(*[_with_line(violation, lines) for violation in error.violations]) from None
+    known = (*feature_types(ruleset.windows), *ruleset.lists)
     checker = Checker(feature_types(ruleset.windows), ruleset.lists)
     probe = features(EMPTY_PROFILE, _NO_PURCHASE, _NO_LINE, WindowReader(ruleset.windows))
     checked: list[Checked] = []
@@ -150,7 +161,7 @@ def load_ruleset(source: str) -> CompiledRuleset:
         try:
             expression = checker.check(rule.when)
         except ExpressionInvalid as error:
-            violations.append(_with_line(FieldViolation(path, f"rule {rule.id}: {error}"), lines))
+            violations.append(_with_line(FieldViolation(path, f"rule {rule.id}: {_in_words(error, known)}"), lines))
         else:
             verdict = checker.run(expression.program, probe)
             if verdict.hit is None:
@@ -162,6 +173,17 @@ def load_ruleset(source: str) -> CompiledRuleset:
     if violations:
         raise RulesetInvalid(*violations)
     return CompiledRuleset(ruleset, checker, checked)
+
+
+def declared_version(source: str) -> tuple[str, str] | None:
+    """Return the name and version a ruleset gives itself; None where the text cannot be read any more."""
+    try:
+        document, _ = _read_yaml(source)
+    except RulesetInvalid:
+        return None
+    if not isinstance(document, dict):
+        return None
+    return str(document.get("name")), str(document.get("version"))
 
 
 class _Constructor(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc] # C where it is built
@@ -184,9 +206,9 @@ def _read_yaml(source: str) -> tuple[object, Mapping[str, int]]:
             loader.dispose()
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        text = str(getattr(error, "problem", None) or type(error).__name__)
-        raise RulesetInvalid(FieldViolation("(top)", f"{place}not valid YAML: {text}")) from None
+        text = str(getattr(error, "problem", None) or "").strip() or _UNREADABLE
+        line, place = (mark.line + 1, f"column {mark.column + 1}: ") if mark else (1, "")
+        raise RulesetInvalid(FieldViolation(TOP, f"not valid YAML: {place}{text}", line)) from None
 
 
 def _guard(source: str) -> None:
@@ -210,8 +232,8 @@ def _guard(source: str) -> None:
         elif getattr(event, "tag", None):
             refused = "tags are not allowed"
         if refused:
-            line = event.start_mark.line + 1 if event.start_mark else 0
-            raise RulesetInvalid(FieldViolation("(top)", f"line {line}: {refused}"))
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            raise RulesetInvalid(FieldViolation(TOP, refused, line))
 
 
 def _record(node: yaml.Node, path: str, lines: dict[str, int]) -> None:
@@ -227,8 +249,7 @@ def _record(node: yaml.Node, path: str, lines: dict[str, int]) -> None:
             here = f"{path}.{name}" if path else name
             if name in keys or not name:
                 problem = "the key is repeated" if name else "a key must be plain text"
-                line = key.start_mark.line + 1
-                raise RulesetInvalid(FieldViolation(here or "(top)", f"line {line}: {problem}"))
+                raise RulesetInvalid(FieldViolation(here or TOP, problem, key.start_mark.line + 1))
             keys.add(name)
             _record(child, here, lines)
 
@@ -238,7 +259,15 @@ def _with_line(violation: FieldViolation, lines: Mapping[str, int]) -> FieldViol
     while path and path not in lines:
         # A missing key has no line of its own: its mapping has.
         path = path.rpartition(".")[0] if "." in path else ""
-    line = lines.get(path)
-    if line is None:
-        return violation
-    return FieldViolation(violation.field, f"{violation.description} (line {line})")
+    return msgspec.structs.replace(violation, line=lines.get(path, 1))
+
+
+def _in_words(error: ExpressionInvalid, known: Sequence[str]) -> str:
+    """Write an expression's fault, and for a name nobody knows the nearest that is known."""
+    unknown = _UNKNOWN_NAME.search(error.message)
+    if unknown is None:
+        return str(error)
+    near = difflib.get_close_matches(unknown[1], known, n=1, cutoff=_NEAR)
+    hint = f"; did you mean {near[0]}?" if near else "; docs/rules.md lists the features there are"
+    place = str(error).removesuffix(error.message)
+    return f"{place}nothing is called {unknown[1]}{hint}"

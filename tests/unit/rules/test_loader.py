@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 
+from riskgate_server.domain.errors import FieldViolation
 from riskgate_server.domain.fraud.decision import CHECK_INCOMPLETE, CLEAN
 from riskgate_server.domain.fraud.features import FEATURES, LineFacts
 from riskgate_server.domain.fraud.profile import EMPTY_PROFILE, PurchaseFacts, observe
@@ -48,8 +49,26 @@ def test_a_mistake_is_reported_with_rule_line_and_column() -> None:
 
     (violation,) = refusal.value.violations
     assert violation.field == "rules[0].when"
-    assert violation.description.startswith("rule rule-0: line 1, column 21: undeclared reference to 'amount_rati'")
-    assert violation.description.endswith(f"(line {line})")
+    assert violation.description == (
+        "rule rule-0: line 1, column 21: nothing is called amount_rati; did you mean amount_ratio?"
+    )
+    assert violation.line == line
+
+
+@pytest.mark.parametrize(
+    ("unknown", "hint"),
+    [
+        ("device_nu", "did you mean device_new?"),
+        ("cout_1h", "did you mean count_1h?"),
+        ("blocked_device", "did you mean blocked_devices?"),
+        ("moon_phase", "docs/rules.md lists the features there are"),
+    ],
+)
+def test_the_nearest_of_features_windows_and_lists_is_named(unknown: str, hint: str) -> None:
+    with pytest.raises(RulesetInvalid) as refusal:
+        load(f"string({unknown}) == 'x'")
+
+    assert refusal.value.violations[0].description.endswith(f"nothing is called {unknown}; {hint}")
 
 
 def test_every_broken_rule_is_reported_at_once() -> None:
@@ -68,9 +87,7 @@ def test_a_missing_key_is_reported_on_the_line_of_its_rule() -> None:
     with pytest.raises(RulesetInvalid) as refusal:
         load_ruleset(source)
 
-    assert refusal.value.violations[0] == msgspec.structs.replace(
-        refusal.value.violations[0], field="rules[0].why", description=f"missing (line {line})"
-    )
+    assert refusal.value.violations[0] == FieldViolation("rules[0].why", "missing", line)
 
 
 @pytest.mark.parametrize("fallback", ["STEP_UP", "REVIEW", "DECLINE"])

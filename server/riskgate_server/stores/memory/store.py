@@ -274,6 +274,10 @@ class MemorySnapshot(_MemoryReads):
         """Return the source text of a ruleset."""
         return self._tables.rulesets.get(ruleset_hash)
 
+    def ruleset_sources(self) -> Mapping[bytes, str]:
+        """Return the source texts of all rulesets."""
+        return dict(self._tables.rulesets)
+
 
 def _refuse(refused: bool, message: str) -> None:  # noqa: FBT001 - reads as a sentence
     if refused:

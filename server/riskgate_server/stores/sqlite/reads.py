@@ -252,3 +252,7 @@ class SQLiteSnapshot(SQLiteReads):
         """Return the source text of a ruleset."""
         row = self._one("SELECT source FROM rulesets WHERE hash = ?", (ruleset_hash,))
         return row[0] if row else None
+
+    def ruleset_sources(self) -> Mapping[bytes, str]:
+        """Return the source texts of all rulesets."""
+        return dict(self._all("SELECT hash, source FROM rulesets ORDER BY at_us, hash", ()))
