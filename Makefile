@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help test test-long simulate check format protos lock clean bench demo loadtest \
-    powercut crash crowd storm faults
+    powercut crash crowd storm faults scenarios
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -17,6 +17,9 @@ test: check  ## Run every check and every test
 
 test-long: .venv/.built  ## Run what takes long: thousands of random lives, minutes each
 	.venv/bin/python -m pytest -m long -o faulthandler_timeout=0
+
+scenarios: .venv/.built  ## Try a ruleset of your own: make scenarios RULESET=my-rules.yaml SCENARIOS=FOLDER
+	RULESET=$(RULESET) SCENARIOS=$(SCENARIOS) .venv/bin/python -m pytest -q tests/scenarios
 
 SEEDS ?= 1000
 simulate: .venv/.built  ## Run the simulator: make simulate SEEDS=1000 START=0

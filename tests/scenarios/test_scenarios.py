@@ -1,7 +1,13 @@
-"""Every shipped rule fires in its scenario and is silent just below; the cases are data beside this file."""
+"""
+Every rule fires in its scenario and is silent just below; the cases are data beside this file.
+
+The rules are those that come with Riskgate, or those of the file RULESET with the cases of the folder SCENARIOS:
+`make scenarios`.
+"""
 
 from __future__ import annotations
 
+import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,15 +21,17 @@ from riskgate_server.rules.loader import load_ruleset
 
 Scenario = dict[str, Any]
 
-HERE = Path(__file__).parent
+BUILT_IN = files("riskgate_server").joinpath("rulesets/default.yaml")
+RULESET = os.environ.get("RULESET", "")
+FOLDER = Path(os.environ.get("SCENARIOS", "") or Path(__file__).parent)
 START_US = 1_775_000_000_000_000
 UNITS_US = {"s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
-DEFAULT: Scenario = yaml.safe_load(files("riskgate_server").joinpath("rulesets/default.yaml").read_text("utf-8"))
+DOCUMENT: Scenario = yaml.safe_load((Path(RULESET) if RULESET else BUILT_IN).read_text("utf-8"))
 
 
 def read_scenarios() -> dict[str, Scenario]:
     scenarios: dict[str, Scenario] = {}
-    for path in sorted(HERE.glob("*.yaml")):
+    for path in sorted(FOLDER.glob("*.yaml")):
         for rule_id, scenario in yaml.safe_load(path.read_text("utf-8")).items():
             assert rule_id not in scenarios, f"{rule_id} has two scenarios"
             scenarios[rule_id] = scenario
@@ -57,7 +65,7 @@ def purchase(step: Scenario, at_us: int) -> PurchaseFacts:
 
 
 def run(rule_id: str, scenario: Scenario) -> None:
-    document = {**DEFAULT, "lists": {**DEFAULT["lists"], **scenario.get("lists", {})}}
+    document = {**DOCUMENT, "lists": {**DOCUMENT.get("lists", {}), **scenario.get("lists", {})}}
     ruleset = load_ruleset(yaml.safe_dump(document))
     line = {"limit": 1_000_000, "available": 1_000_000, "opened": "60d"} | scenario.get("line", {})
     at_us = START_US
@@ -99,7 +107,7 @@ def test_the_rule_is_silent_just_below(rule_id: str) -> None:
     run(rule_id, below(SCENARIOS[rule_id]))
 
 
-def test_every_shipped_rule_has_a_scenario_of_both_kinds() -> None:
-    assert set(SCENARIOS) == {rule["id"] for rule in DEFAULT["rules"]}
+def test_every_rule_has_a_scenario_of_both_kinds() -> None:
+    assert set(SCENARIOS) == {rule["id"] for rule in DOCUMENT["rules"]}
     assert all({"purchase", "expect", "below"} <= set(scenario) for scenario in SCENARIOS.values())
     assert all("expect" in scenario["below"] for scenario in SCENARIOS.values())
