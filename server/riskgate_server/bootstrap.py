@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import resource
 import signal
+import socket
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -73,6 +75,9 @@ FIRST_HEAD_SECONDS: Final = 0.25
 
 BROKEN_DRAIN_SECONDS: Final = 1.0
 """How long calls in flight may take to be answered after the store has failed."""
+
+METRICS_ADDRESS: Final = "127.0.0.1"
+"""Metrics are not encrypted: they stay on the machine."""
 
 
 class Listening(msgspec.Struct, frozen=True):
@@ -155,10 +160,57 @@ def make_room_for_files() -> None:
         raise FilesTooFew(f"this process may open {hard} files, and needs {FILES_MIN}: raise `ulimit -n`")
 
 
+class ListenRefused(Exception):
+    """The server cannot listen where it was told to. The message names option, address and port."""
+
+
+def require_ports(settings: Settings) -> None:
+    """
+    Try to open every port, for the RPC library does not say why it could not.
+
+    Raises:
+        ListenRefused: one is taken, wanted twice, not to be opened by this user, or its address is not ours.
+    """
+    taken: dict[int, str] = {}
+    for option, address, port in (
+        ("--certificate-port", settings.address, settings.certificate_port),
+        ("--key-port", settings.address, settings.key_port),
+        ("--metrics-port", METRICS_ADDRESS, settings.metrics_port),
+    ):
+        if port < 0:
+            continue
+        if port in taken:
+            raise ListenRefused(f"{option}: {port} is {taken[port]} already")
+        if port:
+            taken[port] = option
+        try:
+            family, kind, protocol, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, kind, protocol) as trial:
+                # As servers do: connections of an earlier one that linger do not keep a port.
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                trial.bind(where)
+        except socket.gaierror as error:
+            raise ListenRefused(f"--address: {address} is no address that can be found: {error.strerror}") from error
+        except OSError as error:
+            raise ListenRefused(_listen_fault(option, address, port, error)) from error
+
+
+def _listen_fault(option: str, address: str, port: int, error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"{option}: port {port} of {address} is taken by another process"
+        case errno.EADDRNOTAVAIL:
+            return f"--address: {address} is not an address of this machine"
+        case errno.EACCES | errno.EPERM:
+            return f"{option}: this user may not open port {port} of {address}; those below 1024 are the system's"
+    return f"{option}: port {port} of {address}: {error.strerror}"
+
+
 REFUSALS_TO_START: Final = (
     DataDirectoryError,
     FilesTooFew,
     HeadsBroken,
+    ListenRefused,
     MasterKeyMismatch,
     OtherPast,
     RegistryUnusable,
@@ -169,7 +221,6 @@ REFUSALS_TO_START: Final = (
     StoreInUse,
     VaultUnusable,
     OSError,
-    RuntimeError,  # the RPC library's, for a port that is taken
 )
 """What an operator can mend: told in one line. Anything else is a fault of ours."""
 
@@ -190,6 +241,7 @@ class Server:
         make_room_for_files()
         directory.check()
         _refuse_unusable_tls(directory)
+        require_ports(settings)
         rules, source = read_ruleset(settings.ruleset)
         loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as closing:
@@ -284,13 +336,15 @@ class Server:
 
     def _listen(self, server: RpcServer, tls: ServerTLS, metrics: Metrics, closing: contextlib.ExitStack) -> Listening:
         settings = self._settings
-        certificate_port = server.listen(settings.address, settings.certificate_port, tls, require_client=True)
-        key_port = server.listen(settings.address, settings.key_port, tls, require_client=False)
-        if settings.metrics_port >= 0:
-            try:
-                closing.callback(metrics.serve("127.0.0.1", settings.metrics_port))
-            except OSError as error:
-                raise OSError(f"metrics_port: {error.strerror} (127.0.0.1:{settings.metrics_port})") from error
+        try:
+            certificate_port = server.listen(settings.address, settings.certificate_port, tls, require_client=True)
+            key_port = server.listen(settings.address, settings.key_port, tls, require_client=False)
+            if settings.metrics_port >= 0:
+                closing.callback(metrics.serve(METRICS_ADDRESS, settings.metrics_port))
+        except (RuntimeError, OSError) as error:
+            # They were free a moment ago.
+            require_ports(settings)
+            raise ListenRefused(f"--address: {settings.address} cannot be listened on: {error}") from error
         return Listening(settings.address, certificate_port, key_port, settings.metrics_port)
 
     def stop(self) -> None:

@@ -161,6 +161,7 @@ class DataDirectory(msgspec.Struct, frozen=True):
         Raises:
             DataDirectoryError: with the first thing that is wrong and what to do about it.
         """
+        _require_rights(self.root)
         if not self.root.is_dir():
             raise DataDirectoryError(f"{self.root} is not a directory: create it with `riskgate init {self.root}`")
         if self.unfinished.exists():
@@ -169,12 +170,27 @@ class DataDirectory(msgspec.Struct, frozen=True):
             )
         if not self.access.exists() and not self.master_key.exists():
             raise DataDirectoryError(f"{self.root} is not a data directory: create one with `riskgate init DIR`")
+        for path in (self.secrets, self.tls):
+            _require_rights(path)
         for path in self.required_files():
             # Never made anew: a fresh master key beside an old store would look like total loss.
             if not path.is_file():
                 raise DataDirectoryError(f"{path} is missing: restore it from a backup")
         for path in (self.root, self.secrets, self.tls, *self.private_files()):
             _refuse_if_open_to_others(path)
+
+
+def _require_rights(path: Path) -> None:
+    """Refuse a directory whose files this user cannot even ask for: it would look as if they were not there."""
+    try:
+        owner = path.stat().st_uid
+    except FileNotFoundError:
+        return
+    except PermissionError as error:
+        raise DataDirectoryError(f"{path}: this user may not search a directory above it") from error
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+        who = f"uid {os.geteuid()} may not read, write and search it"
+        raise DataDirectoryError(f"{path}: {who}; run as its owner (uid {owner})")
 
 
 def _refuse_if_open_to_others(path: Path) -> None:

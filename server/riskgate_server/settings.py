@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -54,6 +56,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 PREFIX: Final = "RISKGATE_"
 
+_PLACE: Final = re.compile(r" - at `\$\.(\w+)`$")
+"""How msgspec says where a value stands."""
+
 
 def load(given: dict[str, object], environment: dict[str, str]) -> Settings:
     """
@@ -74,4 +79,15 @@ def load(given: dict[str, object], environment: dict[str, str]) -> Settings:
         # Not strict: the environment has only strings.
         return msgspec.convert(found, Settings, strict=False)
     except msgspec.ValidationError as error:
-        raise SettingsInvalid(str(error).replace("$.", "")) from None
+        raise SettingsInvalid(_named(str(error), given)) from None
+
+
+def _named(text: str, given: Mapping[str, object]) -> str:
+    """Write a fault with the option or the variable that has it in front."""
+    place = _PLACE.search(text)
+    if place is None:
+        return text
+    name = place[1]
+    where = PREFIX + name.upper() if given.get(name) is None else f"--{name.replace('_', '-')}"
+    fault = text[: place.start()].replace("`", "").replace("int", "a whole number").replace("float", "a number")
+    return f"{where}: {fault[0].lower()}{fault[1:]}"

@@ -115,6 +115,8 @@ def initialise(root: Path, *, names: tuple[str, ...], tenant: str, clock: str | 
     directory = DataDirectory(root)
     if not root.parent.is_dir():
         raise InitRefused(f"{root.parent} does not exist")
+    if not root.exists() and not os.access(root.parent, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+        raise InitRefused(f"this user may not make a directory in {root.parent}")
     _refuse_what_is_not_ours(directory)
     make_private_directory(root)
     with _marked(directory):

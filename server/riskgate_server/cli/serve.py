@@ -8,37 +8,66 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, TextIO, cast
+from pathlib import Path
+from typing import Any, Final, TextIO, cast, get_args, get_type_hints
 
 import click
+import msgspec
+from msgspec import inspect
+
+from riskgate_server.cli.common import data_option
+from riskgate_server.settings import Settings, SettingsInvalid, load
+
+_HELP: Final = {
+    "address": "Where to listen; loopback by default.",
+    "certificate_port": "Port for callers with a certificate (7443).",
+    "key_port": "Port for callers with an API key (7444).",
+    "metrics_port": "Prometheus on 127.0.0.1 (7445); -1 for none.",
+    "clock": "system, or data: time is what the events say, for histories only.",
+    "ruleset": "Decide by this ruleset instead of the built-in one.",
+    "cpu": "Stay on this processor: a fifth less work per decision; -1 does not.",
+    "drain_seconds": "How long calls in flight may take at the end (10).",
+    "log_level": "How much is logged.",
+}
+"""The settings that are options too."""
+
+_METAVARS: Final = {"address": "ADDRESS", "ruleset": "FILE"}
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option("--data", metavar="DIR", help="Data directory made by `riskgate init`."),
-        click.option("--address", help="Where to listen; loopback by default."),
-        click.option("--certificate-port", type=int, help="Port for callers with a certificate (7443)."),
-        click.option("--key-port", type=int, help="Port for callers with an API key (7444)."),
-        click.option("--metrics-port", type=int, help="Prometheus on 127.0.0.1 (7445); -1 for none."),
-        click.option("--clock", help="system, or data: time is what the events say."),
-        click.option("--ruleset", metavar="FILE", help="Decide by this ruleset instead of the built-in one."),
-        click.option("--cpu", type=int, help="Stay on this processor: a fifth less work per decision; -1 does not."),
-        click.option("--drain-seconds", type=float, help="How long calls in flight may take at the end (10)."),
-        click.option("--log-level", help="debug, info, warning or error."),
-    ):
+    info = inspect.type_info(Settings)
+    assert isinstance(info, inspect.StructType)
+    kinds = {field.name: field.type for field in info.fields}
+    hints = get_type_hints(Settings)
+    for name, text in reversed(_HELP.items()):
+        kind = _kind(kinds[name], hints[name])
+        option = click.option(f"--{name.replace('_', '-')}", type=kind, metavar=_METAVARS.get(name), help=text)
         function = option(function)
-    return function
+    return data_option(function)
+
+
+def _kind(kind: inspect.Type, hint: object) -> click.ParamType[Any]:
+    """Return click's name for a setting's type, so that its bounds are written down once."""
+    if isinstance(kind, inspect.LiteralType):
+        # From the hint, which keeps the order in which they are written.
+        return click.Choice(get_args(hint))
+    if isinstance(kind, inspect.IntType):
+        return click.IntRange(kind.ge, kind.le)
+    if isinstance(kind, inspect.FloatType):
+        return click.FloatRange(kind.ge, kind.le)
+    return click.STRING
 
 
 @click.command()
 @_options
-def serve(**given: object) -> None:
+def serve(data: Path, **given: object) -> None:
     """Serve until SIGTERM. Every option may be set as RISKGATE_<NAME> in the environment too."""
+    # Before the RPC library is imported: its own lines are no JSON, and what they say is said by us.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from riskgate_server.bootstrap import REFUSALS_TO_START, Server
-    from riskgate_server.settings import SettingsInvalid, load
 
     try:
-        settings = load(given, dict(os.environ))
+        settings = load({**given, "data": str(data)}, dict(os.environ))
     except SettingsInvalid as error:
         raise click.UsageError(str(error)) from error
     configure_logs(settings.log_level)
@@ -49,7 +78,7 @@ def serve(**given: object) -> None:
             os.sched_setaffinity(0, {settings.cpu})
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         except OSError as error:
-            raise click.UsageError(f"cpu: this process may not run on processor {settings.cpu}") from error
+            raise click.UsageError(f"--cpu: this process may not run on processor {settings.cpu}") from error
     # A wish of the operator's that cannot be met is one line; anything else is a fault of ours, with its trace.
     try:
         code = asyncio.run(_run(Server, settings))
@@ -67,7 +96,6 @@ async def _run(server: Callable[..., Any], settings: object) -> int:
 
 def configure_logs(level: str) -> None:
     """One JSON object per line on standard error: an event name and its fields, never a person's data."""
-    import msgspec
     import structlog
 
     structlog.configure(
