@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from itertools import count
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
 import click
 
-from riskgate_server.cli.common import checked_directory, data_option, json_option, say, show_time, table, who
+from riskgate_server.cli.certificates import certificate_files
+from riskgate_server.cli.common import (
+    checked_directory,
+    counted,
+    data_option,
+    json_option,
+    say,
+    show_time,
+    table,
+    who,
+)
 from riskgate_server.crypto import tls
-from riskgate_server.datadir import DataDirectory, make_private_directory, write_file
-from riskgate_server.engine.callers import CallerKey, CallersSnapshot, KeyRecord, caller_uri, certificate_id
+from riskgate_server.datadir import DataDirectory
+from riskgate_server.engine.callers import (
+    CallerKey,
+    CallerRecord,
+    CallersSnapshot,
+    KeyRecord,
+)
 from riskgate_server.scopes import SCOPES
 from riskgate_server.stores.access.editor import (
     CHANGES_PAGE_MAX,
     RATE_DEFAULT,
     CallerEditor,
     EditRefused,
-    IssuedCertificate,
     IssuedKey,
     check_name,
     now_us,
@@ -39,6 +49,7 @@ _HOUR_US: Final = 3_600_000_000
 
 _OPTIONS: Final = {
     "tenant": "--tenant",
+    "new tenant": "--new-tenant",
     "caller": "NAME",
     "scope": "--scope",
     "rate": "--rate",
@@ -90,6 +101,7 @@ def _expires_option(function: _F) -> _F:
 @click.argument("name", metavar="NAME")
 @data_option
 @_tenant_option
+@click.option("--new-tenant", is_flag=True, help="The tenant is new: this is its first caller.")
 @_rights_options
 @click.option("--key", "with_key", is_flag=True, help="Issue an API key, shown once.")
 @click.option("--certificate", "with_certificate", is_flag=True, help="Issue a client certificate into --out.")
@@ -100,6 +112,7 @@ def add(  # noqa: PLR0917  click passes every option, by name
     name: str,
     data: Path,
     tenant: str | None,
+    new_tenant: bool,
     scopes: tuple[str, ...],
     rate: int | None,
     burst: int | None,
@@ -115,7 +128,10 @@ def add(  # noqa: PLR0917  click passes every option, by name
     _check_certificate_options(out, expires_days, with_certificate=with_certificate)
     with _editing(data) as (directory, editor):
         caller = _named(editor, tenant, name)
-        with _certificate_files(directory, caller, out, expires_days, wanted=with_certificate) as certificate:
+        first = caller[0] not in {known for known, _ in editor.snapshot().callers}
+        if new_tenant and not first:
+            raise click.BadParameter(f"tenant {caller[0]} has callers already", param_hint="--new-tenant")
+        with certificate_files(directory, caller, out, expires_days, wanted=with_certificate) as certificate:
             issued = editor.add(
                 caller,
                 scopes=scopes,
@@ -125,13 +141,15 @@ def add(  # noqa: PLR0917  click passes every option, by name
                 with_key=with_key,
                 expires_us=_key_expiry(expires_days),
                 certificate=None if certificate is None else certificate.issued,
+                tenant_may_be_new=new_tenant,
             )
         record = editor.snapshot().callers[caller]
     scopes_text = ", ".join(sorted(record.scopes))
-    rate_text = f"{record.rate_per_second} calls per second, {record.burst} at once"
-    lines = [f"Caller {name} of tenant {caller[0]} added: {scopes_text}; {rate_text}."]
+    lines = [f"Tenant {caller[0]} is new: it has no customers, and its callers see none of another's."] if first else []
+    lines.append(f"Caller {name} of tenant {caller[0]} added: {scopes_text}; {_rate_text(record)}.")
     answer: dict[str, Any] = {
         "tenant": caller[0],
+        "tenant_is_new": first,
         "caller": name,
         "scopes": sorted(record.scopes),
         "rate_per_second": record.rate_per_second,
@@ -190,7 +208,7 @@ def change(  # noqa: PLR0917  as above
     }
     text = (
         f"Caller {name} of tenant {caller[0]} now: {', '.join(sorted(record.scopes))};"
-        f" {record.rate_per_second} calls per second, {record.burst} at once;"
+        f" {_rate_text(record)};"
         f" certificates {'accepted' if record.certificates_allowed else 'refused'}."
     )
     say(answer, text, as_json=as_json)
@@ -232,7 +250,7 @@ def rotate(  # noqa: PLR0917  as above
         caller = _named(editor, tenant, name)
         answer: dict[str, Any] = {"tenant": caller[0], "caller": name}
         if with_certificate:
-            with _certificate_files(directory, caller, out, expires_days, wanted=True) as certificate:
+            with certificate_files(directory, caller, out, expires_days, wanted=True) as certificate:
                 assert certificate is not None
                 editor.register_certificate(caller, certificate.issued)
             answer["certificate"] = certificate.answer()
@@ -324,7 +342,7 @@ def log(data: Path, limit: int, as_json: bool) -> None:
             each.who,
             each.what,
             f"{each.tenant_id}/{each.caller_id}",
-            ", ".join(f"{name} {value}" for name, value in each.details.items() if value not in (None, [])),
+            _details_text(each.details),
         )
         for each in changes
     ]
@@ -338,35 +356,6 @@ def scopes(as_json: bool) -> None:
     say({"scopes": SCOPES}, table(("SCOPE", "MAY"), list(SCOPES.items())), as_json=as_json)
 
 
-class _Certificate:
-    """A certificate whose files are written."""
-
-    def __init__(self, credential: tls.Credential, certificate: Path, key: Path, ca: Path) -> None:
-        expires_us = int(credential.expires().timestamp()) * 1_000_000
-        self.issued = IssuedCertificate(credential.certificate_sha256(), expires_us)
-        self._paths = (certificate, key, ca)
-
-    def answer(self) -> dict[str, Any]:
-        """Say it to programs."""
-        certificate, key, ca = map(str, self._paths)
-        return {
-            "certificate_id": certificate_id(self.issued.sha256),
-            "expires": show_time(self.issued.expires_us),
-            "certificate_file": certificate,
-            "key_file": key,
-            "ca_file": ca,
-        }
-
-    def text(self) -> str:
-        """Say it to people."""
-        certificate, key, ca = self._paths
-        until = show_time(self.issued.expires_us)
-        return (
-            f"Certificate {certificate_id(self.issued.sha256)}, until {until}:\n\n"
-            f"    {certificate}\n    {key}\n    {ca}\n"
-        )
-
-
 def _check_certificate_options(out: Path | None, expires_days: int | None, *, with_certificate: bool) -> None:
     if with_certificate and out is None:
         raise click.BadParameter("is needed with --certificate", param_hint="--out")
@@ -376,59 +365,6 @@ def _check_certificate_options(out: Path | None, expires_days: int | None, *, wi
         raise click.BadParameter(
             f"a certificate lives at most {tls.CLIENT_LIFETIME_MAX.days} days", param_hint="--expires-days"
         )
-
-
-def _make_out(out: Path) -> bool:
-    """Make the directory of --out for its owner only; return whether it was made now."""
-    if out.exists():
-        return False
-    try:
-        make_private_directory(out)
-    except OSError as error:
-        raise click.BadParameter(f"{out} cannot be made: {error.strerror}", param_hint="--out") from error
-    return True
-
-
-def _free_names(out: Path, name: str) -> tuple[Path, Path]:
-    """
-    Return where a certificate and its key go: NAME.crt and NAME.key, or NAME-2 and so on beside earlier ones.
-
-    Nothing is overwritten: the old pair still works, and whoever uses it changes over when it suits them.
-    """
-    for number in count(1):
-        stem = name if number == 1 else f"{name}-{number}"
-        paths = (out / f"{stem}.crt", out / f"{stem}.key")
-        if not any(os.path.lexists(path) for path in paths):
-            return paths
-    raise AssertionError  # `count` does not end
-
-
-@contextmanager
-def _certificate_files(
-    directory: DataDirectory, caller: CallerKey, out: Path | None, expires_days: int | None, *, wanted: bool
-) -> Iterator[_Certificate | None]:
-    """Issue a certificate into files, which stay only if what follows succeeds."""
-    if not wanted:
-        yield None
-        return
-    assert out is not None
-    made = _make_out(out)
-    paths = _free_names(out, caller[1])
-    authority = tls.Credential(directory.ca_certificate.read_bytes(), directory.ca_key.read_bytes())
-    lifetime = tls.CLIENT_LIFETIME if expires_days is None else timedelta(days=expires_days)
-    credential = tls.issue_client(authority, caller_uri(*caller), datetime.now(UTC), lifetime)
-    try:
-        write_file(paths[1], credential.key_pem)
-        write_file(paths[0], credential.certificate_pem, mode=0o644)
-        ca = out / "riskgate-ca.crt"
-        shutil.copyfile(directory.ca_certificate, ca)
-        yield _Certificate(credential, *paths, ca)
-    except BaseException:
-        for path in paths:
-            path.unlink(missing_ok=True)
-        if made:
-            shutil.rmtree(out)
-        raise
 
 
 @contextmanager
@@ -451,6 +387,10 @@ def _editing(data: Path) -> Iterator[tuple[DataDirectory, CallerEditor]]:
 
 def _refuse(error: EditRefused) -> NoReturn:
     raise click.BadParameter(str(error), param_hint=_OPTIONS[error.about]) from error
+
+
+def _rate_text(record: CallerRecord) -> str:
+    return f"{counted(record.rate_per_second, 'call')} per second, {record.burst:,} at once"
 
 
 def _named(editor: CallerEditor, tenant: str | None, name: str) -> CallerKey:
@@ -513,6 +453,25 @@ def _caller_answer(snapshot: CallersSnapshot, caller: CallerKey) -> dict[str, An
     }
 
 
+_DETAILS: Final[dict[str, Callable[[Any], str]]] = {
+    "key_id": "key {}".format,
+    "certificate_id": "certificate {}".format,
+    "keys": lambda keys: f"with {'keys' if len(keys) > 1 else 'key'} {', '.join(keys)}",
+    "kept": lambda keys: f"{', '.join(keys)} still works",
+    "revoked": lambda keys: f"{', '.join(keys)} revoked",
+    "scopes": lambda scopes: f"may {' '.join(scopes)}",
+    "rate_per_second": lambda rate: f"{counted(rate, 'call')} per second",
+    "burst": "{:,} at once".format,
+    "certificates_allowed": lambda allowed: "certificates accepted" if allowed else "no certificates",
+}
+"""What a change says of itself → the words for it, in the order of the sentence."""
+
+
+def _details_text(details: Mapping[str, Any]) -> str:
+    known = [(name, details[name]) for name in _DETAILS if name in details]
+    return ", ".join(_DETAILS[name](value) for name, value in known if value not in (None, []))
+
+
 def _state(*, active: bool, expires_us: int, at_us: int) -> str:
     if not active:
         return "revoked"
@@ -520,8 +479,11 @@ def _state(*, active: bool, expires_us: int, at_us: int) -> str:
 
 
 def _credentials_text(answer: dict[str, Any]) -> str:
-    keys = [f"key {each['key_id']}" for each in answer["keys"] if each["state"] == "active"]
-    certificates = [
-        f"certificate {each['certificate_id']}" for each in answer["certificates"] if each["state"] == "active"
+    found = [("key", each["key_id"], each) for each in answer["keys"]]
+    found += [("certificate", each["certificate_id"], each) for each in answer["certificates"]]
+    active = [
+        f"{kind} {name}" + (f" until {each['expires'][:10]}" if each["expires"] else "")
+        for kind, name, each in found
+        if each["state"] == "active"
     ]
-    return ", ".join(keys + certificates) or "none"
+    return ", ".join(active) or "none"

@@ -58,6 +58,11 @@ def show_time(time_us: int) -> str | None:
     return datetime.fromtimestamp(time_us / 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def counted(number: int, what: str, *, plural: str = "") -> str:
+    """Write a number with its noun: 1 customer, 2 customers."""
+    return f"{number:,} {what if number == 1 else plural or what + 's'}"
+
+
 def who() -> str:
     """Name the person at the keyboard, for logs of changes."""
     try:

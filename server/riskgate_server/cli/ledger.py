@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from riskgate_server.cli.common import checked_directory, data_option, json_option, say
+from riskgate_server.cli.common import checked_directory, counted, data_option, json_option, say
 
 if TYPE_CHECKING:
     from riskgate_server.engine.report import Report
@@ -95,8 +95,8 @@ def _text(report: Report) -> str:
 
     verdict = "NOT CLEAN" if report.faults else "clean"
     lines = [
-        f"{verdict}: {report.entries} entries of {report.customers} customers",
-        f"{report.batches} commits, {report.heads} signed heads",
+        f"{verdict}: {counted(report.entries, 'entry', plural='entries')} of {counted(report.customers, 'customer')}",
+        f"{counted(report.batches, 'commit')}, {counted(report.heads, 'signed head')}",
         f"owed {sums(report.outstanding_minor)}; held {sums(report.held_minor)} (minor units)",
         f"head {report.head.hex()}",
     ]

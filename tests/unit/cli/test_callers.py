@@ -81,11 +81,27 @@ def test_an_added_caller_is_let_in_with_what_it_was_given(data: Path) -> None:
 
 def test_callers_of_the_same_name_in_two_tenants_are_two(data: Path) -> None:
     first = add(data)["key"]["api_key"]
-    second = add(data, "backend", "--tenant", "shop")["key"]["api_key"]
+    second = add(data, "backend", "--tenant", "shop", "--new-tenant")["key"]["api_key"]
     callers(data, "revoke", "backend", "--tenant", "shop")
 
     assert let_in(data, first).tenant_id == "bank"
     assert refused(data, second)
+
+
+def test_a_tenant_begins_only_when_told_to(data: Path) -> None:
+    more = ("--scope", "risk:check", "--key", "--tenant")
+    slip = callers(data, "add", "backend", *more, "bnak")
+    begun = callers(data, "add", "backend", *more, "shop", "--new-tenant")
+    again = callers(data, "add", "other", *more, "shop", "--new-tenant")
+    second = callers(data, "add", "other", *more, "shop")
+
+    assert slip.exit_code == 2
+    assert "--new-tenant: needed to begin tenant 'bnak': there is none of that name, only bank" in slip.stderr
+    assert "Tenant shop is new" in begun.stdout
+    assert again.exit_code == 2
+    assert "--new-tenant" in again.stderr
+    assert second.exit_code == 0
+    assert "is new" not in second.stdout
 
 
 def test_a_certificate_comes_with_its_key_and_the_ca_and_is_private(data: Path, out: Path) -> None:
@@ -228,6 +244,37 @@ def test_the_log_tells_who_did_what(data: Path, monkeypatch: pytest.MonkeyPatch)
     assert (change["who"], change["what"], change["caller"]) == ("dave as carol", "caller added", "backend")
 
 
+def test_the_log_is_in_words(data: Path, out: Path) -> None:
+    first = add(data, "backend", "--scope", "limit:read", "--rate", "1")["key"]["key_id"]
+    second = answered(data, "rotate", "backend")["key"]["key_id"]
+    third = answered(data, "rotate", "backend")["key"]["key_id"]
+    answered(data, "change", "backend", "--certificates", "--rate", "1200")
+    certificate = answered(data, "rotate", "backend", "--certificate", "--out", out)["certificate"]["certificate_id"]
+    answered(data, "revoke", "backend")
+
+    said = [line.split("bank/backend")[1].strip() for line in callers(data, "log").stdout.splitlines()[2:]]
+
+    assert said == [
+        f"key {first}, may limit:read risk:check, 1 call per second, 1 at once, no certificates",
+        f"key {second}, {first} still works",
+        f"key {third}, {second} still works, {first} revoked",
+        "may limit:read risk:check, 1,200 calls per second, 1,200 at once, certificates accepted",
+        f"certificate {certificate}",
+        f"with keys {second}, {third}",
+    ]
+
+
+def test_the_list_tells_when_a_credential_ends(data: Path, out: Path) -> None:
+    add(data, "backend", "--expires-days", "7", "--certificate", "--out", out)
+    add(data, "other")
+
+    lines = callers(data, "list").stdout.splitlines()
+    ends = (datetime.now(UTC) + timedelta(days=7)).date().isoformat()
+
+    assert next(line for line in lines if " backend " in line).count(f" until {ends}") == 2
+    assert "until" not in next(line for line in lines if " other " in line)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -240,6 +287,8 @@ def test_the_log_tells_who_did_what(data: Path, monkeypatch: pytest.MonkeyPatch)
         (["add", "backend", "--scope", "risk:check", "--key", "--rate", "many"], "--rate"),
         (["add", "backend", "--scope", "risk:check", "--key", "--burst", "-1"], "--burst"),
         (["add", "backend", "--scope", "risk:check", "--key", "--tenant", "A B"], "--tenant"),
+        (["add", "backend", "--scope", "risk:check", "--key", "--tenant", "shop"], "--new-tenant"),
+        (["add", "backend", "--scope", "risk:check", "--key", "--new-tenant"], "--new-tenant"),
         (["add", "backend", "--scope", "risk:check", "--key", "--expires-days", "0"], "--expires-days"),
         (["add", "backend", "--scope", "risk:check", "--certificate"], "--out"),
         (["add", "backend", "--scope", "risk:check", "--certificate", "--out", "/proc/none/certs"], "--out"),

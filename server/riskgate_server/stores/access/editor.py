@@ -41,7 +41,7 @@ _DEFAULT_TENANT: Final = "default_tenant"
 
 
 class EditRefused(Exception):
-    """The change cannot be made. `about` is at fault: tenant, caller, scope, rate, burst, key or expiry."""
+    """The change cannot be made. `about` is at fault: tenant, new tenant, caller, scope, rate, burst, key or expiry."""
 
     def __init__(self, about: str, message: str) -> None:
         super().__init__(message)
@@ -146,16 +146,27 @@ class CallerEditor:
         with_key: bool,
         expires_us: int = 0,
         certificate: IssuedCertificate | None = None,
+        tenant_may_be_new: bool = True,
     ) -> IssuedKey | None:
-        """Add a caller, with a first key if asked for. `burst` is a second's worth unless given."""
+        """
+        Add a caller, with a first key if asked for. `burst` is a second's worth unless given.
+
+        A tenant is there from its first caller on. Whoever adds to one that should be there already says so by
+        `tenant_may_be_new`, for a slip of the pen would be a tenant of its own, without customers.
+        """
         check_name("tenant", caller[0])
         check_name("caller", caller[1])
         granted = _checked_scopes(scopes)
         burst = rate_per_second if burst is None else burst
         _check_rate(rate_per_second, burst)
         with self._changing() as at_us:
-            if caller in self.snapshot().callers:
+            known = self.snapshot().callers
+            if caller in known:
                 raise EditRefused("caller", f"caller {caller[1]!r} exists in tenant {caller[0]!r}")
+            tenants = sorted({tenant for tenant, _ in known})
+            if tenants and caller[0] not in tenants and not tenant_may_be_new:
+                message = f"needed to begin tenant {caller[0]!r}: there is none of that name, only {', '.join(tenants)}"
+                raise EditRefused("new tenant", message)
             self._db.table("callers").insert(
                 {
                     "tenant_id": caller[0],
