@@ -23,7 +23,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "callers": (
         "riskgate_server.cli.callers:callers",
-        "Say who may call: add, change, rotate, revoke, list.",
+        "Say who may call: add, change, rotate, revoke, list, log, scopes.",
     ),
 }
 """Name → where the command is, and its line in the help. A command is imported when it is run."""

@@ -95,7 +95,7 @@ def init(directory: Path, names: tuple[str, ...], tenant: str, clock: str | None
     text = (
         f"Data directory   {made.data}\n"
         f"Server names     {', '.join(made.server_names)}\n"
-        f"CA certificate   {made.ca_certificate}   (give it to callers)\n"
+        f"CA certificate   {made.ca_certificate}   (copy it to callers; the directory stays closed)\n"
         f"Verify heads     {made.heads_public_key}   (keep a copy elsewhere)\n"
         f"Administrator    {made.caller} of tenant {made.tenant}, API key, shown this once:\n\n"
         f"    {made.api_key}\n\n"

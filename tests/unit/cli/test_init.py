@@ -326,3 +326,9 @@ def test_every_command_of_the_table_exists_and_explains_itself(name: str) -> Non
 
 def test_an_unknown_command_is_refused() -> None:
     assert riskgate("frobnicate").exit_code == 2
+
+
+def test_what_callers_get_is_a_copy_and_the_directory_stays_closed(tmp_path: Path) -> None:
+    said = riskgate("init", tmp_path / "data").stdout
+
+    assert f"{tmp_path}/data/tls/ca.crt   (copy it to callers; the directory stays closed)" in said
