@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
+import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Final
 
 import click
 from rich.console import Console
-from scripts.load.driver import Measured, drive, open_customers, run_name
+from scripts.load.driver import Measured, begin_process, drive, open_customers, run_name
 from scripts.load.report import Result, plot, print_result, result_as_data
 from scripts.load.schedule import CUSTOMERS_MAX, Load, LoadInvalid, check_load, is_loopback, read_mix
 from scripts.streaming.connect import Connection, connection, connection_options
@@ -64,15 +65,17 @@ def main(**given: Any) -> None:
     try:
         if not given["skip_opening"]:
             asyncio.run(_open(out, connected, load))
-        measured = _drive(out, connected, load, given["processes"])
+        measured, stopped = _drive(out, connected, load, given["processes"])
     except RiskgateError as error:
         raise click.ClickException(f"{connected.address}: {error}") from error
-    result = Result(load, measured)
+    result = Result(load, measured, stopped=stopped)
     print_result(out, result)
     if given["json_path"]:
         given["json_path"].write_text(json.dumps(result_as_data(result), indent=2) + "\n")
     if given["plot_path"]:
         plot(result, given["plot_path"])
+    if stopped:
+        raise click.ClickException("stopped when asked to; the figures are of what was done until then")
     if not result.done():
         raise click.ClickException("not one call succeeded")
 
@@ -102,7 +105,8 @@ async def _open(out: Console, connected: Connection, load: Load) -> None:
         await open_customers(connected, load, progress.show)
 
 
-def _drive(out: Console, connected: Connection, load: Load, processes: int) -> list[Measured]:
+def _drive(out: Console, connected: Connection, load: Load, processes: int) -> tuple[list[Measured], bool]:
+    """Return what every process measured, and whether somebody asked to stop before the end."""
     begin = time.monotonic() + START_SECONDS
     ends = begin + load.warm_up_seconds + load.seconds
     run = run_name()
@@ -111,11 +115,19 @@ def _drive(out: Console, connected: Connection, load: Load, processes: int) -> l
         f" {processes}, customers: {load.customers:,}, to {connected.address}"
     )
     # Spawned, not forked: gRPC's threads do not survive a fork.
-    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=begin_process, initargs=(stop,))
     total = round(ends - begin)
     with pool, StreamProgress(out, "second", total) as progress:
+        # A ctrl-C reaches every process of the terminal. Those that are made now ignore it from their first moment.
+        heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
         waiting = [pool.submit(drive, connected, load, number, processes, run, begin) for number in range(processes)]
-        while not all(future.done() for future in waiting):
-            progress.show(max(0, min(total, round(time.monotonic() - begin))))
-            time.sleep(0.2)
-        return [future.result() for future in waiting]
+        signal.signal(signal.SIGINT, heard)
+        try:
+            while not all(future.done() for future in waiting):
+                progress.show(max(0, min(total, round(time.monotonic() - begin))))
+                time.sleep(0.2)
+        except KeyboardInterrupt:
+            stop.set()
+        return [future.result() for future in waiting], stop.is_set()

@@ -9,6 +9,7 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from multiprocessing.synchronize import Event
 from typing import Any, Final
 
 import msgspec
@@ -24,6 +25,8 @@ HELD_MAX: Final = 50_000
 """Holds remembered to be captured later."""
 OPENED_AT_ONCE: Final = 64
 READY_SECONDS: Final = 30.0
+STOP_SECONDS: Final = 0.2
+"""How soon a wish to stop is heard by a driver that waits for its next call."""
 _ONCE: Final = Retry(attempts_max=1)
 """A retry would hide an error, and is load that nobody planned."""
 
@@ -54,8 +57,11 @@ def customer_id(number: int) -> str:
 class Driver:
     """Drives one process's share of a load."""
 
-    def __init__(self, load: Load, *, process: int, processes: int, run: str) -> None:
+    def __init__(
+        self, load: Load, *, process: int, processes: int, run: str, stopped: Callable[[], bool] = lambda: False
+    ) -> None:
         self._load, self._process, self._processes, self._run = load, process, processes, run
+        self._stopped = stopped
         self._number = 0
         self._held: deque[tuple[str, str]] = deque(maxlen=HELD_MAX)
         self._histograms: dict[str, Any] = {}
@@ -67,17 +73,23 @@ class Driver:
         self._last = 0.0
 
     async def drive(self, client: AsyncRiskgate, begin: float) -> Measured:
-        """Make the calls of a schedule that begins at `begin` on the monotonic clock of this machine."""
+        """
+        Make the calls of a schedule that begins at `begin` on the monotonic clock of this machine.
+
+        When told to stop it sends no more, waits for the answers under way and returns what it has measured.
+        """
         under_way: set[asyncio.Task[None]] = set()
         measured_from = begin + self._load.warm_up_seconds
         for arrival in planned(self._load, process=self._process, processes=self._processes):
             start = begin + arrival.after_seconds
-            wait = start - time.monotonic()
-            if wait > 0:
-                await asyncio.sleep(wait)
-            else:
+            while not (stopped := self._stopped()):
+                wait = start - time.monotonic()
                 # Behind its schedule a driver must still let calls out and answers in.
-                await asyncio.sleep(0)
+                await asyncio.sleep(min(STOP_SECONDS, max(0.0, wait)))
+                if wait <= STOP_SECONDS:
+                    break
+            if stopped:
+                break
             if len(under_way) >= self._load.in_flight_max:
                 self._failed(arrival, "NOT_SENT_TOO_MANY_IN_FLIGHT")
                 continue
@@ -184,13 +196,25 @@ class Driver:
         )
 
 
+_stop: Event | None = None
+"""Set when this process and its fellows are to stop; they share it from their start."""
+
+
+def begin_process(stop: Event) -> None:
+    """Prepare a process for `drive`: whoever started it tells it to stop by `stop`."""
+    global _stop  # noqa: PLW0603  it crosses processes only as they are made
+    _stop = stop
+
+
 def drive(connected: Connection, load: Load, process: int, processes: int, run: str, begin: float) -> Measured:  # noqa: PLR0917  called across processes
     """Drive one share of a load in this process."""
 
     async def main() -> Measured:
         async with connected.client(timeout_seconds=load.timeout_seconds, retry=_ONCE) as client:
             await client.wait_until_ready(READY_SECONDS)
-            return await Driver(load, process=process, processes=processes, run=run).drive(client, begin)
+            stopped = _stop.is_set if _stop else lambda: False
+            driver = Driver(load, process=process, processes=processes, run=run, stopped=stopped)
+            return await driver.drive(client, begin)
 
     return asyncio.run(main())
 

@@ -24,8 +24,10 @@ _PLOTTED_PERCENTILES: Final = tuple(100 * (1 - 10 ** (-place / 20)) for place in
 class Result:
     """What all processes saw together."""
 
-    def __init__(self, load: Load, measured: list[Measured]) -> None:
+    def __init__(self, load: Load, measured: list[Measured], *, stopped: bool = False) -> None:
         self.load = load
+        self.stopped = stopped
+        """Somebody asked to stop before the end of the schedule."""
         self.latencies: dict[str, Any] = {}
         self.lateness = new_histogram()
         self.all = new_histogram()
@@ -85,6 +87,8 @@ def print_result(out: Console, result: Result) -> None:
         table.add_row(name, f"{done:,}", f"{failed:,}", *values)
     out.print()
     out.print(table)
+    if result.stopped:
+        out.print(f"\nStopped after {result.seconds:,.1f} s of {load.seconds:g} s that were to be measured.")
     planned = round(load.rate * load.seconds)
     rate = result.done() / result.seconds if result.seconds else 0.0
     out.print(f"\n{planned:,} calls planned at {load.rate:g}/s; {result.done():,} succeeded, {rate:,.1f}/s.")
@@ -120,6 +124,7 @@ def result_as_data(result: Result) -> dict[str, Any]:
         "done": result.done(),
         "failed": result.failed(),
         "seconds": round(result.seconds, 3),
+        "stopped": result.stopped,
         "latency_ms": {call: figures(found) for call, found in result.latencies.items()} | {"all": figures(result.all)},
         "lateness_ms": figures(result.lateness),
         "errors": {call: dict(reasons) for call, reasons in result.errors.items()},

@@ -95,6 +95,7 @@ class Run:
         )
         progress = StreamProgress(self._out, "streaming", total, state=self._approved)
         saved = time.monotonic()
+        first = position.rows
         rows = self._history.rows(after=position.rows, limit=limit)
         with progress, self.interruption.watched():
             progress.begin_at(position.rows)
@@ -114,6 +115,10 @@ class Run:
                     save_position(state, position)
                 if asked:
                     break
+        if first and position.rows == first and not self.interruption.asked:
+            self._out.print(
+                "There was nothing to do: all rows were answered by earlier runs, which these figures are of."
+            )
         if sender.due:
             waiting = sum(due.transaction_id in sender.held for due in sender.due)
             self._out.print(f"{waiting:,} captures would fall due after the last row and were not made.")
@@ -243,6 +248,7 @@ def main(  # noqa: PLR0917  click passes every option, by name
     run = Run(out, history, mapping, position)
     size_before = size_of(data_dir) if data_dir else 0
     decided_before = sum(run.tally.outcomes().values())
+    refused_before = sum(run.tally.counts.failed.values())
     faults: list[str] = []
     try:
         asyncio.run(run.go(connected, limit=limit or 0, state=state_path, skip_bad_rows=bad_rows == "skip"))
@@ -254,11 +260,15 @@ def main(  # noqa: PLR0917  click passes every option, by name
         if json_path:
             data = report_as_data(run.tally, bytes_per_decision=per_decision)
             json_path.write_text(json.dumps(data, indent=2) + "\n", "utf-8")
+        refused = sum(run.tally.counts.failed.values()) - refused_before
+        if refused:
+            faults.append(f"{refused:,} {'row was' if refused == 1 else 'rows were'} refused by the server")
         if run.interruption.asked:
             faults.append("stopped when asked to" + ("; run the same command to go on" if state_path else ""))
         elif prove:
-            faults = asyncio.run(answered_once(out, connected, history, rows=run.position.rows))
-            if not faults:
+            unproved = asyncio.run(answered_once(out, connected, history, rows=run.position.rows))
+            faults += unproved
+            if not unproved:
                 out.print("Read back: every row has exactly one decision.")
     except Stopped as error:
         raise click.ClickException(str(error)) from error

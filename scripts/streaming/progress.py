@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Final, Self
+from typing import IO, Final, Self, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+_BLANKS: Final = re.compile(r" +\n")
 
 PLAIN_SECONDS: Final = 5.0
 _TICK_SECONDS: Final = 0.2
@@ -18,9 +22,34 @@ PLAIN_WIDTH: Final = 110
 
 
 def console() -> Console:
-    """Return where scripts speak to: as wide as the terminal, or wide enough for tables in a log."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+    """Return where scripts speak to: as wide as the terminal, or of one width and without blanks at ends of lines."""
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(highlight=False, width=PLAIN_WIDTH, force_terminal=False, file=cast("IO[str]", Trimmed(sys.stdout)))
+
+
+class Trimmed:
+    """A stream without blanks before the ends of lines: tables are laid out with them, files are better off without."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._blanks = ""
+        self.encoding = stream.encoding
+
+    def write(self, text: str) -> None:
+        """Write, but blanks only once something follows them on their line."""
+        text = self._blanks + text
+        kept = text.rstrip(" ")
+        self._blanks = text[len(kept) :]
+        self._stream.write(_BLANKS.sub("\n", kept))
+
+    def flush(self) -> None:
+        """Have it written."""
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Say that nobody is watching."""
+        return False
 
 
 class StreamProgress:

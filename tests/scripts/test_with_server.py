@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from scripts.demonstration.process import DemoServer, riskgate
+from scripts.streaming.progress import PLAIN_WIDTH
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts"
@@ -95,6 +97,69 @@ def test_a_bad_row_stops_the_stream_or_is_listed(server: DemoServer, tmp_path: P
     assert "7 purchases answered" in skipped.stdout
 
 
+def test_a_history_that_is_done_says_so(server: DemoServer, tmp_path: Path) -> None:
+    stream(server, tmp_path, "--state", "position.json")
+
+    again = stream(server, tmp_path, "--state", "position.json")
+
+    assert again.returncode == 0, again.stderr
+    assert "There was nothing to do: all rows were answered by earlier runs" in again.stdout
+
+
+def test_rows_the_server_refuses_make_the_run_fail(server: DemoServer, tmp_path: Path) -> None:
+    rows = (SCRIPTS / "mappings" / "example.csv").read_text("utf-8").replace("A-1003", "A-2003").splitlines()
+    other = tmp_path / "other.csv"
+    # A-1001 again, with another amount: the server knows it, and not so.
+    other.write_text("\n".join([rows[0], rows[1].replace("18.50", "18.60")]) + "\n", "utf-8")
+    stream(server, tmp_path)
+
+    refused = stream(server, tmp_path, data=str(other))
+
+    assert refused.returncode == 1
+    assert "1 row was refused by the server" in refused.stderr
+
+
+def test_a_server_of_another_authority_is_told_at_once(server: DemoServer, tmp_path: Path) -> None:
+    riskgate("init", str(tmp_path / "other"))
+    elsewhere = tmp_path / "other" / "tls" / "ca.crt"
+
+    refused = stream(server, tmp_path, "--ca", elsewhere)
+    nothing = stream(server, tmp_path, "--ca", tmp_path / "key")
+
+    assert refused.returncode == nothing.returncode == 2
+    assert f"Invalid value for --ca: {elsewhere} did not issue the certificate" in refused.stderr
+    assert "Invalid value for --ca: there is no certificate in" in nothing.stderr
+
+
+def test_an_interrupted_load_tells_what_it_measured(server: DemoServer, tmp_path: Path) -> None:
+    command = [
+        sys.executable, str(SCRIPTS / "loadtest.py"), "--duration", "300", "--warm-up", "0", "--rate", "20",
+        "--customers", "5", "--mix", "limit=1", "--processes", "2", "--json", "figures.json",
+        "--address", server.by_key("").address, "--ca", str(server.data / "tls" / "ca.crt"),
+        "--api-key-file", "key",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as load:
+        assert load.stdout is not None
+        assert load.stderr is not None
+        for line in load.stdout:
+            if line.startswith("second:"):
+                break
+        # As a terminal does: to everybody.
+        os.killpg(load.pid, signal.SIGINT)
+        out, err = load.stdout.read(), load.stderr.read()
+
+    assert load.returncode == 1
+    assert "stopped when asked to" in err
+    assert "Traceback" not in err
+    assert "Stopped after" in out
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["stopped"]
+    assert figures["done"] > 0
+    assert figures["failed"] == 0
+
+
 def test_a_wrong_key_is_told_plainly(server: DemoServer, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("rgk_wrong_wrong")
 
@@ -114,12 +179,13 @@ def test_the_demonstration_succeeds_and_leaves_nothing(tmp_path: Path) -> None:
         text=True,
         check=False,
         timeout=120,
-        env={**os.environ, "TMPDIR": str(scratch)},
+        env={**os.environ, "TMPDIR": str(scratch), "FORCE_COLOR": "1", "COLUMNS": "40"},
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
     for said in ("riskgate ledger verify: clean", "SUSPENDED", "the line is ACTIVE", "the same answer", "False alarms"):
         assert said in done.stdout
+    assert [line for line in done.stdout.splitlines() if line != line.rstrip() or len(line) > PLAIN_WIDTH] == []
     assert list(scratch.iterdir()) == []
 
 
