@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from riskgate_server.cli.ledger import _text
-from riskgate_server.engine.verify import Report
+from riskgate_server.engine.report import Report
 
 
 def test_one_customer_is_one_customer() -> None:
