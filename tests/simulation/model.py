@@ -250,18 +250,18 @@ class Model:
     def answer(self, command: c.Command, now_us: int, *, late: bool = False) -> Answer:
         """Run one command and say what it must answer."""
         key, request_id = command.key, command.request_id
-        if (key, request_id) in self.harmful:
-            return INTERNAL
         if late:
             return ("failed", "DeadlinePassed", "DEADLINE_PASSED")
-        customer = self.customers.get(key)
-        if customer is None and not isinstance(command, c.OpenCreditLine):
-            return ("failed", "NotFound", "CUSTOMER_NOT_FOUND")
         dry = isinstance(command, c.CheckTransaction) and command.validate_only
         remembered = bool(request_id) and not dry
         known = self.requests.get((key, request_id))
         if remembered and known:
             return self._again(known, command)
+        if (key, request_id) in self.harmful:
+            return INTERNAL
+        customer = self.customers.get(key)
+        if customer is None and not isinstance(command, c.OpenCreditLine):
+            return ("failed", "NotFound", "CUSTOMER_NOT_FOUND")
         draft = customer.copy() if customer else Customer()
         now_us = max(now_us, draft.last_us)
         draft.bounds = self.bounds

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -59,6 +59,13 @@ QUARANTINE_MAX: Final = 10_000
 """Commands remembered as harmful; beyond it the oldest is forgotten."""
 
 
+NO_MEMORY_SECONDS: Final = 1.0
+"""When a command for which there was no memory may be sent again."""
+
+_ERASED: Final = ("CUSTOMER_ERASED", "the customer was erased: what this needs of them is gone for good")
+_UNREADABLE: Final = ("CUSTOMER_UNREADABLE", "the customer's record cannot be opened; the operator can tell why")
+
+
 class BatchClock(Clock, Protocol):
     """A clock that what is recorded may drive. Inside a batch time is the batch's, so that a rollback takes it back."""
 
@@ -105,6 +112,7 @@ class Pipeline:
         self._cached_customers = cached_customers
         self._bounds = bounds
         self._cache: OrderedDict[CustomerKey, Kept] = OrderedDict()
+        self._unreadable: set[CustomerKey] = set()
         self._quarantine: OrderedDict[tuple[CustomerKey, str], None] = OrderedDict()
         self._tail: tuple[BatchRow | None, int] | None = None
         self._full = False
@@ -131,12 +139,25 @@ class Pipeline:
             log.warning("store busy", commands=len(commands))
             busy = errors.Conflict("WRITE_CONFLICT", "another program held the store; nothing was done")
             return [failure_of(busy)] * len(commands)
+        except MemoryError:
+            # It passes, and no command is to blame.
+            log.exception("out of memory", commands=len(commands))
+            self._distrust(commands)
+            unknown = errors.Unavailable("OUTCOME_UNKNOWN", "the outcome is unknown; repeat the same request id")
+            return [failure_of(unknown)] * len(commands)
         except Exception:
             # The commit failed and was rolled back. One command's fault must not fail the others.
             log.exception("batch failed", commands=len(commands))
+            self._distrust(commands)
             if len(commands) > 1:
                 return [reply for command in commands for reply in self.run([command])]
             return [self._quarantined(commands[0])]
+
+    def _distrust(self, commands: Sequence[Command]) -> None:
+        """Have read again what a batch that failed may have changed: it may have failed after its commit."""
+        self._tail = None
+        for command in commands:
+            self._cache.pop(command.key, None)
 
     def _commit(self, commands: Sequence[Command]) -> list[Reply]:
         now_us = self._clock.now_us()
@@ -170,23 +191,62 @@ class Pipeline:
         if missing:
             rows = tx.customers(sorted(missing))
             keys = self._vault.keys([row.key for row in rows])
-            batch.kept.update((row.key, self._unsealed(row, keys[row.key])) for row in rows)
+            for row in rows:
+                self._open(batch, row, keys[row.key])
         new = {
-            command.key for command in commands if isinstance(command, OpenCreditLine) and command.key not in batch.kept
+            command.key
+            for command in commands
+            if isinstance(command, OpenCreditLine)
+            and command.key not in batch.kept
+            and command.key not in batch.refused
         }
         if new:
-            batch.add_customers(new)
+            self._begin(batch, new)
         batch.ask(
             [(command.key, command.request_id) for command in commands if command.request_id],
             [(command.key, command.transaction_id) for command in commands if isinstance(command, PurchaseCommand)],
         )
 
-    def _unsealed(self, row: CustomerRow, data_key: bytes | NoKey) -> Kept:
-        if isinstance(data_key, NoKey):
-            message = f"no key for customer in row {row.sequence}: {data_key.value}"
-            raise LookupError(message)  # noqa: TRY004  its key is the matter, not its type
-        profile = sealing.unseal_profile(row, data_key, self._sealer)
-        return Kept(row.sequence, row.next_lapse_us, row.state, profile, data_key)
+    def _open(self, batch: Batch, row: CustomerRow, data_key: bytes | NoKey) -> None:
+        """Load one customer, or have their commands refused: one who cannot be read must not fail the batch."""
+        key = row.key
+        try:
+            if data_key is NoKey.FORGOTTEN:
+                # Whose holds may still end: that needs no key.
+                batch.kept[key] = Kept(row.sequence, row.next_lapse_us, row.state, row.profile, b"")
+                batch.refused[key] = _ERASED
+                return
+            if isinstance(data_key, NoKey):
+                self._refuse_unreadable(batch, key, f"key {data_key.value}")
+                return
+            profile = sealing.unseal_profile(row, data_key, self._sealer)
+            # What cannot be decoded must be found out here: later it would be the command's fault.
+            sealing.decode_customer(key, row.state, profile)
+            batch.kept[key] = Kept(row.sequence, row.next_lapse_us, row.state, profile, data_key)
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a damaged row breaks, it is this customer's alone
+            self._refuse_unreadable(batch, key, type(error).__name__)
+
+    def _begin(self, batch: Batch, new: Collection[CustomerKey]) -> None:
+        """Begin customers the store has not heard of, unless the vault has."""
+        opened = set()
+        for key, data_key in self._vault.keys(sorted(new)).items():
+            if data_key is NoKey.FORGOTTEN:
+                batch.refused[key] = _ERASED
+            elif data_key is NoKey.DAMAGED:
+                self._refuse_unreadable(batch, key, "key damaged")
+            else:
+                opened.add(key)
+        if opened:
+            batch.add_customers(opened)
+
+    def _refuse_unreadable(self, batch: Batch, key: CustomerKey, why: str) -> None:
+        batch.refused[key] = _UNREADABLE
+        # Once, not for every command: verification names them.
+        if key not in self._unreadable and len(self._unreadable) < QUARANTINE_MAX:
+            self._unreadable.add(key)
+            log.error("customer unreadable", why=why, customers=len(self._unreadable))
 
     def _committed(self, batch: Batch, tail: tuple[BatchRow | None, int]) -> None:
         # Only what is durable may be remembered, so the cache learns of a batch after its commit.
@@ -196,7 +256,7 @@ class Pipeline:
             log.info("store has room again")
         self._full = False
         for key, kept in batch.kept.items():
-            if kept.sequence:
+            if kept.sequence and kept.data_key:
                 self._cache[key] = kept
                 self._cache.move_to_end(key)
         while len(self._cache) > self._cached_customers:
@@ -215,24 +275,31 @@ class Pipeline:
             return failure_of(error)
         except (StoreBroken, StoreBusy, StoreFull):
             raise
+        except MemoryError:
+            log.exception("out of memory", command=type(command).__name__)
+            reason, message = "OVERLOADED", "the server has no memory for it now; nothing was done"
+            return failure_of(errors.ResourceExhausted(reason, message, retry_after_seconds=NO_MEMORY_SECONDS))
         except Exception:
             log.exception("command failed", command=type(command).__name__)
             return self._quarantined(command)
 
     def _answer(self, batch: Batch, command: Command) -> Reply:
         key, request_id = command.key, command.request_id
-        if (key, request_id) in self._quarantine:
-            return self._quarantined(command)
         if command.deadline_us and self._monotonic_us() >= command.deadline_us:
             reason, message = "DEADLINE_PASSED", "the deadline passed before the command started"
             raise errors.DeadlinePassed(reason, message)
+        remembers = bool(request_id) and not getattr(command, "validate_only", False)
+        # First of all: what was done before is answered, whatever has become of the command or the customer since.
+        if remembers and (known := batch.request(key, request_id)) is not None:
+            return self._repeat(batch, known, command)
+        if (key, request_id) in self._quarantine:
+            return self._quarantined(command)
         kept = batch.kept.get(key)
+        if key in batch.refused and (kept is None or not isinstance(command, SettleLapsed)):
+            raise errors.PreconditionFailed(*batch.refused[key])
         if kept is None or not (kept.sequence or isinstance(command, OpenCreditLine)):
             reason, message = "CUSTOMER_NOT_FOUND", "no such customer"
             raise errors.NotFound(reason, message)
-        remembers = bool(request_id) and not getattr(command, "validate_only", False)
-        if remembers and (known := batch.request(key, request_id)) is not None:
-            return self._repeat(batch, known, command)
         work = Work(batch, key, request_id=request_id, at_us=self._clock.at(command, batch.now_us))
         settled = work.settle_lapsed(command.transaction_id if isinstance(command, PurchaseCommand) else "")
         before = len(work.recorded)

@@ -16,11 +16,12 @@ from typing import Final
 
 import structlog
 
+from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.errors import Unavailable
 from riskgate_server.engine.commands import Command, SettleLapsed
 from riskgate_server.engine.pipeline import Pipeline
 from riskgate_server.engine.ports import Clock, ReadFailed, Store, StoreBroken, StoreBusy, StoreFull
-from riskgate_server.engine.replies import Reply, failure_of
+from riskgate_server.engine.replies import Failed, Reply, failure_of
 
 log = structlog.get_logger()
 
@@ -38,6 +39,9 @@ SWEEP_SECONDS: Final = 1.0
 SWEEP_CUSTOMERS_MAX: Final = 200
 """Customers one sweep ends holds for."""
 
+PASSED_OVER_MAX: Final = 10_000
+"""Customers the sweep passes over because their holds cannot be ended."""
+
 REPLY_LIFETIME_US: Final = 7 * 86_400 * 1_000_000
 """How long the full reply to a request id is kept; afterwards only that it was used, and for what."""
 
@@ -46,6 +50,8 @@ FORGET_MAX: Final = 1_000
 
 Ticket = int
 Delivery = Callable[[Sequence[tuple[Ticket, Reply]]], None]
+
+_HOPELESS: Final = frozenset({"CUSTOMER_UNREADABLE", "INTERNAL"})
 
 _STOP: Final = (-1, None)
 
@@ -71,6 +77,7 @@ class Writer:
         self._batch_max = batch_max
         self._queue: SimpleQueue[tuple[Ticket, Command | None]] = SimpleQueue()
         self._swept_at = time.monotonic()
+        self._passed_over: set[CustomerKey] = set()
         self._last_size = 1
         self._last_seconds = 0.0
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
@@ -149,10 +156,23 @@ class Writer:
                 return
             self._deliver([(ticket, refused)])
 
+    def _pass_over(self, customers: Sequence[CustomerKey]) -> None:
+        """Leave customers whose holds cannot be ended to a restart: at the head of the queue they would block it."""
+        added = customers[: PASSED_OVER_MAX - len(self._passed_over)]
+        if added:
+            self._passed_over.update(added)
+            log.error("holds not ended", customers=len(self._passed_over))
+
     def _sweep(self) -> None:
         """End lapsed holds nobody asked about, and forget old replies."""
         now_us = self._clock.now_us()
-        due = self._store.customers_due(now_us, SWEEP_CUSTOMERS_MAX)
+        due = self._store.customers_due(now_us, SWEEP_CUSTOMERS_MAX + len(self._passed_over))
+        due = [key for key in due if key not in self._passed_over][:SWEEP_CUSTOMERS_MAX]
         if due:
-            self._pipeline.run([SettleLapsed(tenant_id=tenant, customer_id=customer) for tenant, customer in due])
+            replies = self._pipeline.run([SettleLapsed(tenant_id=key[0], customer_id=key[1]) for key in due])
+            self._pass_over([key for key, reply in zip(due, replies, strict=True) if _hopeless(reply)])
         self._store.forget_replies(now_us - REPLY_LIFETIME_US, FORGET_MAX)
+
+
+def _hopeless(reply: Reply) -> bool:
+    return isinstance(reply, Failed) and reply.reason in _HOPELESS

@@ -26,6 +26,8 @@ def writing() -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "")
+        if name.startswith("SQLITE_NOMEM"):
+            raise MemoryError(str(error)) from error
         if name.startswith("SQLITE_FULL"):
             raise StoreFull(str(error)) from error
         if name.startswith(_OTHERS_IN_THE_WAY):

@@ -233,7 +233,7 @@ def _roll_back(db: sqlite3.Connection) -> None:
     """Undo. Where even that fails, nobody knows what is on the disk."""
     try:
         db.execute("ROLLBACK")
-    except sqlite3.Error as error:
+    except (sqlite3.Error, MemoryError) as error:
         raise StoreBroken(str(error)) from error
 
 

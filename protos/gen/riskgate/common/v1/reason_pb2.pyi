@@ -116,6 +116,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_REVIEW_NOT_PASSED: _ErrorReason.ValueType  # 75
     """FAILED_PRECONDITION: the hold ended before a reviewer passed it; it can never be captured."""
+    ERROR_REASON_CUSTOMER_ERASED: _ErrorReason.ValueType  # 78
+    """FAILED_PRECONDITION: the customer was erased; only what was answered before is answered again."""
+    ERROR_REASON_CUSTOMER_UNREADABLE: _ErrorReason.ValueType  # 79
+    """FAILED_PRECONDITION: the customer's record is damaged; whoever runs the server must restore it."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 80
     """RESOURCE_EXHAUSTED: the caller is above its rate; RetryInfo says when to come back."""
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 81
@@ -240,6 +244,10 @@ payment.
 """
 ERROR_REASON_REVIEW_NOT_PASSED: ErrorReason.ValueType  # 75
 """FAILED_PRECONDITION: the hold ended before a reviewer passed it; it can never be captured."""
+ERROR_REASON_CUSTOMER_ERASED: ErrorReason.ValueType  # 78
+"""FAILED_PRECONDITION: the customer was erased; only what was answered before is answered again."""
+ERROR_REASON_CUSTOMER_UNREADABLE: ErrorReason.ValueType  # 79
+"""FAILED_PRECONDITION: the customer's record is damaged; whoever runs the server must restore it."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 80
 """RESOURCE_EXHAUSTED: the caller is above its rate; RetryInfo says when to come back."""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 81
