@@ -7,6 +7,8 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -27,6 +29,7 @@ from riskgate_server.engine.ports import (
 )
 from riskgate_server.engine.replies import DecisionReply, Failed
 from riskgate_server.stores.sqlite import connections
+from riskgate_server.stores.sqlite import store as store_module
 from riskgate_server.stores.sqlite.reads import SQLiteSnapshot
 from riskgate_server.stores.sqlite.schema import SCHEMA_VERSION, SchemaTooNew, migrate
 from riskgate_server.stores.sqlite.store import SettingsRefused, SQLiteStore
@@ -188,6 +191,96 @@ def test_who_reads_waits_for_a_connection_and_not_for_ever(path: Path, monkeypat
             with pytest.raises(ReadFailed):
                 counted(store)
         assert waiting.result(10) == 0
+    store.close()
+
+
+# --- The log. ---
+
+KIB = 1024
+
+
+def log_sizes(store: SQLiteStore, path: Path, commits: int) -> list[int]:
+    """Commit twenty kilobytes again and again; return how long the log was after each."""
+    sizes = []
+    for number in range(commits):
+        commit(store, customer(("acme", f"c{number}"), state=bytes(20 * KIB)))
+        sizes.append(Path(f"{path}-wal").stat().st_size)
+    return sizes
+
+
+@pytest.fixture
+def short_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "CHECKPOINT_PAGES", 50)
+    monkeypatch.setattr(store_module, "LOG_KEPT_BYTES", 200 * KIB)
+    monkeypatch.setattr(store_module, "LOG_BYTES_MAX", 1_000 * KIB)
+
+
+@pytest.mark.usefixtures("short_log")
+def test_the_log_has_a_bound_beside_steady_readers(path: Path) -> None:
+    """They overlap, so that there is never a moment when nobody reads."""
+    store = SQLiteStore(path, readers=5)
+    over = threading.Event()
+
+    def read() -> int:
+        done = 0
+        while not over.is_set():
+            with store.snapshot() as snapshot:
+                for _ in range(20):
+                    snapshot.customers(after=("", ""), limit=100)
+                    done += 1
+        return done
+
+    with ThreadPoolExecutor(4) as pool:
+        readers = [pool.submit(read) for _ in range(4)]
+        sizes = log_sizes(store, path, 100)
+        over.set()
+
+    assert all(reader.result() for reader in readers)
+    assert max(sizes) < 1_100 * KIB
+    assert counted(store) == 100
+    store.close()
+
+
+@pytest.mark.usefixtures("short_log")
+def test_a_reader_who_does_not_finish_holds_up_one_commit_and_not_the_next(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it an error: the log is long, and what was committed is committed."""
+    tries: list[float] = []
+    stillness = connections.Readers.stillness
+
+    def counting(self: connections.Readers, seconds: float) -> Any:
+        tries.append(seconds)
+        return stillness(self, 0.0)
+
+    monkeypatch.setattr(connections.Readers, "stillness", counting)
+    store = SQLiteStore(path, readers=2)
+    with store.snapshot() as held:
+        sizes = log_sizes(store, path, 100)
+        assert held.counts()["customers"] == 0
+
+    assert max(sizes) > 1_500 * KIB
+    assert tries == [store_module.STILL_SECONDS_MAX]
+    assert counted(store) == 100
+    store.close()
+
+
+@pytest.mark.usefixtures("short_log")
+def test_a_program_outside_that_reads_does_not_hold_up_commits(path: Path) -> None:
+    store = SQLiteStore(path)
+    outside = sqlite3.connect(path, isolation_level=None)
+    outside.execute("BEGIN")
+    outside.execute("SELECT count(*) FROM customers").fetchone()
+
+    began = time.monotonic()
+    log_sizes(store, path, 100)
+    seconds = time.monotonic() - began
+    outside.execute("ROLLBACK")
+
+    # SQLite's own patience is five seconds.
+    assert seconds < 4
+    assert counted(store) == 100
+    outside.close()
     store.close()
 
 

@@ -60,7 +60,9 @@ class Readers:
     def __init__(self, path: Path, number: int) -> None:
         self._free = threading.Condition()
         self._idle: list[sqlite3.Connection] = []
+        self._number = number
         self._closed = False
+        self._still = False
         try:
             with reading():
                 for _ in range(number):
@@ -68,6 +70,17 @@ class Readers:
         except BaseException:
             self.close()
             raise
+
+    @contextmanager
+    def stillness(self, seconds: float) -> Iterator[bool]:
+        """Lend nothing for the time of the block; True if everything lent came back within so many seconds."""
+        with self._free:
+            self._still = True
+            try:
+                yield self._free.wait_for(lambda: len(self._idle) == self._number, seconds)
+            finally:
+                self._still = False
+                self._free.notify_all()
 
     def lend(self) -> sqlite3.Connection:
         """
@@ -77,7 +90,7 @@ class Readers:
             ReadFailed: none came back in time.
         """
         with self._free:
-            if not self._free.wait_for(lambda: self._idle or self._closed, LEND_SECONDS_MAX):
+            if not self._free.wait_for(lambda: self._closed or (self._idle and not self._still), LEND_SECONDS_MAX):
                 raise ReadFailed("every reading connection is lent")
             if self._closed:
                 raise RuntimeError("the store is closed")
@@ -90,7 +103,8 @@ class Readers:
                 reader.close()
                 return
             self._idle.append(reader)
-            self._free.notify()
+            # All, for one of those who wait may want stillness.
+            self._free.notify_all()
 
     def close(self) -> None:
         """Close every connection, those that are lent when they come back."""

@@ -11,12 +11,14 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import structlog
 
 from riskgate_server.datadir import create_empty_private
 from riskgate_server.domain.customer import CustomerKey
@@ -27,6 +29,8 @@ from riskgate_server.engine.ports import (
     PurchaseRow,
     RequestRow,
     StoreBroken,
+    StoreBusy,
+    StoreFull,
     StoreInUse,
 )
 from riskgate_server.stores.sqlite.connections import Readers, reading, writing
@@ -47,6 +51,8 @@ from riskgate_server.stores.sqlite.reads import (
 from riskgate_server.stores.sqlite.resync import write_log_again
 from riskgate_server.stores.sqlite.schema import Kind, differences, migrate, refuse_newer
 
+log = structlog.get_logger()
+
 CHECKPOINT_PAGES: Final = 16_000
 """
 Pages of WAL after which a commit also checkpoints, 64 MiB at the default page size.
@@ -54,6 +60,23 @@ Pages of WAL after which a commit also checkpoints, 64 MiB at the default page s
 The more commits share a checkpoint, the fewer pages are copied twice: against 4,000 pages it took 15 % off the
 processor time of a decision; 64,000 took no more.
 """
+
+LOG_KEPT_BYTES: Final = 64 * 1024 * 1024
+"""What stays of the write-ahead log when it is begun anew: writing over it costs less than making it grow again."""
+
+LOG_BYTES_MAX: Final = 2 * LOG_KEPT_BYTES
+"""
+Size of the write-ahead log at which the writer begins it anew by itself.
+
+SQLite does so only in a moment when nobody reads, and readers who always overlap leave none: the log grew without
+end. So those who come are kept waiting while those who read finish.
+"""
+
+STILL_SECONDS_MAX: Final = 0.5
+"""How long a commit waits for those who read, then."""
+
+LOG_AGAIN_SECONDS: Final = 5.0
+"""When that is tried again; a program outside, verifying the store, cannot be kept waiting."""
 
 CACHE_KIB: Final = 64 * 1024
 """Page cache of the writing connection."""
@@ -88,6 +111,8 @@ class SQLiteStore:
             SettingsRefused: SQLite does not take a setting that durability needs.
             StoreBroken: it cannot be read or written.
         """
+        self._log = f"{path}-wal"
+        self._log_again_at = 0.0
         with ExitStack() as undoing:
             undoing.callback(_lock(path).close)
             with writing():
@@ -107,6 +132,7 @@ class SQLiteStore:
             f"synchronous={synchronous}",
             f"wal_autocheckpoint={CHECKPOINT_PAGES}",
             f"cache_size=-{CACHE_KIB}",
+            f"journal_size_limit={LOG_KEPT_BYTES}",
             "temp_store=MEMORY",
         ):
             self._db.execute(f"PRAGMA {pragma}").fetchall()
@@ -140,6 +166,37 @@ class SQLiteStore:
             if db.in_transaction:
                 _roll_back(db)
             raise
+        self._bound_log()
+
+    def _bound_log(self) -> None:
+        """Begin the log anew when it is too long. What was committed stands, whatever comes of it."""
+        try:
+            size = os.stat(self._log).st_size  # noqa: PTH116  at every commit; a Path costs more than the call
+        except FileNotFoundError:
+            return
+        now = time.monotonic()
+        if size <= LOG_BYTES_MAX or now < self._log_again_at:
+            return
+        busy = True
+        with self._readers.stillness(STILL_SECONDS_MAX) as still:
+            if still:
+                busy = self._begin_log_anew()
+        if busy:
+            self._log_again_at = now + LOG_AGAIN_SECONDS
+            log.warning("log stays long", bytes=size)
+
+    def _begin_log_anew(self) -> bool:
+        """Bring everything into the main file and cut the log; True if something was in the way."""
+        (patience_ms,) = self._db.execute("PRAGMA busy_timeout").fetchone()
+        self._db.execute("PRAGMA busy_timeout = 0").fetchall()
+        try:
+            with writing():
+                busy, _, _ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except (StoreBusy, StoreFull):
+            return True
+        finally:
+            self._db.execute(f"PRAGMA busy_timeout = {patience_ms}").fetchall()
+        return bool(busy)
 
     def snapshot(self) -> SQLiteSnapshot:
         """A consistent view, on a read-only connection of its own."""
