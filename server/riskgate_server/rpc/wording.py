@@ -15,6 +15,8 @@ PATTERNS: Final = {
     "^[A-Z]{3}$": "must be three capital letters, such as CNY",
     "^([A-Z]{2})?$": "must be empty, or two capital letters, such as CN",
     "^([0-9]{4})?$": "must be empty, or four digits",
+    "^[^\\x00-\\x1f\\x7f]*$": "must hold no control characters",
+    "^[0-9A-Fa-f:.]*$": "must be an IPv4 or IPv6 address",
     "^[0-9]{6}$": "must be six digits",
     "^[0-9a-f]{64}$": "must be 64 digits and letters a to f",
     "^[A-Za-z0-9 -]{16,32}$": "must hold 16 to 32 of letters, digits, spaces, -",

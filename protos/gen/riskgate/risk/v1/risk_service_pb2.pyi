@@ -153,7 +153,7 @@ class Merchant(_message.Message):
     CATEGORY_CODE_FIELD_NUMBER: _builtins.int
     COUNTRY_CODE_FIELD_NUMBER: _builtins.int
     merchant_id: _builtins.str
-    """Required. The payee's id in the caller's own terms, 1 to 64 characters."""
+    """Required. The payee's id in the caller's own terms, 1 to 64 characters, none of them a control character."""
     category_code: _builtins.str
     """Merchant category code of ISO 18245, four digits; empty when unknown."""
     country_code: _builtins.str
@@ -182,7 +182,7 @@ class Device(_message.Message):
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     IP_ADDRESS_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
-    """Stable id of the device, at most 128 characters; empty when unknown."""
+    """Stable id of the device, at most 128 characters, none of them a control character; empty when unknown."""
     ip_address: _builtins.str
     """IPv4 or IPv6 address in text; empty when unknown."""
     def __init__(
