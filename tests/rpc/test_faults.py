@@ -61,7 +61,7 @@ def is_only_an_id(answer: Any, log: Lines) -> bool:
 def test_a_bug_in_any_method_is_told_as_an_id_of_the_log(
     ada: Api, method: MethodDescriptor, monkeypatch: pytest.MonkeyPatch, log: Lines
 ) -> None:
-    monkeypatch.setattr(Door, "validate", failing(RuntimeError(CANARY)))
+    monkeypatch.setattr(Door, "_violations", failing(RuntimeError(CANARY)))
     raw = sample(method).SerializeToString()
 
     if method.name == "StreamCheckTransactions":

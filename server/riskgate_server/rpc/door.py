@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from functools import cache
 from typing import Any, Final, Protocol, TypeVar
@@ -94,6 +94,15 @@ class Observer(Protocol):
 
 Method = Callable[[Any, Call], Awaitable[Message]]
 StreamMethod = Callable[[Any, Call], AsyncGenerator[Message, None]]
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def sorting_out(method: _Method) -> _Method:
+    """Mark a method that checks its own request, by `Door.sort_out`: one bad item of it spoils only itself."""
+    method.sorts_out = True  # type: ignore[attr-defined]  # a mark
+    return method
+
+
 _Served = TypeVar("_Served")
 
 
@@ -217,13 +226,33 @@ class Door:
         Raises:
             InvalidRequest: naming every field that breaks one.
         """
-        violations = self._validator.collect_violations(message)
-        if violations:
-            raise InvalidRequest(
-                "FIELD_INVALID",
-                "one or more fields are invalid",
-                *(FieldViolation(_path(v.proto.field), _rule(v)) for v in violations),
-            )
+        found = [FieldViolation(_path(v.proto.field.elements), _rule(v)) for v in self._violations(message)]
+        if found:
+            raise _fields_invalid(found)
+
+    def sort_out(self, message: Message, items: str) -> dict[int, InvalidRequest]:
+        """
+        Check a message, and return what is wrong with single ones of its `items` by their place.
+
+        All in one question: asked one by one, a purchase of a hundred would cost nearly twice as much to check.
+
+        Raises:
+            InvalidRequest: naming every field that breaks a rule outside of the items.
+        """
+        spoiled: dict[int, list[FieldViolation]] = {}
+        found = []
+        for violation in self._violations(message):
+            first, *rest = violation.proto.field.elements
+            if first.field_name == items and rest:
+                spoiled.setdefault(first.subscript.value, []).append(FieldViolation(_path(rest), _rule(violation)))
+            else:
+                found.append(FieldViolation(_path([first, *rest]), _rule(violation)))
+        if found:
+            raise _fields_invalid(found)
+        return {place: _fields_invalid(violations) for place, violations in spoiled.items()}
+
+    def _violations(self, message: Message) -> list[Any]:
+        return self._validator.collect_violations(message)
 
     def refusal(self, error: Exception, method: str, context: Context) -> RiskgateError:
         """Return what a caller may be told: a refusal as it is, any other error as an id that finds it in the log."""
@@ -246,6 +275,7 @@ class Door:
     ) -> grpc.RpcMethodHandler[Any, Any]:
         request_class = GetMessageClass(method.input_type)
         name = _metric_name(method)
+        read = parsed if getattr(implementation, "sorts_out", False) else self.decode
 
         async def handle(raw: bytes, context: Context) -> Message:
             began = time.perf_counter()
@@ -253,7 +283,7 @@ class Door:
             self._inside += 1
             try:
                 call = self.enter(scopes, context, to_the_end=to_the_end)
-                answering = _served(implementation)(self.decode(request_class, raw), call)
+                answering = _served(implementation)(read(request_class, raw), call)
                 return await (_in_time(answering) if call.capped else answering)
             except grpc.aio.AbortError:
                 status = code_pb2.Code.Name(context.code())
@@ -447,10 +477,14 @@ def _rule(violation: protovalidate.Violation) -> str:
     return violation.proto.message
 
 
-def _path(field: Any) -> str:
+def _fields_invalid(found: Sequence[FieldViolation]) -> InvalidRequest:
+    return InvalidRequest("FIELD_INVALID", "one or more fields are invalid", *found)
+
+
+def _path(elements: Iterable[Any]) -> str:
     """Write a violation's path as the proto does: `checks[3].amount.currency_code`."""
     parts = []
-    for element in field.elements:
+    for element in elements:
         index = f"[{element.subscript.value}]" if element.subscript else ""
         parts.append(f"{element.field_name}{index}")
     return ".".join(parts)

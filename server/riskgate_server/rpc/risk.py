@@ -29,7 +29,7 @@ from riskgate_server.rpc.convert import (
     explanation_to_proto,
     time_from,
 )
-from riskgate_server.rpc.door import Call, end_of_stream, given_up, is_being_cancelled, parsed
+from riskgate_server.rpc.door import Call, end_of_stream, given_up, is_being_cancelled, parsed, sorting_out
 from riskgate_server.rpc.service import Rooms, key_of, page_size_of
 from riskgate_server.rpc.status import proto_of
 
@@ -69,20 +69,24 @@ class RiskServicer:
             event_us=rooms.event_time(time_from(request, "event_time"), call),
         )
 
+    @sorting_out
     async def BatchCheckTransactions(
         self, request: pb.BatchCheckTransactionsRequest, call: Call
     ) -> pb.BatchCheckTransactionsResponse:
         """Decide about many purchases; each has its own answer."""
         rooms = self._rooms
+        spoiled = rooms.door.sort_out(request, "checks")
         rooms.door.charge_whole(call.caller, len(request.checks))
         rooms.gateway.admit(len(request.checks))
         response = pb.BatchCheckTransactionsResponse()
         results = [response.results.add(request_id=check.request_id) for check in request.checks]
         waiting = []
         batch = []
-        for check, result in zip(request.checks, results, strict=True):
+        for place, (check, result) in enumerate(zip(request.checks, results, strict=True)):
+            if place in spoiled:
+                self._refuse(result, spoiled[place], call)
+                continue
             try:
-                rooms.door.validate(check)
                 batch.append(self._command(check, call))
                 waiting.append(result)
             except Exception as error:  # noqa: BLE001 - one bad item spoils only itself, whatever is bad about it

@@ -538,7 +538,9 @@ class BatchCheckTransactionsRequest(_message.Message):
     CHECKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckTransactionRequest]:
-        """1 to 500 purchases. Decided in this order for one customer; order between customers is not promised."""
+        """1 to 500 purchases. Decided in this order for one customer; order between customers is not promised. One that
+        breaks a rule of its own is refused in its place in the answer.
+        """
 
     def __init__(
         self,
