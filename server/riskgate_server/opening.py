@@ -132,6 +132,8 @@ def verify_directory(directory: DataDirectory, progress: Progress) -> Report:
             snapshots = SQLiteSnapshots(directory.store)
             closing.callback(snapshots.close)
             broken, foreign = snapshots.schema_differences()
+            if not broken and (misfiled := snapshots.misfiled()):
+                faults.append(f"{misfiled} records are of no kind, or are not what their kind is")
             if snapshots.mark != vault.mark:
                 faults.append(f"{directory.store.name} and {directory.vault.name} {_STRANGERS}")
         except ReadFailed as error:

@@ -127,6 +127,15 @@ DAMAGES: Final[dict[str, tuple[Change, str]]] = {
         "the schema has another index records_owed",
     ),
     "no request": (sql("DELETE FROM records WHERE kind = 0 AND id = 'c1'"), "acme/ada: 3 requests are stored"),
+    "an open hold that would never lapse": (sql("UPDATE records SET kind = 2 WHERE kind = 1"), "2 records are of no"),
+    "a request that seems to owe": (
+        sql(f"UPDATE records SET owed_since = 5 WHERE kind = 0 AND id = 'c1' AND {ADA}"),
+        "1 records are of no kind",
+    ),
+    "a record of no kind": (
+        sql("INSERT INTO records (tenant_id, customer_id, kind, id, state) VALUES ('acme', 'ada', 9, 'x', x'')"),
+        "1 records are of no kind",
+    ),
     "no vault row": (sql(f"DELETE FROM keys WHERE {ADA}", vault=True), "acme/ada: the key is not in the vault"),
     "a damaged vault row": (
         sql(f"UPDATE keys SET wrapped = CAST(x'01' || zeroblob(64) AS BLOB) WHERE {ADA}", vault=True),

@@ -251,6 +251,12 @@ class SQLiteSnapshots:
         with self.snapshot() as snapshot, reading():
             return differences(snapshot.connection)
 
+    def misfiled(self) -> int:
+        """Return how many records are of no kind, filed under another one, or have a value their kind has not."""
+        with self.snapshot() as snapshot, reading():
+            (number,) = snapshot.connection.execute(f"SELECT count(*) FROM records WHERE NOT ({_FILED})").fetchone()
+        return int(number)
+
     @property
     def mark(self) -> int:
         """The mark the store was made with; 0 for none."""
@@ -260,6 +266,16 @@ class SQLiteSnapshots:
     def close(self) -> None:
         """Finish."""
         self._readers.close()
+
+
+_NO_PURCHASE: Final = "lapses_us IS NULL AND owed_since IS NULL"
+_NO_REQUEST: Final = "fingerprint IS NULL AND sequence IS NULL AND at_us IS NULL"
+_FILED: Final = (
+    f"CASE kind WHEN {Kind.REQUEST:d} THEN {_NO_PURCHASE} WHEN {Kind.PAYMENT:d} THEN {_NO_PURCHASE} AND {_NO_REQUEST}"
+    f" WHEN {Kind.OPEN_PURCHASE:d} THEN lapses_us IS NOT NULL AND lapses_us > 0 AND {_NO_REQUEST}"
+    f" WHEN {Kind.PURCHASE:d} THEN lapses_us IS NOT NULL AND lapses_us = 0 AND {_NO_REQUEST} ELSE FALSE END"
+)
+"""Which values a record of each kind has: a request that seemed to owe something would stop its customer's payments."""
 
 
 def _mark(db: sqlite3.Connection) -> int:
