@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 import grpc
@@ -155,13 +156,14 @@ def test_a_grant_is_not_taken_yet(ada: Api) -> None:
     assert refused(lambda: ada.risk.CheckTransaction(buying(grant="x"))).name == "UNIMPLEMENTED NOT_SERVED_YET"
 
 
-def test_hostile_text_is_kept_as_it_is(api: Api) -> None:
-    actor = "a\r\nb\x00\u202e\U0001f600' OR 1=1 --"
-    open_line(api, actor_id=actor, decision_reference="\x1b[31m")
+def test_hostile_text_harms_nobody_and_names_nobody(api: Api) -> None:
+    hostile = "a\r\nb\x00\u202e\U0001f600' OR 1=1 --"
+    open_line(api, decision_reference=hostile)
+    api.lines.PlaceBlock(blocking(BLOCK_KIND_FRAUD_SOFT, note=hostile))
 
-    placed = api.lines.PlaceBlock(blocking(BLOCK_KIND_FRAUD_SOFT, actor_id=actor, note=actor))
-
-    assert placed.block.placed_by == actor
+    for actor in (hostile, "alice ", "\u0430lice", "alice\n"):
+        nameless = blocking(BLOCK_KIND_FRAUD_SOFT, actor_id=actor)
+        assert list(refused(partial(api.lines.PlaceBlock, nameless)).fields) == ["actor_id"]
 
 
 def test_an_amount_in_the_smallest_and_largest_currency_is_exact(api: Api) -> None:

@@ -18,7 +18,7 @@ KINDS: Final = (
     *("check",) * 8, *("capture",) * 5, *("increment",) * 2, "void", *("refund",) * 2, *("pay",) * 3, "reverse",
     "block", *("lift",) * 2, "close", "annotate", *("resolve",) * 2, "open", "settle",
 )  # fmt: skip
-ACTORS: Final = ("olga", "peer", "quan")
+ACTORS: Final = ("olga", "Olga", "peer ", "quan")
 
 
 class CommandSource:

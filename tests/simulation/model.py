@@ -563,7 +563,7 @@ def lift(who: Customer, command: c.LiftBlock, now_us: int) -> Answer:
         raise No("PermissionRefused", "BLOCK_LIFT_FORBIDDEN")
     if block not in line.standing(now_us):
         raise forbid("BLOCK_NOT_STANDING")
-    if block[1] == FRAUD_HARD and block[6] == command.actor_id:
+    if block[1] == FRAUD_HARD and block[6].strip().lower() == command.actor_id.strip().lower():
         raise No("PermissionRefused", "SECOND_PERSON_REQUIRED")
     done = block[1] != FRAUD_HARD or bool(block[6])
     if done:

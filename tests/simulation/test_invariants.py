@@ -48,6 +48,7 @@ whose = st.sampled_from(KEYS)
 picks = st.integers(0, 255)
 amounts = st.integers(1, 1_023)
 """Every eighth stands for the amount that matters (what is available, left, owed), or one beside it."""
+actors = st.sampled_from(("olga", "Olga ", "peer"))
 flags = st.booleans()
 rarely = st.integers(0, 15).map(lambda n: n == 0)
 
@@ -296,7 +297,7 @@ class Life(RuleBasedStateMachine):
         until = self.clock.us + hours * f.HOUR_US if pick % 3 == 0 else 0
         self.do(f.place_block(self.fresh(), kind, line_id=line_id, expires_us=until, **self.place(key)))
 
-    @rule(key=whose, pick=picks, liftable=st.integers(0, 63) | st.just(63), actor=st.sampled_from(("olga", "peer")))
+    @rule(key=whose, pick=picks, liftable=st.integers(0, 63) | st.just(63), actor=actors)
     def lift(self, key: m.Key, pick: int, liftable: int, actor: str) -> None:
         line_id, line = self.line_of(key, pick)
         assert line

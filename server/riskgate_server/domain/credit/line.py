@@ -139,7 +139,8 @@ def require_liftable(block: Block, *, actor_id: str, liftable: frozenset[BlockKi
     """
     Check that `actor_id` may lift the block, and return whether this lift completes.
 
-    A kind in `TWO_PERSON_LIFT` completes only at the second, different person.
+    A kind in `TWO_PERSON_LIFT` completes only at the second, different person; one person stays one however they
+    spell themselves.
 
     Raises:
         PermissionRefused: the caller may not lift this kind, or the same person tries twice.
@@ -153,10 +154,14 @@ def require_liftable(block: Block, *, actor_id: str, liftable: frozenset[BlockKi
         raise PreconditionFailed(reason, message)
     if block.kind not in TWO_PERSON_LIFT:
         return True
-    if block.lift_approved_by == actor_id:
+    if block.lift_approved_by and _same_person(block.lift_approved_by, actor_id):
         reason, message = "SECOND_PERSON_REQUIRED", "a second, different person must lift it"
         raise PermissionRefused(reason, message)
     return bool(block.lift_approved_by)
+
+
+def _same_person(one: str, other: str) -> bool:
+    return one.strip().casefold() == other.strip().casefold()
 
 
 def require_closable(line: CreditLine) -> None:

@@ -120,6 +120,15 @@ def test_spending_is_free_again_only_when_the_last_block_is_gone() -> None:
     require_spendable(line(), NOW_US)
 
 
+@pytest.mark.parametrize("again", ["alice", "alice ", " alice", "Alice", "ALICE\t"])
+def test_one_person_does_not_become_two_by_another_spelling(again: str) -> None:
+    agreed = block(BlockKind.FRAUD_HARD, lift_approved_by="alice")
+
+    with pytest.raises(PermissionRefused, match="SECOND_PERSON_REQUIRED"):
+        require_liftable(agreed, actor_id=again, liftable=frozenset(BlockKind), now_us=NOW_US)
+    assert require_liftable(agreed, actor_id="alicia", liftable=frozenset(BlockKind), now_us=NOW_US)
+
+
 @pytest.mark.parametrize("life", [LifeCycle.CLOSED, LifeCycle.CHARGED_OFF])
 def test_an_ended_line_cannot_spend_nor_end_again(life: LifeCycle) -> None:
     ended = line(life_cycle=life)

@@ -28,7 +28,7 @@ from riskgate.common.v1 import access_pb2 as riskgate_dot_common_dot_v1_dot_acce
 from riskgate.common.v1 import money_pb2 as riskgate_dot_common_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,riskgate/credit/v1/credit_line_service.proto\x12\x12riskgate.credit.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1friskgate/common/v1/access.proto\x1a\x1eriskgate/common/v1/money.proto\"\xb7\x04\n\nCreditLine\x12\x0f\n\x07line_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\t\x12\x12\n\nproduct_id\x18\x03 \x01(\t\x12,\n\x05state\x18\x04 \x01(\x0e\x32\x1d.riskgate.credit.v1.LineState\x12(\n\x05limit\x18\x05 \x01(\x0b\x32\x19.riskgate.common.v1.Money\x12,\n\tavailable\x18\x06 \x01(\x0b\x32\x19.riskgate.common.v1.Money\x12\'\n\x04held\x18\x07 \x01(\x0b\x32\x19.riskgate.common.v1.Money\x12.\n\x0boutstanding\x18\x08 \x01(\x0b\x32\x19.riskgate.common.v1.Money\x12+\n\x08past_due\x18\t \x01(\x0b\x32\x19.riskgate.common.v1.Money\x12\x32\n\x0f\x63ustomer_credit\x18\n \x01(\x0b\x32\x19.riskgate.common.v1.Money\x12)\n\x06\x62locks\x18\x0b \x03(\x0b\x32\x19.riskgate.credit.v1.Block\x12\x34\n\x10next_review_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\topen_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\ttime_zone\x18\x0e \x01(\t\x12\x0c\n\x04\x65tag\x18\x0f \x01(\t\"\xe9\x01\n\x05\x42lock\x12\x10\n\x08\x62lock_id\x18\x01 \x01(\t\x12+\n\x04kind\x18\x02 \x01(\x0e\x32\x1d.riskgate.credit.v1.BlockKind\x12\x13\n\x0breason_code\x18\x03 \x01(\t\x12\x11\n\tplaced_by\x18\x04 \x01(\t\x12.\n\nplace_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10lift_approved_by\x18\x07 \x01(\t\"\xd7\x03\n\x15OpenCreditLineRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12:\n\x07line_id\x18\x03 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x30\n\x05limit\x18\x04 \x01(\x0b\x32\x19.riskgate.common.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01\x12\x1a\n\ttime_zone\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12@\n\nproduct_id\x18\x06 \x01(\tB,\xbaH)r\'2%^([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?$\x12&\n\x12\x64\x65\x63ision_reference\x18\x07 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1b\n\x08\x61\x63tor_id\x18\x08 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12.\n\nevent_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"M\n\x16OpenCreditLineResponse\x12\x33\n\x0b\x63redit_line\x18\x01 \x01(\x0b\x32\x1e.riskgate.credit.v1.CreditLine\"\x95\x01\n\x14GetCreditLineRequest\x12>\n\x0b\x63ustomer_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12=\n\x07line_id\x18\x02 \x01(\tB,\xbaH)r\'2%^([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?$\"L\n\x15GetCreditLineResponse\x12\x33\n\x0b\x63redit_line\x18\x01 \x01(\x0b\x32\x1e.riskgate.credit.v1.CreditLine\"X\n\x16ListCreditLinesRequest\x12>\n\x0b\x63ustomer_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\"O\n\x17ListCreditLinesResponse\x12\x34\n\x0c\x63redit_lines\x18\x01 \x03(\x0b\x32\x1e.riskgate.credit.v1.CreditLine\"\x97\x01\n\x16WatchCreditLineRequest\x12>\n\x0b\x63ustomer_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12=\n\x07line_id\x18\x02 \x01(\tB,\xbaH)r\'2%^([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?$\"N\n\x17WatchCreditLineResponse\x12\x33\n\x0b\x63redit_line\x18\x01 \x01(\x0b\x32\x1e.riskgate.credit.v1.CreditLine\"\xa6\x03\n\x11PlaceBlockRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12=\n\x07line_id\x18\x03 \x01(\tB,\xbaH)r\'2%^([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?$\x12\x37\n\x04kind\x18\x04 \x01(\x0e\x32\x1d.riskgate.credit.v1.BlockKindB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x32\n\x0breason_code\x18\x05 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Z][A-Z0-9_]{0,63}$\x12\x1b\n\x08\x61\x63tor_id\x18\x06 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x18\n\x04note\x18\x07 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xe8\x07\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"s\n\x12PlaceBlockResponse\x12(\n\x05\x62lock\x18\x01 \x01(\x0b\x32\x19.riskgate.credit.v1.Block\x12\x33\n\x0b\x63redit_line\x18\x02 \x01(\x0b\x32\x1e.riskgate.credit.v1.CreditLine\"\xc4\x02\n\x10LiftBlockRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12=\n\x07line_id\x18\x03 \x01(\tB,\xbaH)r\'2%^([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?$\x12;\n\x08\x62lock_id\x18\x04 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x1b\n\x08\x61\x63tor_id\x18\x05 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x18\n\x04note\x18\x06 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xe8\x07\"\x82\x01\n\x11LiftBlockResponse\x12\x0e\n\x06lifted\x18\x01 \x01(\x08\x12(\n\x05\x62lock\x18\x02 \x01(\x0b\x32\x19.riskgate.credit.v1.Block\x12\x33\n\x0b\x63redit_line\x18\x03 \x01(\x0b\x32\x1e.riskgate.credit.v1.CreditLine\"\xa7\x02\n\x16\x43loseCreditLineRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12=\n\x07line_id\x18\x03 \x01(\tB,\xbaH)r\'2%^([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?$\x12\x1b\n\x08\x61\x63tor_id\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x32\n\x0breason_code\x18\x05 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Z][A-Z0-9_]{0,63}$\"N\n\x17\x43loseCreditLineResponse\x12\x33\n\x0b\x63redit_line\x18\x01 \x01(\x0b\x32\x1e.riskgate.credit.v1.CreditLine\"\xb1\x02\n\x17\x41\x63\x63\x65ptLimitOfferRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12=\n\x07line_id\x18\x03 \x01(\tB,\xbaH)r\'2%^([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?$\x12;\n\x08offer_id\x18\x04 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x1b\n\x08\x61\x63tor_id\x18\x05 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"O\n\x18\x41\x63\x63\x65ptLimitOfferResponse\x12\x33\n\x0b\x63redit_line\x18\x01 \x01(\x0b\x32\x1e.riskgate.credit.v1.CreditLine*\xba\x01\n\tLineState\x12\x1a\n\x16LINE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11LINE_STATE_ACTIVE\x10\x01\x12\x16\n\x12LINE_STATE_REDUCED\x10\x02\x12\x18\n\x14LINE_STATE_SUSPENDED\x10\x03\x12\x15\n\x11LINE_STATE_FROZEN\x10\x04\x12\x15\n\x11LINE_STATE_CLOSED\x10\x05\x12\x1a\n\x16LINE_STATE_CHARGED_OFF\x10\x06*\xcb\x01\n\tBlockKind\x12\x1a\n\x16\x42LOCK_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x42LOCK_KIND_FRAUD_SOFT\x10\x01\x12\x19\n\x15\x42LOCK_KIND_FRAUD_HARD\x10\x02\x12\x1c\n\x18\x42LOCK_KIND_CUSTOMER_LOCK\x10\x03\x12\x1a\n\x16\x42LOCK_KIND_DELINQUENCY\x10\x04\x12\x19\n\x15\x42LOCK_KIND_COMPLIANCE\x10\x05\x12\x17\n\x13\x42LOCK_KIND_HARDSHIP\x10\x06\x32\xcc\x07\n\x11\x43reditLineService\x12v\n\x0eOpenCreditLine\x12).riskgate.credit.v1.OpenCreditLineRequest\x1a*.riskgate.credit.v1.OpenCreditLineResponse\"\r\xca\xf3\x18\tline:open\x12t\n\rGetCreditLine\x12(.riskgate.credit.v1.GetCreditLineRequest\x1a).riskgate.credit.v1.GetCreditLineResponse\"\x0e\xca\xf3\x18\nlimit:read\x12z\n\x0fListCreditLines\x12*.riskgate.credit.v1.ListCreditLinesRequest\x1a+.riskgate.credit.v1.ListCreditLinesResponse\"\x0e\xca\xf3\x18\nlimit:read\x12|\n\x0fWatchCreditLine\x12*.riskgate.credit.v1.WatchCreditLineRequest\x1a+.riskgate.credit.v1.WatchCreditLineResponse\"\x0e\xca\xf3\x18\nlimit:read0\x01\x12k\n\nPlaceBlock\x12%.riskgate.credit.v1.PlaceBlockRequest\x1a&.riskgate.credit.v1.PlaceBlockResponse\"\x0e\xca\xf3\x18\nline:block\x12h\n\tLiftBlock\x12$.riskgate.credit.v1.LiftBlockRequest\x1a%.riskgate.credit.v1.LiftBlockResponse\"\x0e\xca\xf3\x18\nline:block\x12z\n\x0f\x43loseCreditLine\x12*.riskgate.credit.v1.CloseCreditLineRequest\x1a+.riskgate.credit.v1.CloseCreditLineResponse\"\x0e\xca\xf3\x18\nline:close\x12|\n\x10\x41\x63\x63\x65ptLimitOffer\x12+.riskgate.credit.v1.AcceptLimitOfferRequest\x1a,.riskgate.credit.v1.AcceptLimitOfferResponse\"\r\xca\xf3\x18\tline:openb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,riskgate/credit/v1/credit_line_service.proto\x12\x12riskgate.credit.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1friskgate/common/v1/access.proto\x1a\x1eriskgate/common/v1/money.proto\"\xb7\x04\n\nCreditLine\x12\x0f\n\x07line_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\t\x12\x12\n\nproduct_id\x18\x03 \x01(\t\x12,\n\x05state\x18\x04 \x01(\x0e\x32\x1d.riskgate.credit.v1.LineState\x12(\n\x05limit\x18\x05 \x01(\x0b\x32\x19.riskgate.common.v1.Money\x12,\n\tavailable\x18\x06 \x01(\x0b\x32\x19.riskgate.common.v1.Money\x12\'\n\x04held\x18\x07 \x01(\x0b\x32\x19.riskgate.common.v1.Money\x12.\n\x0boutstanding\x18\x08 \x01(\x0b\x32\x19.riskgate.common.v1.Money\x12+\n\x08past_due\x18\t \x01(\x0b\x32\x19.riskgate.common.v1.Money\x12\x32\n\x0f\x63ustomer_credit\x18\n \x01(\x0b\x32\x19.riskgate.common.v1.Money\x12)\n\x06\x62locks\x18\x0b \x03(\x0b\x32\x19.riskgate.credit.v1.Block\x12\x34\n\x10next_review_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\topen_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\ttime_zone\x18\x0e \x01(\t\x12\x0c\n\x04\x65tag\x18\x0f \x01(\t\"\xe9\x01\n\x05\x42lock\x12\x10\n\x08\x62lock_id\x18\x01 \x01(\t\x12+\n\x04kind\x18\x02 \x01(\x0e\x32\x1d.riskgate.credit.v1.BlockKind\x12\x13\n\x0breason_code\x18\x03 \x01(\t\x12\x11\n\tplaced_by\x18\x04 \x01(\t\x12.\n\nplace_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10lift_approved_by\x18\x07 \x01(\t\"\xf7\x03\n\x15OpenCreditLineRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12:\n\x07line_id\x18\x03 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x30\n\x05limit\x18\x04 \x01(\x0b\x32\x19.riskgate.common.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01\x12\x1a\n\ttime_zone\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12@\n\nproduct_id\x18\x06 \x01(\tB,\xbaH)r\'2%^([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?$\x12&\n\x12\x64\x65\x63ision_reference\x18\x07 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12;\n\x08\x61\x63tor_id\x18\x08 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12.\n\nevent_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"M\n\x16OpenCreditLineResponse\x12\x33\n\x0b\x63redit_line\x18\x01 \x01(\x0b\x32\x1e.riskgate.credit.v1.CreditLine\"\x95\x01\n\x14GetCreditLineRequest\x12>\n\x0b\x63ustomer_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12=\n\x07line_id\x18\x02 \x01(\tB,\xbaH)r\'2%^([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?$\"L\n\x15GetCreditLineResponse\x12\x33\n\x0b\x63redit_line\x18\x01 \x01(\x0b\x32\x1e.riskgate.credit.v1.CreditLine\"X\n\x16ListCreditLinesRequest\x12>\n\x0b\x63ustomer_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\"O\n\x17ListCreditLinesResponse\x12\x34\n\x0c\x63redit_lines\x18\x01 \x03(\x0b\x32\x1e.riskgate.credit.v1.CreditLine\"\x97\x01\n\x16WatchCreditLineRequest\x12>\n\x0b\x63ustomer_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12=\n\x07line_id\x18\x02 \x01(\tB,\xbaH)r\'2%^([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?$\"N\n\x17WatchCreditLineResponse\x12\x33\n\x0b\x63redit_line\x18\x01 \x01(\x0b\x32\x1e.riskgate.credit.v1.CreditLine\"\xc6\x03\n\x11PlaceBlockRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12=\n\x07line_id\x18\x03 \x01(\tB,\xbaH)r\'2%^([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?$\x12\x37\n\x04kind\x18\x04 \x01(\x0e\x32\x1d.riskgate.credit.v1.BlockKindB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x32\n\x0breason_code\x18\x05 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Z][A-Z0-9_]{0,63}$\x12;\n\x08\x61\x63tor_id\x18\x06 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x18\n\x04note\x18\x07 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xe8\x07\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"s\n\x12PlaceBlockResponse\x12(\n\x05\x62lock\x18\x01 \x01(\x0b\x32\x19.riskgate.credit.v1.Block\x12\x33\n\x0b\x63redit_line\x18\x02 \x01(\x0b\x32\x1e.riskgate.credit.v1.CreditLine\"\xe4\x02\n\x10LiftBlockRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12=\n\x07line_id\x18\x03 \x01(\tB,\xbaH)r\'2%^([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?$\x12;\n\x08\x62lock_id\x18\x04 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12;\n\x08\x61\x63tor_id\x18\x05 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x18\n\x04note\x18\x06 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xe8\x07\"\x82\x01\n\x11LiftBlockResponse\x12\x0e\n\x06lifted\x18\x01 \x01(\x08\x12(\n\x05\x62lock\x18\x02 \x01(\x0b\x32\x19.riskgate.credit.v1.Block\x12\x33\n\x0b\x63redit_line\x18\x03 \x01(\x0b\x32\x1e.riskgate.credit.v1.CreditLine\"\xc7\x02\n\x16\x43loseCreditLineRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12=\n\x07line_id\x18\x03 \x01(\tB,\xbaH)r\'2%^([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?$\x12;\n\x08\x61\x63tor_id\x18\x04 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x32\n\x0breason_code\x18\x05 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Z][A-Z0-9_]{0,63}$\"N\n\x17\x43loseCreditLineResponse\x12\x33\n\x0b\x63redit_line\x18\x01 \x01(\x0b\x32\x1e.riskgate.credit.v1.CreditLine\"\xd1\x02\n\x17\x41\x63\x63\x65ptLimitOfferRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12=\n\x07line_id\x18\x03 \x01(\tB,\xbaH)r\'2%^([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?$\x12;\n\x08offer_id\x18\x04 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12;\n\x08\x61\x63tor_id\x18\x05 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\"O\n\x18\x41\x63\x63\x65ptLimitOfferResponse\x12\x33\n\x0b\x63redit_line\x18\x01 \x01(\x0b\x32\x1e.riskgate.credit.v1.CreditLine*\xba\x01\n\tLineState\x12\x1a\n\x16LINE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11LINE_STATE_ACTIVE\x10\x01\x12\x16\n\x12LINE_STATE_REDUCED\x10\x02\x12\x18\n\x14LINE_STATE_SUSPENDED\x10\x03\x12\x15\n\x11LINE_STATE_FROZEN\x10\x04\x12\x15\n\x11LINE_STATE_CLOSED\x10\x05\x12\x1a\n\x16LINE_STATE_CHARGED_OFF\x10\x06*\xcb\x01\n\tBlockKind\x12\x1a\n\x16\x42LOCK_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x42LOCK_KIND_FRAUD_SOFT\x10\x01\x12\x19\n\x15\x42LOCK_KIND_FRAUD_HARD\x10\x02\x12\x1c\n\x18\x42LOCK_KIND_CUSTOMER_LOCK\x10\x03\x12\x1a\n\x16\x42LOCK_KIND_DELINQUENCY\x10\x04\x12\x19\n\x15\x42LOCK_KIND_COMPLIANCE\x10\x05\x12\x17\n\x13\x42LOCK_KIND_HARDSHIP\x10\x06\x32\xcc\x07\n\x11\x43reditLineService\x12v\n\x0eOpenCreditLine\x12).riskgate.credit.v1.OpenCreditLineRequest\x1a*.riskgate.credit.v1.OpenCreditLineResponse\"\r\xca\xf3\x18\tline:open\x12t\n\rGetCreditLine\x12(.riskgate.credit.v1.GetCreditLineRequest\x1a).riskgate.credit.v1.GetCreditLineResponse\"\x0e\xca\xf3\x18\nlimit:read\x12z\n\x0fListCreditLines\x12*.riskgate.credit.v1.ListCreditLinesRequest\x1a+.riskgate.credit.v1.ListCreditLinesResponse\"\x0e\xca\xf3\x18\nlimit:read\x12|\n\x0fWatchCreditLine\x12*.riskgate.credit.v1.WatchCreditLineRequest\x1a+.riskgate.credit.v1.WatchCreditLineResponse\"\x0e\xca\xf3\x18\nlimit:read0\x01\x12k\n\nPlaceBlock\x12%.riskgate.credit.v1.PlaceBlockRequest\x1a&.riskgate.credit.v1.PlaceBlockResponse\"\x0e\xca\xf3\x18\nline:block\x12h\n\tLiftBlock\x12$.riskgate.credit.v1.LiftBlockRequest\x1a%.riskgate.credit.v1.LiftBlockResponse\"\x0e\xca\xf3\x18\nline:block\x12z\n\x0f\x43loseCreditLine\x12*.riskgate.credit.v1.CloseCreditLineRequest\x1a+.riskgate.credit.v1.CloseCreditLineResponse\"\x0e\xca\xf3\x18\nline:close\x12|\n\x10\x41\x63\x63\x65ptLimitOffer\x12+.riskgate.credit.v1.AcceptLimitOfferRequest\x1a,.riskgate.credit.v1.AcceptLimitOfferResponse\"\r\xca\xf3\x18\tline:openb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,7 +50,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPENCREDITLINEREQUEST'].fields_by_name['decision_reference']._loaded_options = None
   _globals['_OPENCREDITLINEREQUEST'].fields_by_name['decision_reference']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_OPENCREDITLINEREQUEST'].fields_by_name['actor_id']._loaded_options = None
-  _globals['_OPENCREDITLINEREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_OPENCREDITLINEREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_GETCREDITLINEREQUEST'].fields_by_name['customer_id']._loaded_options = None
   _globals['_GETCREDITLINEREQUEST'].fields_by_name['customer_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_GETCREDITLINEREQUEST'].fields_by_name['line_id']._loaded_options = None
@@ -72,7 +72,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PLACEBLOCKREQUEST'].fields_by_name['reason_code']._loaded_options = None
   _globals['_PLACEBLOCKREQUEST'].fields_by_name['reason_code']._serialized_options = b'\272H\032r\0302\026^[A-Z][A-Z0-9_]{0,63}$'
   _globals['_PLACEBLOCKREQUEST'].fields_by_name['actor_id']._loaded_options = None
-  _globals['_PLACEBLOCKREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_PLACEBLOCKREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_PLACEBLOCKREQUEST'].fields_by_name['note']._loaded_options = None
   _globals['_PLACEBLOCKREQUEST'].fields_by_name['note']._serialized_options = b'\272H\007r\005\020\001\030\350\007'
   _globals['_LIFTBLOCKREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -84,7 +84,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LIFTBLOCKREQUEST'].fields_by_name['block_id']._loaded_options = None
   _globals['_LIFTBLOCKREQUEST'].fields_by_name['block_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_LIFTBLOCKREQUEST'].fields_by_name['actor_id']._loaded_options = None
-  _globals['_LIFTBLOCKREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_LIFTBLOCKREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_LIFTBLOCKREQUEST'].fields_by_name['note']._loaded_options = None
   _globals['_LIFTBLOCKREQUEST'].fields_by_name['note']._serialized_options = b'\272H\007r\005\020\001\030\350\007'
   _globals['_CLOSECREDITLINEREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -94,7 +94,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLOSECREDITLINEREQUEST'].fields_by_name['line_id']._loaded_options = None
   _globals['_CLOSECREDITLINEREQUEST'].fields_by_name['line_id']._serialized_options = b'\272H)r\'2%^([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?$'
   _globals['_CLOSECREDITLINEREQUEST'].fields_by_name['actor_id']._loaded_options = None
-  _globals['_CLOSECREDITLINEREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_CLOSECREDITLINEREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_CLOSECREDITLINEREQUEST'].fields_by_name['reason_code']._loaded_options = None
   _globals['_CLOSECREDITLINEREQUEST'].fields_by_name['reason_code']._serialized_options = b'\272H\032r\0302\026^[A-Z][A-Z0-9_]{0,63}$'
   _globals['_ACCEPTLIMITOFFERREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -106,7 +106,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACCEPTLIMITOFFERREQUEST'].fields_by_name['offer_id']._loaded_options = None
   _globals['_ACCEPTLIMITOFFERREQUEST'].fields_by_name['offer_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_ACCEPTLIMITOFFERREQUEST'].fields_by_name['actor_id']._loaded_options = None
-  _globals['_ACCEPTLIMITOFFERREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_ACCEPTLIMITOFFERREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_CREDITLINESERVICE'].methods_by_name['OpenCreditLine']._loaded_options = None
   _globals['_CREDITLINESERVICE'].methods_by_name['OpenCreditLine']._serialized_options = b'\312\363\030\tline:open'
   _globals['_CREDITLINESERVICE'].methods_by_name['GetCreditLine']._loaded_options = None
@@ -123,46 +123,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREDITLINESERVICE'].methods_by_name['CloseCreditLine']._serialized_options = b'\312\363\030\nline:close'
   _globals['_CREDITLINESERVICE'].methods_by_name['AcceptLimitOffer']._loaded_options = None
   _globals['_CREDITLINESERVICE'].methods_by_name['AcceptLimitOffer']._serialized_options = b'\312\363\030\tline:open'
-  _globals['_LINESTATE']._serialized_start=3959
-  _globals['_LINESTATE']._serialized_end=4145
-  _globals['_BLOCKKIND']._serialized_start=4148
-  _globals['_BLOCKKIND']._serialized_end=4351
+  _globals['_LINESTATE']._serialized_start=4119
+  _globals['_LINESTATE']._serialized_end=4305
+  _globals['_BLOCKKIND']._serialized_start=4308
+  _globals['_BLOCKKIND']._serialized_end=4511
   _globals['_CREDITLINE']._serialized_start=196
   _globals['_CREDITLINE']._serialized_end=763
   _globals['_BLOCK']._serialized_start=766
   _globals['_BLOCK']._serialized_end=999
   _globals['_OPENCREDITLINEREQUEST']._serialized_start=1002
-  _globals['_OPENCREDITLINEREQUEST']._serialized_end=1473
-  _globals['_OPENCREDITLINERESPONSE']._serialized_start=1475
-  _globals['_OPENCREDITLINERESPONSE']._serialized_end=1552
-  _globals['_GETCREDITLINEREQUEST']._serialized_start=1555
-  _globals['_GETCREDITLINEREQUEST']._serialized_end=1704
-  _globals['_GETCREDITLINERESPONSE']._serialized_start=1706
-  _globals['_GETCREDITLINERESPONSE']._serialized_end=1782
-  _globals['_LISTCREDITLINESREQUEST']._serialized_start=1784
-  _globals['_LISTCREDITLINESREQUEST']._serialized_end=1872
-  _globals['_LISTCREDITLINESRESPONSE']._serialized_start=1874
-  _globals['_LISTCREDITLINESRESPONSE']._serialized_end=1953
-  _globals['_WATCHCREDITLINEREQUEST']._serialized_start=1956
-  _globals['_WATCHCREDITLINEREQUEST']._serialized_end=2107
-  _globals['_WATCHCREDITLINERESPONSE']._serialized_start=2109
-  _globals['_WATCHCREDITLINERESPONSE']._serialized_end=2187
-  _globals['_PLACEBLOCKREQUEST']._serialized_start=2190
-  _globals['_PLACEBLOCKREQUEST']._serialized_end=2612
-  _globals['_PLACEBLOCKRESPONSE']._serialized_start=2614
-  _globals['_PLACEBLOCKRESPONSE']._serialized_end=2729
-  _globals['_LIFTBLOCKREQUEST']._serialized_start=2732
-  _globals['_LIFTBLOCKREQUEST']._serialized_end=3056
-  _globals['_LIFTBLOCKRESPONSE']._serialized_start=3059
-  _globals['_LIFTBLOCKRESPONSE']._serialized_end=3189
-  _globals['_CLOSECREDITLINEREQUEST']._serialized_start=3192
-  _globals['_CLOSECREDITLINEREQUEST']._serialized_end=3487
-  _globals['_CLOSECREDITLINERESPONSE']._serialized_start=3489
-  _globals['_CLOSECREDITLINERESPONSE']._serialized_end=3567
-  _globals['_ACCEPTLIMITOFFERREQUEST']._serialized_start=3570
-  _globals['_ACCEPTLIMITOFFERREQUEST']._serialized_end=3875
-  _globals['_ACCEPTLIMITOFFERRESPONSE']._serialized_start=3877
-  _globals['_ACCEPTLIMITOFFERRESPONSE']._serialized_end=3956
-  _globals['_CREDITLINESERVICE']._serialized_start=4354
-  _globals['_CREDITLINESERVICE']._serialized_end=5326
+  _globals['_OPENCREDITLINEREQUEST']._serialized_end=1505
+  _globals['_OPENCREDITLINERESPONSE']._serialized_start=1507
+  _globals['_OPENCREDITLINERESPONSE']._serialized_end=1584
+  _globals['_GETCREDITLINEREQUEST']._serialized_start=1587
+  _globals['_GETCREDITLINEREQUEST']._serialized_end=1736
+  _globals['_GETCREDITLINERESPONSE']._serialized_start=1738
+  _globals['_GETCREDITLINERESPONSE']._serialized_end=1814
+  _globals['_LISTCREDITLINESREQUEST']._serialized_start=1816
+  _globals['_LISTCREDITLINESREQUEST']._serialized_end=1904
+  _globals['_LISTCREDITLINESRESPONSE']._serialized_start=1906
+  _globals['_LISTCREDITLINESRESPONSE']._serialized_end=1985
+  _globals['_WATCHCREDITLINEREQUEST']._serialized_start=1988
+  _globals['_WATCHCREDITLINEREQUEST']._serialized_end=2139
+  _globals['_WATCHCREDITLINERESPONSE']._serialized_start=2141
+  _globals['_WATCHCREDITLINERESPONSE']._serialized_end=2219
+  _globals['_PLACEBLOCKREQUEST']._serialized_start=2222
+  _globals['_PLACEBLOCKREQUEST']._serialized_end=2676
+  _globals['_PLACEBLOCKRESPONSE']._serialized_start=2678
+  _globals['_PLACEBLOCKRESPONSE']._serialized_end=2793
+  _globals['_LIFTBLOCKREQUEST']._serialized_start=2796
+  _globals['_LIFTBLOCKREQUEST']._serialized_end=3152
+  _globals['_LIFTBLOCKRESPONSE']._serialized_start=3155
+  _globals['_LIFTBLOCKRESPONSE']._serialized_end=3285
+  _globals['_CLOSECREDITLINEREQUEST']._serialized_start=3288
+  _globals['_CLOSECREDITLINEREQUEST']._serialized_end=3615
+  _globals['_CLOSECREDITLINERESPONSE']._serialized_start=3617
+  _globals['_CLOSECREDITLINERESPONSE']._serialized_end=3695
+  _globals['_ACCEPTLIMITOFFERREQUEST']._serialized_start=3698
+  _globals['_ACCEPTLIMITOFFERREQUEST']._serialized_end=4035
+  _globals['_ACCEPTLIMITOFFERRESPONSE']._serialized_start=4037
+  _globals['_ACCEPTLIMITOFFERRESPONSE']._serialized_end=4116
+  _globals['_CREDITLINESERVICE']._serialized_start=4514
+  _globals['_CREDITLINESERVICE']._serialized_end=5486
 # @@protoc_insertion_point(module_scope)

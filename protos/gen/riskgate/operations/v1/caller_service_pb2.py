@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from riskgate.common.v1 import access_pb2 as riskgate_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+riskgate/operations/v1/caller_service.proto\x12\x16riskgate.operations.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1friskgate/common/v1/access.proto\"\xf5\x01\n\x06\x43\x61ller\x12\x11\n\tcaller_id\x18\x01 \x01(\t\x12\x0e\n\x06scopes\x18\x02 \x03(\t\x12\x17\n\x0f\x63\x65rtificate_uri\x18\x03 \x01(\t\x12/\n\x04keys\x18\x04 \x03(\x0b\x32!.riskgate.operations.v1.CallerKey\x12\x1c\n\x14\x63\x61lls_per_second_max\x18\x05 \x01(\r\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x81\x01\n\tCallerKey\x12\x12\n\nkey_prefix\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x83\x03\n\x10\x41\x64\x64\x43\x61llerRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12<\n\tcaller_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x42\n\x06scopes\x18\x03 \x03(\tB2\xbaH/\x92\x01,\x08\x01\x10@\x18\x01\"$r\"\x18@2\x1e^[a-z][a-z_]*(:[a-z][a-z_]*)*$\x12!\n\x0f\x63\x65rtificate_uri\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x10\n\x08with_key\x18\x05 \x01(\x08\x12\x33\n\x0fkey_expire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x14\x63\x61lls_per_second_max\x18\x07 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=\x12\x1b\n\x08\x61\x63tor_id\x18\x08 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"P\n\x11\x41\x64\x64\x43\x61llerResponse\x12.\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x1e.riskgate.operations.v1.Caller\x12\x0b\n\x03key\x18\x02 \x01(\t\"\x88\x02\n\x16RotateCallerKeyRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12<\n\tcaller_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x0foverlap_seconds\x18\x04 \x01(\rB\n\xbaH\x07*\x05\x18\x80\x9a\x9e\x01\x12\x1b\n\x08\x61\x63tor_id\x18\x05 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"V\n\x17RotateCallerKeyResponse\x12.\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x1e.riskgate.operations.v1.Caller\x12\x0b\n\x03key\x18\x02 \x01(\t\"\xd1\x01\n\x16RevokeCallerKeyRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12<\n\tcaller_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x1d\n\nkey_prefix\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1b\n\x08\x61\x63tor_id\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"I\n\x17RevokeCallerKeyResponse\x12.\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x1e.riskgate.operations.v1.Caller\"\xaf\x01\n\x13RevokeCallerRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12<\n\tcaller_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x1b\n\x08\x61\x63tor_id\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"F\n\x14RevokeCallerResponse\x12.\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x1e.riskgate.operations.v1.Caller\"P\n\x10GetCallerRequest\x12<\n\tcaller_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\"C\n\x11GetCallerResponse\x12.\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x1e.riskgate.operations.v1.Caller\"O\n\x12ListCallersRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xf4\x03\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"_\n\x13ListCallersResponse\x12/\n\x07\x63\x61llers\x18\x01 \x03(\x0b\x32\x1e.riskgate.operations.v1.Caller\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x80\x06\n\rCallerService\x12s\n\tAddCaller\x12(.riskgate.operations.v1.AddCallerRequest\x1a).riskgate.operations.v1.AddCallerResponse\"\x11\xca\xf3\x18\rcallers:write\x12\x85\x01\n\x0fRotateCallerKey\x12..riskgate.operations.v1.RotateCallerKeyRequest\x1a/.riskgate.operations.v1.RotateCallerKeyResponse\"\x11\xca\xf3\x18\rcallers:write\x12\x85\x01\n\x0fRevokeCallerKey\x12..riskgate.operations.v1.RevokeCallerKeyRequest\x1a/.riskgate.operations.v1.RevokeCallerKeyResponse\"\x11\xca\xf3\x18\rcallers:write\x12|\n\x0cRevokeCaller\x12+.riskgate.operations.v1.RevokeCallerRequest\x1a,.riskgate.operations.v1.RevokeCallerResponse\"\x11\xca\xf3\x18\rcallers:write\x12r\n\tGetCaller\x12(.riskgate.operations.v1.GetCallerRequest\x1a).riskgate.operations.v1.GetCallerResponse\"\x10\xca\xf3\x18\x0c\x63\x61llers:read\x12x\n\x0bListCallers\x12*.riskgate.operations.v1.ListCallersRequest\x1a+.riskgate.operations.v1.ListCallersResponse\"\x10\xca\xf3\x18\x0c\x63\x61llers:readb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+riskgate/operations/v1/caller_service.proto\x12\x16riskgate.operations.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1friskgate/common/v1/access.proto\"\xf5\x01\n\x06\x43\x61ller\x12\x11\n\tcaller_id\x18\x01 \x01(\t\x12\x0e\n\x06scopes\x18\x02 \x03(\t\x12\x17\n\x0f\x63\x65rtificate_uri\x18\x03 \x01(\t\x12/\n\x04keys\x18\x04 \x03(\x0b\x32!.riskgate.operations.v1.CallerKey\x12\x1c\n\x14\x63\x61lls_per_second_max\x18\x05 \x01(\r\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x81\x01\n\tCallerKey\x12\x12\n\nkey_prefix\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa3\x03\n\x10\x41\x64\x64\x43\x61llerRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12<\n\tcaller_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x42\n\x06scopes\x18\x03 \x03(\tB2\xbaH/\x92\x01,\x08\x01\x10@\x18\x01\"$r\"\x18@2\x1e^[a-z][a-z_]*(:[a-z][a-z_]*)*$\x12!\n\x0f\x63\x65rtificate_uri\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x10\n\x08with_key\x18\x05 \x01(\x08\x12\x33\n\x0fkey_expire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x14\x63\x61lls_per_second_max\x18\x07 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=\x12;\n\x08\x61\x63tor_id\x18\x08 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\"P\n\x11\x41\x64\x64\x43\x61llerResponse\x12.\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x1e.riskgate.operations.v1.Caller\x12\x0b\n\x03key\x18\x02 \x01(\t\"\xa8\x02\n\x16RotateCallerKeyRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12<\n\tcaller_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x0foverlap_seconds\x18\x04 \x01(\rB\n\xbaH\x07*\x05\x18\x80\x9a\x9e\x01\x12;\n\x08\x61\x63tor_id\x18\x05 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\"V\n\x17RotateCallerKeyResponse\x12.\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x1e.riskgate.operations.v1.Caller\x12\x0b\n\x03key\x18\x02 \x01(\t\"\xf1\x01\n\x16RevokeCallerKeyRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12<\n\tcaller_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x1d\n\nkey_prefix\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12;\n\x08\x61\x63tor_id\x18\x04 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\"I\n\x17RevokeCallerKeyResponse\x12.\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x1e.riskgate.operations.v1.Caller\"\xcf\x01\n\x13RevokeCallerRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12<\n\tcaller_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12;\n\x08\x61\x63tor_id\x18\x03 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\"F\n\x14RevokeCallerResponse\x12.\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x1e.riskgate.operations.v1.Caller\"P\n\x10GetCallerRequest\x12<\n\tcaller_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\"C\n\x11GetCallerResponse\x12.\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x1e.riskgate.operations.v1.Caller\"O\n\x12ListCallersRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xf4\x03\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"_\n\x13ListCallersResponse\x12/\n\x07\x63\x61llers\x18\x01 \x03(\x0b\x32\x1e.riskgate.operations.v1.Caller\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x80\x06\n\rCallerService\x12s\n\tAddCaller\x12(.riskgate.operations.v1.AddCallerRequest\x1a).riskgate.operations.v1.AddCallerResponse\"\x11\xca\xf3\x18\rcallers:write\x12\x85\x01\n\x0fRotateCallerKey\x12..riskgate.operations.v1.RotateCallerKeyRequest\x1a/.riskgate.operations.v1.RotateCallerKeyResponse\"\x11\xca\xf3\x18\rcallers:write\x12\x85\x01\n\x0fRevokeCallerKey\x12..riskgate.operations.v1.RevokeCallerKeyRequest\x1a/.riskgate.operations.v1.RevokeCallerKeyResponse\"\x11\xca\xf3\x18\rcallers:write\x12|\n\x0cRevokeCaller\x12+.riskgate.operations.v1.RevokeCallerRequest\x1a,.riskgate.operations.v1.RevokeCallerResponse\"\x11\xca\xf3\x18\rcallers:write\x12r\n\tGetCaller\x12(.riskgate.operations.v1.GetCallerRequest\x1a).riskgate.operations.v1.GetCallerResponse\"\x10\xca\xf3\x18\x0c\x63\x61llers:read\x12x\n\x0bListCallers\x12*.riskgate.operations.v1.ListCallersRequest\x1a+.riskgate.operations.v1.ListCallersResponse\"\x10\xca\xf3\x18\x0c\x63\x61llers:readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,7 +45,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADDCALLERREQUEST'].fields_by_name['calls_per_second_max']._loaded_options = None
   _globals['_ADDCALLERREQUEST'].fields_by_name['calls_per_second_max']._serialized_options = b'\272H\006*\004\030\300\204='
   _globals['_ADDCALLERREQUEST'].fields_by_name['actor_id']._loaded_options = None
-  _globals['_ADDCALLERREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_ADDCALLERREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_ROTATECALLERKEYREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_ROTATECALLERKEYREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_ROTATECALLERKEYREQUEST'].fields_by_name['caller_id']._loaded_options = None
@@ -53,7 +53,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROTATECALLERKEYREQUEST'].fields_by_name['overlap_seconds']._loaded_options = None
   _globals['_ROTATECALLERKEYREQUEST'].fields_by_name['overlap_seconds']._serialized_options = b'\272H\007*\005\030\200\232\236\001'
   _globals['_ROTATECALLERKEYREQUEST'].fields_by_name['actor_id']._loaded_options = None
-  _globals['_ROTATECALLERKEYREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_ROTATECALLERKEYREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_REVOKECALLERKEYREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_REVOKECALLERKEYREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_REVOKECALLERKEYREQUEST'].fields_by_name['caller_id']._loaded_options = None
@@ -61,13 +61,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REVOKECALLERKEYREQUEST'].fields_by_name['key_prefix']._loaded_options = None
   _globals['_REVOKECALLERKEYREQUEST'].fields_by_name['key_prefix']._serialized_options = b'\272H\006r\004\020\001\030@'
   _globals['_REVOKECALLERKEYREQUEST'].fields_by_name['actor_id']._loaded_options = None
-  _globals['_REVOKECALLERKEYREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_REVOKECALLERKEYREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_REVOKECALLERREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_REVOKECALLERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_REVOKECALLERREQUEST'].fields_by_name['caller_id']._loaded_options = None
   _globals['_REVOKECALLERREQUEST'].fields_by_name['caller_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_REVOKECALLERREQUEST'].fields_by_name['actor_id']._loaded_options = None
-  _globals['_REVOKECALLERREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_REVOKECALLERREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_GETCALLERREQUEST'].fields_by_name['caller_id']._loaded_options = None
   _globals['_GETCALLERREQUEST'].fields_by_name['caller_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_LISTCALLERSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -91,29 +91,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CALLERKEY']._serialized_start=415
   _globals['_CALLERKEY']._serialized_end=544
   _globals['_ADDCALLERREQUEST']._serialized_start=547
-  _globals['_ADDCALLERREQUEST']._serialized_end=934
-  _globals['_ADDCALLERRESPONSE']._serialized_start=936
-  _globals['_ADDCALLERRESPONSE']._serialized_end=1016
-  _globals['_ROTATECALLERKEYREQUEST']._serialized_start=1019
-  _globals['_ROTATECALLERKEYREQUEST']._serialized_end=1283
-  _globals['_ROTATECALLERKEYRESPONSE']._serialized_start=1285
-  _globals['_ROTATECALLERKEYRESPONSE']._serialized_end=1371
-  _globals['_REVOKECALLERKEYREQUEST']._serialized_start=1374
-  _globals['_REVOKECALLERKEYREQUEST']._serialized_end=1583
-  _globals['_REVOKECALLERKEYRESPONSE']._serialized_start=1585
-  _globals['_REVOKECALLERKEYRESPONSE']._serialized_end=1658
-  _globals['_REVOKECALLERREQUEST']._serialized_start=1661
-  _globals['_REVOKECALLERREQUEST']._serialized_end=1836
-  _globals['_REVOKECALLERRESPONSE']._serialized_start=1838
-  _globals['_REVOKECALLERRESPONSE']._serialized_end=1908
-  _globals['_GETCALLERREQUEST']._serialized_start=1910
-  _globals['_GETCALLERREQUEST']._serialized_end=1990
-  _globals['_GETCALLERRESPONSE']._serialized_start=1992
-  _globals['_GETCALLERRESPONSE']._serialized_end=2059
-  _globals['_LISTCALLERSREQUEST']._serialized_start=2061
-  _globals['_LISTCALLERSREQUEST']._serialized_end=2140
-  _globals['_LISTCALLERSRESPONSE']._serialized_start=2142
-  _globals['_LISTCALLERSRESPONSE']._serialized_end=2237
-  _globals['_CALLERSERVICE']._serialized_start=2240
-  _globals['_CALLERSERVICE']._serialized_end=3008
+  _globals['_ADDCALLERREQUEST']._serialized_end=966
+  _globals['_ADDCALLERRESPONSE']._serialized_start=968
+  _globals['_ADDCALLERRESPONSE']._serialized_end=1048
+  _globals['_ROTATECALLERKEYREQUEST']._serialized_start=1051
+  _globals['_ROTATECALLERKEYREQUEST']._serialized_end=1347
+  _globals['_ROTATECALLERKEYRESPONSE']._serialized_start=1349
+  _globals['_ROTATECALLERKEYRESPONSE']._serialized_end=1435
+  _globals['_REVOKECALLERKEYREQUEST']._serialized_start=1438
+  _globals['_REVOKECALLERKEYREQUEST']._serialized_end=1679
+  _globals['_REVOKECALLERKEYRESPONSE']._serialized_start=1681
+  _globals['_REVOKECALLERKEYRESPONSE']._serialized_end=1754
+  _globals['_REVOKECALLERREQUEST']._serialized_start=1757
+  _globals['_REVOKECALLERREQUEST']._serialized_end=1964
+  _globals['_REVOKECALLERRESPONSE']._serialized_start=1966
+  _globals['_REVOKECALLERRESPONSE']._serialized_end=2036
+  _globals['_GETCALLERREQUEST']._serialized_start=2038
+  _globals['_GETCALLERREQUEST']._serialized_end=2118
+  _globals['_GETCALLERRESPONSE']._serialized_start=2120
+  _globals['_GETCALLERRESPONSE']._serialized_end=2187
+  _globals['_LISTCALLERSREQUEST']._serialized_start=2189
+  _globals['_LISTCALLERSREQUEST']._serialized_end=2268
+  _globals['_LISTCALLERSRESPONSE']._serialized_start=2270
+  _globals['_LISTCALLERSRESPONSE']._serialized_end=2365
+  _globals['_CALLERSERVICE']._serialized_start=2368
+  _globals['_CALLERSERVICE']._serialized_end=3136
 # @@protoc_insertion_point(module_scope)

@@ -28,7 +28,7 @@ from riskgate.common.v1 import access_pb2 as riskgate_dot_common_dot_v1_dot_acce
 from riskgate.common.v1 import money_pb2 as riskgate_dot_common_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)riskgate/operations/v1/case_service.proto\x12\x16riskgate.operations.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1friskgate/common/v1/access.proto\x1a\x1eriskgate/common/v1/money.proto\"\xd4\x03\n\x04\x43\x61se\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\x16\n\x0etransaction_id\x18\x02 \x01(\t\x12\x0f\n\x07line_id\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x04 \x01(\t\x12\x30\n\x05state\x18\x05 \x01(\x0e\x32!.riskgate.operations.v1.CaseState\x12.\n\x0bheld_amount\x18\x06 \x01(\x0b\x32\x19.riskgate.common.v1.Money\x12\x12\n\nrisk_score\x18\x07 \x01(\r\x12\x14\n\x0creason_codes\x18\x08 \x03(\t\x12-\n\topen_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64\x65\x61\x64line\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nclaimed_by\x18\x0b \x01(\t\x12\x35\n\x11\x63laim_expire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bresolved_by\x18\r \x01(\t\x12\x30\n\x0cresolve_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd6\x01\n\x10ListCasesRequest\x12\x41\n\x0b\x63ustomer_id\x18\x01 \x01(\tB,\xbaH)r\'2%^([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?$\x12\x44\n\x06states\x18\x02 \x03(\x0e\x32!.riskgate.operations.v1.CaseStateB\x11\xbaH\x0e\x92\x01\x0b\x10\x08\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1b\n\tpage_size\x18\x03 \x01(\rB\x08\xbaH\x05*\x03\x18\xf4\x03\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"Y\n\x11ListCasesResponse\x12+\n\x05\x63\x61ses\x18\x01 \x03(\x0b\x32\x1c.riskgate.operations.v1.Case\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x93\x01\n\x0eGetCaseRequest\x12>\n\x0b\x63ustomer_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x41\n\x0etransaction_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\"=\n\x0fGetCaseResponse\x12*\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x1c.riskgate.operations.v1.Case\"\x96\x02\n\x10\x43laimCaseRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x41\n\x0etransaction_id\x18\x03 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x1b\n\x08\x61\x63tor_id\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12#\n\x10lifetime_seconds\x18\x05 \x01(\rB\t\xbaH\x06*\x04\x18\x80\xa3\x05\"?\n\x11\x43laimCaseResponse\x12*\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x1c.riskgate.operations.v1.Case\"\xcf\x02\n\x12ResolveCaseRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x41\n\x0etransaction_id\x18\x03 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12@\n\x07verdict\x18\x04 \x01(\x0e\x32#.riskgate.operations.v1.CaseVerdictB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1b\n\x08\x61\x63tor_id\x18\x05 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x18\n\x04note\x18\x06 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xe8\x07\"A\n\x13ResolveCaseResponse\x12*\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x1c.riskgate.operations.v1.Case\"3\n\x11WatchCasesRequest\x12\x1e\n\x0cresume_token\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"V\n\x12WatchCasesResponse\x12*\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x1c.riskgate.operations.v1.Case\x12\x14\n\x0cresume_token\x18\x02 \x01(\t*\x9e\x01\n\tCaseState\x12\x1a\n\x16\x43\x41SE_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43\x41SE_STATE_OPEN\x10\x01\x12\x17\n\x13\x43\x41SE_STATE_ACCEPTED\x10\x02\x12\x16\n\x12\x43\x41SE_STATE_REFUSED\x10\x03\x12\x15\n\x11\x43\x41SE_STATE_LAPSED\x10\x04\x12\x18\n\x14\x43\x41SE_STATE_WITHDRAWN\x10\x05*]\n\x0b\x43\x61seVerdict\x12\x1c\n\x18\x43\x41SE_VERDICT_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43\x41SE_VERDICT_ACCEPT\x10\x01\x12\x17\n\x13\x43\x41SE_VERDICT_REFUSE\x10\x02\x32\xd2\x04\n\x0b\x43\x61seService\x12p\n\tListCases\x12(.riskgate.operations.v1.ListCasesRequest\x1a).riskgate.operations.v1.ListCasesResponse\"\x0e\xca\xf3\x18\ncases:read\x12j\n\x07GetCase\x12&.riskgate.operations.v1.GetCaseRequest\x1a\'.riskgate.operations.v1.GetCaseResponse\"\x0e\xca\xf3\x18\ncases:read\x12s\n\tClaimCase\x12(.riskgate.operations.v1.ClaimCaseRequest\x1a).riskgate.operations.v1.ClaimCaseResponse\"\x11\xca\xf3\x18\rcases:resolve\x12y\n\x0bResolveCase\x12*.riskgate.operations.v1.ResolveCaseRequest\x1a+.riskgate.operations.v1.ResolveCaseResponse\"\x11\xca\xf3\x18\rcases:resolve\x12u\n\nWatchCases\x12).riskgate.operations.v1.WatchCasesRequest\x1a*.riskgate.operations.v1.WatchCasesResponse\"\x0e\xca\xf3\x18\ncases:read0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)riskgate/operations/v1/case_service.proto\x12\x16riskgate.operations.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1friskgate/common/v1/access.proto\x1a\x1eriskgate/common/v1/money.proto\"\xd4\x03\n\x04\x43\x61se\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\x16\n\x0etransaction_id\x18\x02 \x01(\t\x12\x0f\n\x07line_id\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x04 \x01(\t\x12\x30\n\x05state\x18\x05 \x01(\x0e\x32!.riskgate.operations.v1.CaseState\x12.\n\x0bheld_amount\x18\x06 \x01(\x0b\x32\x19.riskgate.common.v1.Money\x12\x12\n\nrisk_score\x18\x07 \x01(\r\x12\x14\n\x0creason_codes\x18\x08 \x03(\t\x12-\n\topen_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64\x65\x61\x64line\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nclaimed_by\x18\x0b \x01(\t\x12\x35\n\x11\x63laim_expire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bresolved_by\x18\r \x01(\t\x12\x30\n\x0cresolve_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd6\x01\n\x10ListCasesRequest\x12\x41\n\x0b\x63ustomer_id\x18\x01 \x01(\tB,\xbaH)r\'2%^([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?$\x12\x44\n\x06states\x18\x02 \x03(\x0e\x32!.riskgate.operations.v1.CaseStateB\x11\xbaH\x0e\x92\x01\x0b\x10\x08\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1b\n\tpage_size\x18\x03 \x01(\rB\x08\xbaH\x05*\x03\x18\xf4\x03\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"Y\n\x11ListCasesResponse\x12+\n\x05\x63\x61ses\x18\x01 \x03(\x0b\x32\x1c.riskgate.operations.v1.Case\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x93\x01\n\x0eGetCaseRequest\x12>\n\x0b\x63ustomer_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x41\n\x0etransaction_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\"=\n\x0fGetCaseResponse\x12*\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x1c.riskgate.operations.v1.Case\"\xb6\x02\n\x10\x43laimCaseRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x41\n\x0etransaction_id\x18\x03 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12;\n\x08\x61\x63tor_id\x18\x04 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12#\n\x10lifetime_seconds\x18\x05 \x01(\rB\t\xbaH\x06*\x04\x18\x80\xa3\x05\"?\n\x11\x43laimCaseResponse\x12*\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x1c.riskgate.operations.v1.Case\"\xef\x02\n\x12ResolveCaseRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x41\n\x0etransaction_id\x18\x03 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12@\n\x07verdict\x18\x04 \x01(\x0e\x32#.riskgate.operations.v1.CaseVerdictB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12;\n\x08\x61\x63tor_id\x18\x05 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x18\n\x04note\x18\x06 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xe8\x07\"A\n\x13ResolveCaseResponse\x12*\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x1c.riskgate.operations.v1.Case\"3\n\x11WatchCasesRequest\x12\x1e\n\x0cresume_token\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"V\n\x12WatchCasesResponse\x12*\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x1c.riskgate.operations.v1.Case\x12\x14\n\x0cresume_token\x18\x02 \x01(\t*\x9e\x01\n\tCaseState\x12\x1a\n\x16\x43\x41SE_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43\x41SE_STATE_OPEN\x10\x01\x12\x17\n\x13\x43\x41SE_STATE_ACCEPTED\x10\x02\x12\x16\n\x12\x43\x41SE_STATE_REFUSED\x10\x03\x12\x15\n\x11\x43\x41SE_STATE_LAPSED\x10\x04\x12\x18\n\x14\x43\x41SE_STATE_WITHDRAWN\x10\x05*]\n\x0b\x43\x61seVerdict\x12\x1c\n\x18\x43\x41SE_VERDICT_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43\x41SE_VERDICT_ACCEPT\x10\x01\x12\x17\n\x13\x43\x41SE_VERDICT_REFUSE\x10\x02\x32\xd2\x04\n\x0b\x43\x61seService\x12p\n\tListCases\x12(.riskgate.operations.v1.ListCasesRequest\x1a).riskgate.operations.v1.ListCasesResponse\"\x0e\xca\xf3\x18\ncases:read\x12j\n\x07GetCase\x12&.riskgate.operations.v1.GetCaseRequest\x1a\'.riskgate.operations.v1.GetCaseResponse\"\x0e\xca\xf3\x18\ncases:read\x12s\n\tClaimCase\x12(.riskgate.operations.v1.ClaimCaseRequest\x1a).riskgate.operations.v1.ClaimCaseResponse\"\x11\xca\xf3\x18\rcases:resolve\x12y\n\x0bResolveCase\x12*.riskgate.operations.v1.ResolveCaseRequest\x1a+.riskgate.operations.v1.ResolveCaseResponse\"\x11\xca\xf3\x18\rcases:resolve\x12u\n\nWatchCases\x12).riskgate.operations.v1.WatchCasesRequest\x1a*.riskgate.operations.v1.WatchCasesResponse\"\x0e\xca\xf3\x18\ncases:read0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,7 +54,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLAIMCASEREQUEST'].fields_by_name['transaction_id']._loaded_options = None
   _globals['_CLAIMCASEREQUEST'].fields_by_name['transaction_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_CLAIMCASEREQUEST'].fields_by_name['actor_id']._loaded_options = None
-  _globals['_CLAIMCASEREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_CLAIMCASEREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_CLAIMCASEREQUEST'].fields_by_name['lifetime_seconds']._loaded_options = None
   _globals['_CLAIMCASEREQUEST'].fields_by_name['lifetime_seconds']._serialized_options = b'\272H\006*\004\030\200\243\005'
   _globals['_RESOLVECASEREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -66,7 +66,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESOLVECASEREQUEST'].fields_by_name['verdict']._loaded_options = None
   _globals['_RESOLVECASEREQUEST'].fields_by_name['verdict']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
   _globals['_RESOLVECASEREQUEST'].fields_by_name['actor_id']._loaded_options = None
-  _globals['_RESOLVECASEREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_RESOLVECASEREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_RESOLVECASEREQUEST'].fields_by_name['note']._loaded_options = None
   _globals['_RESOLVECASEREQUEST'].fields_by_name['note']._serialized_options = b'\272H\007r\005\020\001\030\350\007'
   _globals['_WATCHCASESREQUEST'].fields_by_name['resume_token']._loaded_options = None
@@ -81,10 +81,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CASESERVICE'].methods_by_name['ResolveCase']._serialized_options = b'\312\363\030\rcases:resolve'
   _globals['_CASESERVICE'].methods_by_name['WatchCases']._loaded_options = None
   _globals['_CASESERVICE'].methods_by_name['WatchCases']._serialized_options = b'\312\363\030\ncases:read'
-  _globals['_CASESTATE']._serialized_start=2081
-  _globals['_CASESTATE']._serialized_end=2239
-  _globals['_CASEVERDICT']._serialized_start=2241
-  _globals['_CASEVERDICT']._serialized_end=2334
+  _globals['_CASESTATE']._serialized_start=2145
+  _globals['_CASESTATE']._serialized_end=2303
+  _globals['_CASEVERDICT']._serialized_start=2305
+  _globals['_CASEVERDICT']._serialized_end=2398
   _globals['_CASE']._serialized_start=197
   _globals['_CASE']._serialized_end=665
   _globals['_LISTCASESREQUEST']._serialized_start=668
@@ -96,17 +96,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCASERESPONSE']._serialized_start=1125
   _globals['_GETCASERESPONSE']._serialized_end=1186
   _globals['_CLAIMCASEREQUEST']._serialized_start=1189
-  _globals['_CLAIMCASEREQUEST']._serialized_end=1467
-  _globals['_CLAIMCASERESPONSE']._serialized_start=1469
-  _globals['_CLAIMCASERESPONSE']._serialized_end=1532
-  _globals['_RESOLVECASEREQUEST']._serialized_start=1535
-  _globals['_RESOLVECASEREQUEST']._serialized_end=1870
-  _globals['_RESOLVECASERESPONSE']._serialized_start=1872
-  _globals['_RESOLVECASERESPONSE']._serialized_end=1937
-  _globals['_WATCHCASESREQUEST']._serialized_start=1939
-  _globals['_WATCHCASESREQUEST']._serialized_end=1990
-  _globals['_WATCHCASESRESPONSE']._serialized_start=1992
-  _globals['_WATCHCASESRESPONSE']._serialized_end=2078
-  _globals['_CASESERVICE']._serialized_start=2337
-  _globals['_CASESERVICE']._serialized_end=2931
+  _globals['_CLAIMCASEREQUEST']._serialized_end=1499
+  _globals['_CLAIMCASERESPONSE']._serialized_start=1501
+  _globals['_CLAIMCASERESPONSE']._serialized_end=1564
+  _globals['_RESOLVECASEREQUEST']._serialized_start=1567
+  _globals['_RESOLVECASEREQUEST']._serialized_end=1934
+  _globals['_RESOLVECASERESPONSE']._serialized_start=1936
+  _globals['_RESOLVECASERESPONSE']._serialized_end=2001
+  _globals['_WATCHCASESREQUEST']._serialized_start=2003
+  _globals['_WATCHCASESREQUEST']._serialized_end=2054
+  _globals['_WATCHCASESRESPONSE']._serialized_start=2056
+  _globals['_WATCHCASESRESPONSE']._serialized_end=2142
+  _globals['_CASESERVICE']._serialized_start=2401
+  _globals['_CASESERVICE']._serialized_end=2995
 # @@protoc_insertion_point(module_scope)

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from riskgate.common.v1 import access_pb2 as riskgate_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)riskgate/operations/v1/list_service.proto\x12\x16riskgate.operations.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1friskgate/common/v1/access.proto\"\xb1\x01\n\tListEntry\x12\x0f\n\x07list_id\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x13\n\x0breason_code\x18\x03 \x01(\t\x12\x10\n\x08\x61\x64\x64\x65\x64_by\x18\x04 \x01(\t\x12,\n\x08\x61\x64\x64_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"A\n\x0bListSummary\x12\x0f\n\x07list_id\x18\x01 \x01(\t\x12\x13\n\x0b\x65ntry_count\x18\x02 \x01(\x04\x12\x0c\n\x04used\x18\x03 \x01(\x08\"\xa1\x02\n\x13\x41\x64\x64ListEntryRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12.\n\x07list_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$\x12\x19\n\x05value\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x32\n\x0breason_code\x18\x04 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Z][A-Z0-9_]{0,63}$\x12\x1b\n\x08\x61\x63tor_id\x18\x05 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\x14\x41\x64\x64ListEntryResponse\x12\x30\n\x05\x65ntry\x18\x01 \x01(\x0b\x32!.riskgate.operations.v1.ListEntry\"\xf3\x01\n\x16RemoveListEntryRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12.\n\x07list_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$\x12\x19\n\x05value\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1b\n\x08\x61\x63tor_id\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x32\n\x0breason_code\x18\x05 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Z][A-Z0-9_]{0,63}$\"K\n\x17RemoveListEntryResponse\x12\x30\n\x05\x65ntry\x18\x01 \x01(\x0b\x32!.riskgate.operations.v1.ListEntry\"`\n\x13GetListEntryRequest\x12.\n\x07list_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$\x12\x19\n\x05value\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"H\n\x14GetListEntryResponse\x12\x30\n\x05\x65ntry\x18\x01 \x01(\x0b\x32!.riskgate.operations.v1.ListEntry\"\x83\x01\n\x16ListListEntriesRequest\x12.\n\x07list_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$\x12\x1b\n\tpage_size\x18\x02 \x01(\rB\x08\xbaH\x05*\x03\x18\xf4\x03\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"f\n\x17ListListEntriesResponse\x12\x32\n\x07\x65ntries\x18\x01 \x03(\x0b\x32!.riskgate.operations.v1.ListEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"M\n\x10ListListsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xf4\x03\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"`\n\x11ListListsResponse\x12\x32\n\x05lists\x18\x01 \x03(\x0b\x32#.riskgate.operations.v1.ListSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x81\x05\n\x0bListService\x12z\n\x0c\x41\x64\x64ListEntry\x12+.riskgate.operations.v1.AddListEntryRequest\x1a,.riskgate.operations.v1.AddListEntryResponse\"\x0f\xca\xf3\x18\x0blists:write\x12\x83\x01\n\x0fRemoveListEntry\x12..riskgate.operations.v1.RemoveListEntryRequest\x1a/.riskgate.operations.v1.RemoveListEntryResponse\"\x0f\xca\xf3\x18\x0blists:write\x12y\n\x0cGetListEntry\x12+.riskgate.operations.v1.GetListEntryRequest\x1a,.riskgate.operations.v1.GetListEntryResponse\"\x0e\xca\xf3\x18\nlists:read\x12\x82\x01\n\x0fListListEntries\x12..riskgate.operations.v1.ListListEntriesRequest\x1a/.riskgate.operations.v1.ListListEntriesResponse\"\x0e\xca\xf3\x18\nlists:read\x12p\n\tListLists\x12(.riskgate.operations.v1.ListListsRequest\x1a).riskgate.operations.v1.ListListsResponse\"\x0e\xca\xf3\x18\nlists:readb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)riskgate/operations/v1/list_service.proto\x12\x16riskgate.operations.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1friskgate/common/v1/access.proto\"\xb1\x01\n\tListEntry\x12\x0f\n\x07list_id\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x13\n\x0breason_code\x18\x03 \x01(\t\x12\x10\n\x08\x61\x64\x64\x65\x64_by\x18\x04 \x01(\t\x12,\n\x08\x61\x64\x64_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"A\n\x0bListSummary\x12\x0f\n\x07list_id\x18\x01 \x01(\t\x12\x13\n\x0b\x65ntry_count\x18\x02 \x01(\x04\x12\x0c\n\x04used\x18\x03 \x01(\x08\"\xc1\x02\n\x13\x41\x64\x64ListEntryRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12.\n\x07list_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$\x12\x19\n\x05value\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x32\n\x0breason_code\x18\x04 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Z][A-Z0-9_]{0,63}$\x12;\n\x08\x61\x63tor_id\x18\x05 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\x14\x41\x64\x64ListEntryResponse\x12\x30\n\x05\x65ntry\x18\x01 \x01(\x0b\x32!.riskgate.operations.v1.ListEntry\"\x93\x02\n\x16RemoveListEntryRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12.\n\x07list_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$\x12\x19\n\x05value\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12;\n\x08\x61\x63tor_id\x18\x04 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x32\n\x0breason_code\x18\x05 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Z][A-Z0-9_]{0,63}$\"K\n\x17RemoveListEntryResponse\x12\x30\n\x05\x65ntry\x18\x01 \x01(\x0b\x32!.riskgate.operations.v1.ListEntry\"`\n\x13GetListEntryRequest\x12.\n\x07list_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$\x12\x19\n\x05value\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"H\n\x14GetListEntryResponse\x12\x30\n\x05\x65ntry\x18\x01 \x01(\x0b\x32!.riskgate.operations.v1.ListEntry\"\x83\x01\n\x16ListListEntriesRequest\x12.\n\x07list_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$\x12\x1b\n\tpage_size\x18\x02 \x01(\rB\x08\xbaH\x05*\x03\x18\xf4\x03\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"f\n\x17ListListEntriesResponse\x12\x32\n\x07\x65ntries\x18\x01 \x03(\x0b\x32!.riskgate.operations.v1.ListEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"M\n\x10ListListsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xf4\x03\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"`\n\x11ListListsResponse\x12\x32\n\x05lists\x18\x01 \x03(\x0b\x32#.riskgate.operations.v1.ListSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x81\x05\n\x0bListService\x12z\n\x0c\x41\x64\x64ListEntry\x12+.riskgate.operations.v1.AddListEntryRequest\x1a,.riskgate.operations.v1.AddListEntryResponse\"\x0f\xca\xf3\x18\x0blists:write\x12\x83\x01\n\x0fRemoveListEntry\x12..riskgate.operations.v1.RemoveListEntryRequest\x1a/.riskgate.operations.v1.RemoveListEntryResponse\"\x0f\xca\xf3\x18\x0blists:write\x12y\n\x0cGetListEntry\x12+.riskgate.operations.v1.GetListEntryRequest\x1a,.riskgate.operations.v1.GetListEntryResponse\"\x0e\xca\xf3\x18\nlists:read\x12\x82\x01\n\x0fListListEntries\x12..riskgate.operations.v1.ListListEntriesRequest\x1a/.riskgate.operations.v1.ListListEntriesResponse\"\x0e\xca\xf3\x18\nlists:read\x12p\n\tListLists\x12(.riskgate.operations.v1.ListListsRequest\x1a).riskgate.operations.v1.ListListsResponse\"\x0e\xca\xf3\x18\nlists:readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,7 +43,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADDLISTENTRYREQUEST'].fields_by_name['reason_code']._loaded_options = None
   _globals['_ADDLISTENTRYREQUEST'].fields_by_name['reason_code']._serialized_options = b'\272H\032r\0302\026^[A-Z][A-Z0-9_]{0,63}$'
   _globals['_ADDLISTENTRYREQUEST'].fields_by_name['actor_id']._loaded_options = None
-  _globals['_ADDLISTENTRYREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_ADDLISTENTRYREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_REMOVELISTENTRYREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_REMOVELISTENTRYREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_REMOVELISTENTRYREQUEST'].fields_by_name['list_id']._loaded_options = None
@@ -51,7 +51,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REMOVELISTENTRYREQUEST'].fields_by_name['value']._loaded_options = None
   _globals['_REMOVELISTENTRYREQUEST'].fields_by_name['value']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_REMOVELISTENTRYREQUEST'].fields_by_name['actor_id']._loaded_options = None
-  _globals['_REMOVELISTENTRYREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_REMOVELISTENTRYREQUEST'].fields_by_name['actor_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_REMOVELISTENTRYREQUEST'].fields_by_name['reason_code']._loaded_options = None
   _globals['_REMOVELISTENTRYREQUEST'].fields_by_name['reason_code']._serialized_options = b'\272H\032r\0302\026^[A-Z][A-Z0-9_]{0,63}$'
   _globals['_GETLISTENTRYREQUEST'].fields_by_name['list_id']._loaded_options = None
@@ -83,25 +83,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTSUMMARY']._serialized_start=344
   _globals['_LISTSUMMARY']._serialized_end=409
   _globals['_ADDLISTENTRYREQUEST']._serialized_start=412
-  _globals['_ADDLISTENTRYREQUEST']._serialized_end=701
-  _globals['_ADDLISTENTRYRESPONSE']._serialized_start=703
-  _globals['_ADDLISTENTRYRESPONSE']._serialized_end=775
-  _globals['_REMOVELISTENTRYREQUEST']._serialized_start=778
-  _globals['_REMOVELISTENTRYREQUEST']._serialized_end=1021
-  _globals['_REMOVELISTENTRYRESPONSE']._serialized_start=1023
-  _globals['_REMOVELISTENTRYRESPONSE']._serialized_end=1098
-  _globals['_GETLISTENTRYREQUEST']._serialized_start=1100
-  _globals['_GETLISTENTRYREQUEST']._serialized_end=1196
-  _globals['_GETLISTENTRYRESPONSE']._serialized_start=1198
-  _globals['_GETLISTENTRYRESPONSE']._serialized_end=1270
-  _globals['_LISTLISTENTRIESREQUEST']._serialized_start=1273
-  _globals['_LISTLISTENTRIESREQUEST']._serialized_end=1404
-  _globals['_LISTLISTENTRIESRESPONSE']._serialized_start=1406
-  _globals['_LISTLISTENTRIESRESPONSE']._serialized_end=1508
-  _globals['_LISTLISTSREQUEST']._serialized_start=1510
-  _globals['_LISTLISTSREQUEST']._serialized_end=1587
-  _globals['_LISTLISTSRESPONSE']._serialized_start=1589
-  _globals['_LISTLISTSRESPONSE']._serialized_end=1685
-  _globals['_LISTSERVICE']._serialized_start=1688
-  _globals['_LISTSERVICE']._serialized_end=2329
+  _globals['_ADDLISTENTRYREQUEST']._serialized_end=733
+  _globals['_ADDLISTENTRYRESPONSE']._serialized_start=735
+  _globals['_ADDLISTENTRYRESPONSE']._serialized_end=807
+  _globals['_REMOVELISTENTRYREQUEST']._serialized_start=810
+  _globals['_REMOVELISTENTRYREQUEST']._serialized_end=1085
+  _globals['_REMOVELISTENTRYRESPONSE']._serialized_start=1087
+  _globals['_REMOVELISTENTRYRESPONSE']._serialized_end=1162
+  _globals['_GETLISTENTRYREQUEST']._serialized_start=1164
+  _globals['_GETLISTENTRYREQUEST']._serialized_end=1260
+  _globals['_GETLISTENTRYRESPONSE']._serialized_start=1262
+  _globals['_GETLISTENTRYRESPONSE']._serialized_end=1334
+  _globals['_LISTLISTENTRIESREQUEST']._serialized_start=1337
+  _globals['_LISTLISTENTRIESREQUEST']._serialized_end=1468
+  _globals['_LISTLISTENTRIESRESPONSE']._serialized_start=1470
+  _globals['_LISTLISTENTRIESRESPONSE']._serialized_end=1572
+  _globals['_LISTLISTSREQUEST']._serialized_start=1574
+  _globals['_LISTLISTSREQUEST']._serialized_end=1651
+  _globals['_LISTLISTSRESPONSE']._serialized_start=1653
+  _globals['_LISTLISTSRESPONSE']._serialized_end=1749
+  _globals['_LISTSERVICE']._serialized_start=1752
+  _globals['_LISTSERVICE']._serialized_end=2393
 # @@protoc_insertion_point(module_scope)
