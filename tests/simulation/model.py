@@ -14,7 +14,7 @@ from typing import Any, Final
 from riskgate_server.engine import commands as c
 from riskgate_server.engine.bounds import Bounds
 
-SMALL: Final = Bounds(open_holds=5, lapsed=1, shares=3)
+SMALL: Final = Bounds(open_holds=5, lapsed=1, credits=2, shares=3)
 """Small enough to be met in a short life."""
 
 Answer = tuple[Any, ...]
@@ -35,7 +35,7 @@ REPLY_LIFETIME_US: Final = 7 * DAY_US
 LINES_MAX, BLOCKS_MAX = 8, 64
 
 OPENED, DECIDED, TAKEN, RAISED, GIVEN_UP, ENDED, REFUNDED, PAID, RETURNED = range(1, 10)
-BLOCKED, LIFTED, SHUT, ANNOTATED, PASSED, REFUSED = range(10, 16)
+BLOCKED, LIFTED, SHUT, ANNOTATED, PASSED, REFUSED, USED = range(10, 17)
 """What an entry of the journal tells, by its number there."""
 
 RISKS: Final = {
@@ -135,11 +135,24 @@ class Line:
     due: int = 0
     """The part of `held` whose time was over when the last command came."""
     owed: int = 0
-    credit: int = 0
+    credits: list[list[Any]] = field(default_factory=list)
+    """Whose payment left how much for the customer, the oldest first; refunds, nobody's, together."""
     life: int = ACTIVE
     blocks: list[list[Any]] = field(default_factory=list)
     overdrawn: bool = False
     """Something was posted that may pass the limit: by force, or because a payment was returned."""
+
+    @property
+    def credit(self) -> int:
+        return sum(credit[1] for credit in self.credits)
+
+    def give(self, whose: str, amount: int) -> None:
+        """Owe the customer more."""
+        for credit in self.credits:
+            if credit[0] == whose:
+                amount += credit[1]
+        self.credits = [credit for credit in self.credits if credit[0] != whose]
+        self.credits.append([whose, amount])
 
     @property
     def available(self) -> int:
@@ -185,7 +198,10 @@ class Customer:
     def copy(self) -> Customer:
         """Copy what a command may change. The journal is shared: entries are cut off when a command is dropped."""
         other = Customer()
-        other.lines = {i: replace(line, blocks=[*map(list, line.blocks)]) for i, line in self.lines.items()}
+        other.lines = {
+            i: replace(line, blocks=[*map(list, line.blocks)], credits=[*map(list, line.credits)])
+            for i, line in self.lines.items()
+        }
         other.purchases = dict(self.purchases)
         other.payments = dict(self.payments)
         other.decisions = dict(self.decisions)
@@ -217,6 +233,11 @@ class Customer:
     def touch(self, transaction_id: str) -> Purchase:
         self.purchases[transaction_id] = replace(self.purchases[transaction_id])
         return self.purchases[transaction_id]
+
+    def owing(self, line: Line) -> list[Purchase]:
+        """What a line owes, the oldest first."""
+        owing = [p for p in self.purchases.values() if p.owed and p.line_id == line.line_id]
+        return sorted(owing, key=lambda p: (p.owed_since, p.transaction_id))
 
     def end_lapsed(self, now_us: int, request_id: str, named: str) -> int:
         """End some of the holds whose time is over. The others wait, but their credit is free."""
@@ -451,6 +472,8 @@ def capture(who: Customer, command: c.CaptureHold, now_us: int) -> Answer:
     purchase.owed += amount
     line.owed += amount
     purchase.owed_since = purchase.owed_since or number
+    use_credit(who, line, now_us, command.request_id)
+    purchase = who.purchases[command.transaction_id]
     return hold_answer(line, purchase)
 
 
@@ -485,12 +508,22 @@ def refund(who: Customer, command: c.RefundCapture, now_us: int) -> Answer:
     must_match(line, command.currency)
     if command.amount_minor > purchase.captured + purchase.forced - purchase.refunded:
         raise forbid("AMOUNT_EXCEEDS_CAPTURE")
-    to_debt = min(command.amount_minor, purchase.owed)
-    to_credit = command.amount_minor - to_debt
+    rest, repaid = command.amount_minor, []
+    for debt in [purchase, *(p for p in who.owing(line) if p.transaction_id != purchase.transaction_id)]:
+        share = min(rest, debt.owed)
+        if share:
+            repaid.append((debt.transaction_id, share))
+            rest -= share
+    if len(repaid) > who.bounds.shares:
+        raise forbid("BOUND_REACHED")
+    for name, share in repaid:
+        who.touch(name).owed -= share
+    purchase = who.touch(purchase.transaction_id)
     purchase.refunded += command.amount_minor
-    purchase.owed -= to_debt
-    line.owed -= to_debt
-    line.credit += to_credit
+    line.owed -= command.amount_minor - rest
+    to_credit = rest
+    if to_credit:
+        line.give("", to_credit)
     who.note(REFUNDED, now_us, command.request_id)
     return hold_answer(line, purchase, to_credit)
 
@@ -500,23 +533,48 @@ def pay(who: Customer, command: c.RecordPayment, now_us: int) -> Answer:
     must_match(line, command.currency)
     if command.payment_id in who.payments:
         raise No("AlreadyExists", "PAYMENT_EXISTS")
-    rest, shares = command.amount_minor, []
-    owing = [p for p in who.purchases.values() if p.owed and p.line_id == line.line_id]
-    for purchase in sorted(owing, key=lambda p: (p.owed_since, p.transaction_id)):
+    rest = command.amount_minor
+    shares: list[list[Any]] = []
+    for purchase in who.owing(line):
         share = min(rest, purchase.owed)
         if share:
-            who.touch(purchase.transaction_id).owed -= share
             shares.append([purchase.transaction_id, share])
-            if len(shares) > who.bounds.shares:
-                raise forbid("BOUND_REACHED")
             rest -= share
+    if len(shares) > who.bounds.shares or (rest and len(line.credits) >= who.bounds.credits):
+        raise forbid("BOUND_REACHED")
+    for name, share in shares:
+        who.touch(name).owed -= share
     line.owed -= command.amount_minor - rest
-    line.credit += rest
+    if rest:
+        line.give(command.payment_id, rest)
     value_us = command.value_us or now_us
     payment = Payment(command.payment_id, line.line_id, command.amount_minor, shares, rest, value_us, now_us)
     who.payments[command.payment_id] = payment
     who.note(PAID, now_us, command.request_id)
     return ("payment", line.currency, payment.row(), line.available)
+
+
+def use_credit(who: Customer, line: Line, now_us: int, request_id: str) -> None:
+    """What the customer is owed repays what they owe, and becomes a share of the payment that left it."""
+    uses = 0
+    for debt in who.owing(line):
+        for credit in [*line.credits]:
+            whose = who.payments.get(credit[0])
+            full = whose is not None and len(whose.shares) >= who.bounds.shares
+            owed = who.purchases[debt.transaction_id].owed
+            if full or not owed or uses >= who.bounds.shares:
+                continue
+            amount = min(owed, credit[1])
+            uses += 1
+            who.touch(debt.transaction_id).owed -= amount
+            line.owed -= amount
+            credit[1] -= amount
+            line.credits = [other for other in line.credits if other[1]]
+            if whose:
+                shares = [*whose.shares, [debt.transaction_id, amount]]
+                who.payments[credit[0]] = replace(whose, shares=shares, to_credit=whose.to_credit - amount)
+    if uses:
+        who.note(USED, now_us, request_id)
 
 
 def reverse(who: Customer, command: c.ReversePayment, now_us: int) -> Answer:
@@ -526,16 +584,15 @@ def reverse(who: Customer, command: c.ReversePayment, now_us: int) -> Answer:
     if payment.state == REVERSED:
         raise forbid("PAYMENT_ALREADY_REVERSED")
     line = who.lines[payment.line_id]
-    if payment.to_credit > line.credit:
-        raise forbid("PAYMENT_NOT_REVERSIBLE")
     who.payments[command.payment_id] = payment
     payment.state = REVERSED
-    line.credit -= payment.to_credit
+    line.credits = [credit for credit in line.credits if credit[0] != payment.payment_id]
     line.overdrawn = True
     for transaction_id, share in payment.shares:
         who.touch(transaction_id).owed += share
         line.owed += share
     who.note(RETURNED, now_us, command.request_id)
+    use_credit(who, line, now_us, command.request_id)
     return ("payment", line.currency, payment.row(), line.available)
 
 

@@ -347,8 +347,8 @@ class Simulation:
         found: dict[tuple[m.Key, str], int] = {}
         for key, chain in self._auditor.chains.items():
             for entry in chain.entries:
-                # A command may also end lapsed holds and suspend the line; its own entry is another kind.
-                if entry.request_id and entry.tag not in (m.ENDED, m.BLOCKED):
+                # A command may also end lapsed holds, suspend the line and use credit; its own entry is another kind.
+                if entry.request_id and entry.tag not in (m.ENDED, m.BLOCKED, m.USED):
                     found[key, entry.request_id] = found.get((key, entry.request_id), 0) + 1
         twice = [where for where, times in found.items() if times > 1]
         expect(not twice, "effects that stand twice", twice)

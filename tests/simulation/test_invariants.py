@@ -450,7 +450,7 @@ def one_bit_each(entry: EntryRow, pick: int) -> list[EntryRow]:
             damaged.append(msgspec.structs.replace(entry, **{name: bytes(content)}))
     damaged.append(msgspec.structs.replace(entry, at_us=entry.at_us ^ 1 << pick % 40))
     damaged.append(msgspec.structs.replace(entry, request_id=entry.request_id + "x"))
-    damaged.append(msgspec.structs.replace(entry, tag=entry.tag % 15 + 1))
+    damaged.append(msgspec.structs.replace(entry, tag=entry.tag % 16 + 1))
     return damaged
 
 

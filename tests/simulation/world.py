@@ -163,7 +163,7 @@ class Chain:
         return freed - balance(books, UNUSED) - balance(books, UNUSED, PENDING_LAYER)
 
     def _line_of_event(self, tag: int, event: list[Any]) -> str:
-        if tag in (m.OPENED, m.DECIDED, m.PAID, m.BLOCKED, m.LIFTED, m.SHUT):
+        if tag in (m.OPENED, m.DECIDED, m.PAID, m.BLOCKED, m.LIFTED, m.SHUT, m.USED):
             line_id: str = event[1]
             return line_id
         if tag == m.RETURNED:
@@ -221,6 +221,9 @@ class Auditor:
             free, may = chain.free(line[0], expected.last_us), expected.lines[line[0]].overdrawn
             expect(free >= 0 or may, "available below zero (14)", line[0], free)
             expect(may or line[0] not in chain.overdrawn, "overdrawn without force (14)", line[0])
+            unused = expected.lines[line[0]].credits
+            expect(line[10] == unused, "credit is not of whom it should be", line[10], unused)
+            expect(sum(credit[1] for credit in unused) == -balance(books, CREDIT), "credit of a line", unused)
             mine = [p for p in expected.purchases.values() if p.line_id == line[0]]
             held = sum(p.left for p in mine if p.state == m.PENDING)
             expect(line[9] == sum(p.state == m.PENDING for p in mine), "open holds are not counted right", line[9])

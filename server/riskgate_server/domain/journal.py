@@ -22,7 +22,15 @@ from riskgate_server.domain.fraud.profile import Profile, PurchaseFacts, observe
 from riskgate_server.domain.ledger import holds, postings
 from riskgate_server.domain.ledger.holds import CaptureTerms, HoldState, Purchase
 from riskgate_server.domain.ledger.postings import Transfer
-from riskgate_server.domain.ledger.repayment import Allocation, Payment, PaymentState
+from riskgate_server.domain.ledger.repayment import (
+    Allocation,
+    Credit,
+    CreditUse,
+    Payment,
+    PaymentState,
+    add_credit,
+    take_credit,
+)
 
 replace = msgspec.structs.replace
 
@@ -124,11 +132,12 @@ class HoldExpired(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=6)
 
 
 class CaptureRefunded(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=7):
-    """Captured money came back."""
+    """Captured money came back: to its purchase, then to the oldest others, then to the customer."""
 
     transaction_id: str
     to_principal_minor: int
     to_credit_minor: int
+    to_others: tuple[Allocation, ...] = ()
 
 
 class PaymentRecorded(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=8):
@@ -203,6 +212,13 @@ class CommandRefused(msgspec.Struct, frozen=True, gc=False, array_like=True, tag
     family: str = ""
 
 
+class CreditUsed(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=16):
+    """Money owed to the customer repaid what they owe."""
+
+    line_id: str
+    uses: tuple[CreditUse, ...]
+
+
 Event = (
     LineOpened
     | PurchaseDecided
@@ -219,6 +235,7 @@ Event = (
     | DecisionAnnotated
     | ReviewPassed
     | CommandRefused
+    | CreditUsed
 )
 
 
@@ -362,9 +379,14 @@ def _capture_refunded(
     purchase = aggregate.purchases[event.transaction_id]
     aggregate.purchases[event.transaction_id] = replace(
         purchase,
-        refunded_minor=purchase.refunded_minor + event.to_principal_minor + event.to_credit_minor,
+        refunded_minor=purchase.refunded_minor
+        + event.to_principal_minor
+        + event.to_credit_minor
+        + sum(share.amount_minor for share in event.to_others),
         principal_minor=purchase.principal_minor - event.to_principal_minor,
     )
+    _owe(aggregate, event.to_others, sign=-1)
+    _credit(aggregate, purchase.line_id, add_credit, "", event.to_credit_minor)
     return purchase.line_id
 
 
@@ -381,6 +403,7 @@ def _payment_recorded(
         value_us=event.value_us,
         recorded_us=at_us,
     )
+    _credit(aggregate, event.line_id, add_credit, event.payment_id, event.to_credit_minor)
     return event.line_id
 
 
@@ -389,6 +412,7 @@ def _payment_reversed(
 ) -> str:
     payment = aggregate.payments[event.payment_id]
     _owe(aggregate, payment.allocations, sign=1)
+    _credit(aggregate, payment.line_id, take_credit, payment.payment_id, payment.to_credit_minor)
     aggregate.payments[event.payment_id] = replace(payment, state=PaymentState.REVERSED)
     return payment.line_id
 
@@ -398,6 +422,31 @@ def _owe(aggregate: Aggregate, allocations: tuple[Allocation, ...], *, sign: int
         purchase = aggregate.purchases[share.transaction_id]
         owed = purchase.principal_minor + sign * share.amount_minor
         aggregate.purchases[share.transaction_id] = replace(purchase, principal_minor=owed)
+
+
+def _credit_used(aggregate: Aggregate, event: CreditUsed, _sequence: int, _at_us: int, _sealed: Sealed | None) -> str:
+    for use in event.uses:
+        share = Allocation(use.transaction_id, use.amount_minor)
+        _owe(aggregate, (share,), sign=-1)
+        _credit(aggregate, event.line_id, take_credit, use.payment_id, use.amount_minor)
+        if use.payment_id:
+            payment = aggregate.payments[use.payment_id]
+            aggregate.payments[use.payment_id] = replace(
+                payment,
+                allocations=(*payment.allocations, share),
+                to_credit_minor=payment.to_credit_minor - use.amount_minor,
+            )
+    return event.line_id
+
+
+_ChangeCredit = Callable[[tuple[Credit, ...], str, int], tuple[Credit, ...]]
+
+
+def _credit(aggregate: Aggregate, line_id: str, change: _ChangeCredit, payment_id: str, amount_minor: int) -> None:
+    customer = aggregate.customer
+    line = customer.line(line_id)
+    changed = replace(line, credits=change(line.credits, payment_id, amount_minor))
+    aggregate.customer = replace(customer, lines=customer.with_line(changed))
 
 
 def _block_placed(aggregate: Aggregate, event: BlockPlaced, _sequence: int, at_us: int, _sealed: Sealed | None) -> str:
@@ -457,4 +506,5 @@ _EVOLVERS: Final[dict[type, Callable[[Aggregate, Any, int, int, Sealed | None], 
     DecisionAnnotated: _nothing,
     ReviewPassed: _review_passed,
     CommandRefused: _nothing,
+    CreditUsed: _credit_used,
 }

@@ -14,5 +14,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     lapsed: int = 200
     """Lapsed holds that one command ends. The rest stay due, and their credit counts as free meanwhile."""
 
+    credits: int = 64
+    """Payments that may have left credit on one line; one more that would is refused."""
+
     shares: int = 5_000
     """Purchases that one payment repays: under half a megabyte of reply."""

@@ -12,8 +12,16 @@ from riskgate_server.domain.journal import (
     HoldVoided,
 )
 from riskgate_server.domain.ledger import postings
-from riskgate_server.domain.ledger.holds import Purchase, plan_capture, plan_refund, require_pending, require_reviewed
+from riskgate_server.domain.ledger.holds import (
+    Purchase,
+    plan_capture,
+    require_pending,
+    require_refundable,
+    require_reviewed,
+)
+from riskgate_server.domain.ledger.repayment import allocate
 from riskgate_server.engine.commands import CaptureHold, IncrementHold, RefundCapture, VoidHold
+from riskgate_server.engine.payments import use_credit
 from riskgate_server.engine.purchases import require_currency
 from riskgate_server.engine.replies import HoldReply
 from riskgate_server.engine.work import Work
@@ -24,7 +32,11 @@ def _reply(work: Work, purchase: Purchase, to_credit_minor: int = 0) -> HoldRepl
 
 
 def capture_hold(work: Work, command: CaptureHold) -> HoldReply:
-    """Take all or part of a hold. Never asks what happened to the line since: an approved hold is honoured."""
+    """
+    Take all or part of a hold. Never asks what happened to the line since: an approved hold is honoured.
+
+    What is captured is repaid at once as far as money is owed to the customer.
+    """
     purchase = work.hold(command.transaction_id)
     if command.amount_minor is not None:
         require_currency(work.customer.line(purchase.line_id).currency, command.currency)
@@ -34,7 +46,9 @@ def capture_hold(work: Work, command: CaptureHold) -> HoldReply:
         transfers = postings.draw(terms.captured_minor)
     else:
         transfers = postings.capture(terms.captured_minor, terms.released_minor)
-    return _reply(work, work.change_purchase(purchase, Happening(event, transfers)))
+    work.change_purchase(purchase, Happening(event, transfers))
+    use_credit(work, purchase.line_id)
+    return _reply(work, work.aggregate.purchases[purchase.transaction_id])
 
 
 def increment_hold(work: Work, command: IncrementHold) -> HoldReply:
@@ -71,10 +85,22 @@ def void_hold(work: Work, command: VoidHold) -> HoldReply:
 
 
 def refund_capture(work: Work, command: RefundCapture) -> HoldReply:
-    """Give captured money back: against what the purchase still owes, the rest to customer credit."""
+    """
+    Give captured money back: against what the purchase still owes, then the oldest others, the rest to the customer.
+
+    Raises:
+        PreconditionFailed: more than was captured and not yet refunded, or it would repay too many purchases at once.
+    """
     purchase = work.hold(command.transaction_id)
     require_currency(work.customer.line(purchase.line_id).currency, command.currency)
-    to_principal, to_credit = plan_refund(purchase, command.amount_minor)
-    event = CaptureRefunded(purchase.transaction_id, to_principal, to_credit)
-    happening = Happening(event, postings.refund(to_principal, to_credit))
+    require_refundable(purchase, command.amount_minor)
+    others = [] if command.amount_minor <= purchase.principal_minor else work.owed(purchase.line_id)
+    others = [other for other in others if other.transaction_id != purchase.transaction_id]
+    shares, to_credit = allocate(command.amount_minor, (purchase, *others), most=work.bounds.shares)
+    own = sum(share.amount_minor for share in shares if share.transaction_id == purchase.transaction_id)
+    to_others = shares[1:] if own else shares
+    repaid = {share.transaction_id for share in to_others}
+    work.aggregate.purchases.update((p.transaction_id, p) for p in others if p.transaction_id in repaid)
+    event = CaptureRefunded(purchase.transaction_id, own, to_credit, to_others)
+    happening = Happening(event, postings.refund(command.amount_minor - to_credit, to_credit))
     return _reply(work, work.change_purchase(purchase, happening), to_credit)

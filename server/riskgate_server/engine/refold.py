@@ -228,6 +228,8 @@ def _check_books(aggregate: Aggregate, who: str, report: Report) -> None:
             report.fault(f"{who}: what line {line.line_id} holds is not the sum of its open holds")
         if line.open_holds != sum(p.is_open for p in purchases):
             report.fault(f"{who}: line {line.line_id} counts another number of holds than are open")
+        if postings.customer_credit(books) != sum(credit.amount_minor for credit in line.credits):
+            report.fault(f"{who}: what line {line.line_id} owes its customer is not the sum of what was left on it")
         if outstanding != sum(p.principal_minor for p in purchases):
             report.fault(f"{who}: what line {line.line_id} owes is not the sum of its purchases")
         if -postings.debit_balance(books, Account.DRAWN) != outstanding:

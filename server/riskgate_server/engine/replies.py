@@ -119,6 +119,7 @@ KINDS: Final[dict[type[Event], str]] = {
     journal.DecisionAnnotated: "DECISION_ANNOTATED",
     journal.ReviewPassed: "REVIEW_PASSED",
     journal.CommandRefused: "COMMAND_REFUSED",
+    journal.CreditUsed: "CREDIT_USED",
 }
 """What callers know the journal's events as."""
 

@@ -69,6 +69,7 @@ EVENTS = {
     "DecisionAnnotated": (13, "decision_sequence label actor_id"),
     "ReviewPassed": (14, "transaction_id actor_id"),
     "CommandRefused": (15, "command reason family"),
+    "CreditUsed": (16, "line_id uses"),
 }
 
 

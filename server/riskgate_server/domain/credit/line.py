@@ -15,6 +15,7 @@ import msgspec
 
 from riskgate_server.domain.errors import NotFound, PermissionRefused, PreconditionFailed
 from riskgate_server.domain.ledger import postings
+from riskgate_server.domain.ledger.repayment import Credit
 
 
 class LifeCycle(IntEnum):
@@ -86,7 +87,7 @@ class Block(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class CreditLine(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A line of credit: its books, its life cycle, its blocks, and how many holds are open on it."""
+    """A line of credit: its books, its life cycle and blocks, its open holds counted, and whence its credit came."""
 
     line_id: str
     currency: str
@@ -98,6 +99,7 @@ class CreditLine(msgspec.Struct, frozen=True, gc=False, array_like=True):
     books: postings.Books = postings.EMPTY_BOOKS
     blocks: tuple[Block, ...] = ()
     open_holds: int = 0
+    credits: tuple[Credit, ...] = ()
 
     def standing_blocks(self, now_us: int) -> tuple[Block, ...]:
         """Blocks that stop spending now, oldest first."""

@@ -140,19 +140,12 @@ def plan_capture(purchase: Purchase, *, amount_minor: int | None, final: bool, f
     return CaptureTerms(captured_minor=amount, released_minor=released, forced=forced)
 
 
-def plan_refund(purchase: Purchase, amount_minor: int) -> tuple[int, int]:
-    """
-    Split a refund into what reduces the debt and what is owed to the customer, in minor units.
-
-    Raises:
-        PreconditionFailed: more than was captured and not yet refunded.
-    """
+def require_refundable(purchase: Purchase, amount_minor: int) -> None:
+    """Raise `PreconditionFailed` when it is more than was captured and not yet refunded, in minor units."""
     refundable = purchase.captured_minor + purchase.forced_minor - purchase.refunded_minor
     if amount_minor > refundable:
         reason, message = "AMOUNT_EXCEEDS_CAPTURE", "more than was captured and not yet refunded"
         raise PreconditionFailed(reason, message, hold_id=purchase.transaction_id, refundable_minor=str(refundable))
-    to_principal = min(amount_minor, purchase.principal_minor)
-    return to_principal, amount_minor - to_principal
 
 
 def after_capture(purchase: Purchase, terms: CaptureTerms, *, sequence: int) -> Purchase:

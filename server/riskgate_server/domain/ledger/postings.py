@@ -192,6 +192,14 @@ def payment(to_principal: int, to_credit: int) -> tuple[Transfer, ...]:
     )
 
 
+def use_credit(amount: int) -> tuple[Transfer, ...]:
+    """Repay `amount` of what is owed with money owed to the customer."""
+    return _moves(
+        (Account.CUSTOMER_CREDIT, Account.PRINCIPAL_OPEN, Layer.POSTED, amount),
+        (Account.DRAWN, Account.UNUSED, Layer.POSTED, amount),
+    )
+
+
 def mirror(transfers: tuple[Transfer, ...]) -> tuple[Transfer, ...]:
     """Undo transfers by new ones: the same amounts, the other way, last one first."""
     return tuple(Transfer(t.credit, t.debit, t.layer, t.amount_minor) for t in reversed(transfers))

@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 
 from riskgate_server.domain.errors import PreconditionFailed
 from riskgate_server.domain.ledger.holds import HoldState, Purchase
-from riskgate_server.domain.ledger.repayment import Allocation, allocate
+from riskgate_server.domain.ledger.repayment import (
+    Allocation,
+    Credit,
+    CreditUse,
+    add_credit,
+    allocate,
+    plan_use,
+    take_credit,
+)
 
 
 def owing(name: str, principal_minor: int) -> Purchase:
@@ -57,3 +65,33 @@ def test_shares_and_rest_are_the_payment_to_the_last_unit(amount: int, debts: li
     # Only the last share may be less than what was owed, and nothing is left while anything is owed.
     assert all(share.amount_minor == owed[share.transaction_id] for share in shares[:-1])
     assert rest == max(amount - sum(debts), 0)
+
+
+# --- Money owed to the customer. ---
+
+
+def test_credit_is_kept_apart_by_the_payment_that_left_it() -> None:
+    unused = add_credit(add_credit(add_credit((), "p1", 5), "", 7), "", 3)
+
+    assert unused == (Credit("p1", 5), Credit("", 10))
+    assert add_credit(unused, "p2", 0) == unused
+    assert take_credit(unused, "", 4) == (Credit("p1", 5), Credit("", 6))
+    assert take_credit(unused, "p1", 5) == (Credit("", 10),)
+
+
+def test_the_oldest_credit_repays_the_oldest_debt() -> None:
+    unused = (Credit("p1", 30), Credit("", 100))
+
+    uses = plan_use(unused, [owing("a", 20), owing("b", 0), owing("c", 50)], shares={}, most=9)
+
+    assert uses == (CreditUse("p1", "a", 20), CreditUse("p1", "c", 10), CreditUse("", "c", 40))
+
+
+def test_a_payment_that_repays_as_many_purchases_as_it_may_keeps_the_rest_of_its_credit() -> None:
+    owed = [owing(name, 10) for name in "abcd"]
+
+    assert plan_use((Credit("p1", 90),), owed, shares={"p1": 2}, most=3) == (CreditUse("p1", "a", 10),)
+    assert plan_use((Credit("p1", 90),), owed, shares={"p1": 3}, most=3) == ()
+    assert [use.payment_id for use in plan_use((Credit("p1", 90), Credit("", 9)), owed, shares={"p1": 2}, most=3)] == [
+        "p1", "",
+    ]  # fmt: skip

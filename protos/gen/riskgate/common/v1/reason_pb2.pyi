@@ -104,15 +104,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the block was lifted or expired before."""
     ERROR_REASON_PAYMENT_ALREADY_REVERSED: _ErrorReason.ValueType  # 71
     """FAILED_PRECONDITION: the payment was reversed before."""
-    ERROR_REASON_PAYMENT_NOT_REVERSIBLE: _ErrorReason.ValueType  # 72
-    """FAILED_PRECONDITION: the money of the payment has since left as customer credit."""
     ERROR_REASON_REPLY_FORGOTTEN: _ErrorReason.ValueType  # 73
     """FAILED_PRECONDITION: done before under this request id; the full reply is no longer kept. Of what it did metadata
     names "effect" (as JournalEntry.kind does), "sequence" (the journal entry of the customer) and "time" (RFC 3339, UTC).
     """
     ERROR_REASON_BOUND_REACHED: _ErrorReason.ValueType  # 74
-    """FAILED_PRECONDITION: a named bound is reached: lines of a customer, blocks or turnover of a line, shares of a
-    payment.
+    """FAILED_PRECONDITION: a named bound is reached: lines of a customer, blocks or turnover of a line, payments that
+    left credit on it, shares of a payment.
     """
     ERROR_REASON_REVIEW_NOT_PASSED: _ErrorReason.ValueType  # 75
     """FAILED_PRECONDITION: the hold ended before a reviewer passed it; it can never be captured."""
@@ -232,15 +230,13 @@ ERROR_REASON_BLOCK_NOT_STANDING: ErrorReason.ValueType  # 70
 """FAILED_PRECONDITION: the block was lifted or expired before."""
 ERROR_REASON_PAYMENT_ALREADY_REVERSED: ErrorReason.ValueType  # 71
 """FAILED_PRECONDITION: the payment was reversed before."""
-ERROR_REASON_PAYMENT_NOT_REVERSIBLE: ErrorReason.ValueType  # 72
-"""FAILED_PRECONDITION: the money of the payment has since left as customer credit."""
 ERROR_REASON_REPLY_FORGOTTEN: ErrorReason.ValueType  # 73
 """FAILED_PRECONDITION: done before under this request id; the full reply is no longer kept. Of what it did metadata
 names "effect" (as JournalEntry.kind does), "sequence" (the journal entry of the customer) and "time" (RFC 3339, UTC).
 """
 ERROR_REASON_BOUND_REACHED: ErrorReason.ValueType  # 74
-"""FAILED_PRECONDITION: a named bound is reached: lines of a customer, blocks or turnover of a line, shares of a
-payment.
+"""FAILED_PRECONDITION: a named bound is reached: lines of a customer, blocks or turnover of a line, payments that
+left credit on it, shares of a payment.
 """
 ERROR_REASON_REVIEW_NOT_PASSED: ErrorReason.ValueType  # 75
 """FAILED_PRECONDITION: the hold ended before a reviewer passed it; it can never be captured."""

@@ -156,7 +156,7 @@ class CreditLine(_message.Message):
 
     @_builtins.property
     def customer_credit(self) -> _money_pb2.Money:
-        """Money owed to the customer: overpayments and refunds of what was already repaid."""
+        """Money owed to the customer: overpayments and refunds of what was already repaid. The next capture uses it first."""
 
     @_builtins.property
     def blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Block]:

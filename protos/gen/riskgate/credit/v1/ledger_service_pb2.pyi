@@ -229,11 +229,11 @@ class Payment(_message.Message):
 
     @_builtins.property
     def allocations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Allocation]:
-        """What it repaid, oldest purchase first."""
+        """What it repaid, oldest purchase first, then what its customer credit repaid later."""
 
     @_builtins.property
     def to_customer_credit(self) -> _money_pb2.Money:
-        """What was left over."""
+        """What was left over and is not used yet."""
 
     @_builtins.property
     def value_time(self) -> _timestamp_pb2.Timestamp:
@@ -616,7 +616,7 @@ class RefundCaptureResponse(_message.Message):
 
     @_builtins.property
     def to_customer_credit(self) -> _money_pb2.Money:
-        """The part that went to customer credit because it had been repaid."""
+        """The part that went to customer credit because nothing was owed any more."""
 
     def __init__(
         self,

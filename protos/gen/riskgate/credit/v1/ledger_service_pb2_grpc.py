@@ -128,7 +128,8 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RefundCapture(self, request, context):
-        """Gives captured money back: first against what the purchase still owes, the rest to customer credit.
+        """Gives captured money back: first against what the purchase still owes, then against the oldest other purchases, the
+        rest to customer credit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,7 +143,8 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReversePayment(self, request, context):
-        """Undoes a repayment that was returned, by new entries that mirror the old ones. May drive the line over its limit.
+        """Undoes a repayment that was returned, by new entries that mirror the old ones; customer credit that is left then
+        repays what is owed again. May drive the line over its limit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,11 +40,15 @@ class LedgerServiceStub:
     VoidHold: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.VoidHoldRequest, _ledger_service_pb2.VoidHoldResponse]
     """Gives up what a hold still reserves."""
     RefundCapture: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.RefundCaptureRequest, _ledger_service_pb2.RefundCaptureResponse]
-    """Gives captured money back: first against what the purchase still owes, the rest to customer credit."""
+    """Gives captured money back: first against what the purchase still owes, then against the oldest other purchases, the
+    rest to customer credit.
+    """
     RecordPayment: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.RecordPaymentRequest, _ledger_service_pb2.RecordPaymentResponse]
     """Books a repayment: the oldest purchase first, what is left over to customer credit."""
     ReversePayment: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.ReversePaymentRequest, _ledger_service_pb2.ReversePaymentResponse]
-    """Undoes a repayment that was returned, by new entries that mirror the old ones. May drive the line over its limit."""
+    """Undoes a repayment that was returned, by new entries that mirror the old ones; customer credit that is left then
+    repays what is owed again. May drive the line over its limit.
+    """
     ConvertToInstallments: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.ConvertToInstallmentsRequest, _ledger_service_pb2.ConvertToInstallmentsResponse]
     """Turns a captured purchase into instalments."""
     WaiveCharge: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.WaiveChargeRequest, _ledger_service_pb2.WaiveChargeResponse]
@@ -72,11 +76,15 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     VoidHold: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.VoidHoldRequest, _ledger_service_pb2.VoidHoldResponse]  # type: ignore[assignment]
     """Gives up what a hold still reserves."""
     RefundCapture: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.RefundCaptureRequest, _ledger_service_pb2.RefundCaptureResponse]  # type: ignore[assignment]
-    """Gives captured money back: first against what the purchase still owes, the rest to customer credit."""
+    """Gives captured money back: first against what the purchase still owes, then against the oldest other purchases, the
+    rest to customer credit.
+    """
     RecordPayment: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.RecordPaymentRequest, _ledger_service_pb2.RecordPaymentResponse]  # type: ignore[assignment]
     """Books a repayment: the oldest purchase first, what is left over to customer credit."""
     ReversePayment: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.ReversePaymentRequest, _ledger_service_pb2.ReversePaymentResponse]  # type: ignore[assignment]
-    """Undoes a repayment that was returned, by new entries that mirror the old ones. May drive the line over its limit."""
+    """Undoes a repayment that was returned, by new entries that mirror the old ones; customer credit that is left then
+    repays what is owed again. May drive the line over its limit.
+    """
     ConvertToInstallments: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.ConvertToInstallmentsRequest, _ledger_service_pb2.ConvertToInstallmentsResponse]  # type: ignore[assignment]
     """Turns a captured purchase into instalments."""
     WaiveCharge: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.WaiveChargeRequest, _ledger_service_pb2.WaiveChargeResponse]  # type: ignore[assignment]
@@ -125,7 +133,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_service_pb2.RefundCaptureRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_service_pb2.RefundCaptureResponse, _abc.Awaitable[_ledger_service_pb2.RefundCaptureResponse]]:
-        """Gives captured money back: first against what the purchase still owes, the rest to customer credit."""
+        """Gives captured money back: first against what the purchase still owes, then against the oldest other purchases, the
+        rest to customer credit.
+        """
 
     @_abc_1.abstractmethod
     def RecordPayment(
@@ -141,7 +151,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_service_pb2.ReversePaymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_service_pb2.ReversePaymentResponse, _abc.Awaitable[_ledger_service_pb2.ReversePaymentResponse]]:
-        """Undoes a repayment that was returned, by new entries that mirror the old ones. May drive the line over its limit."""
+        """Undoes a repayment that was returned, by new entries that mirror the old ones; customer credit that is left then
+        repays what is owed again. May drive the line over its limit.
+        """
 
     @_abc_1.abstractmethod
     def ConvertToInstallments(
