@@ -63,7 +63,9 @@ def _says(entry: Entry, told: Told) -> bool:
             return entry.tag == books.VOIDED and event[0] == request.hold_id
         case ledger.RefundCaptureRequest():
             amount = request.amount.amount_minor
-            return entry.tag == books.REFUNDED and event[0] == request.hold_id and event[1] + event[2] == amount
+            # To its own purchase, to the customer, and to others that were owed.
+            refunded = event[1] + event[2] + sum(share for _, share in event[3])
+            return entry.tag == books.REFUNDED and event[0] == request.hold_id and refunded == amount
         case ledger.RecordPaymentRequest():
             return entry.tag == books.PAID and event[1:3] == [request.payment_id, request.amount.amount_minor]
     raise AssertionError(request)

@@ -46,7 +46,7 @@ PERSONAL: Final = {
     "merchant": "merchant-5f1e-canary",
     "note": 'Note 5f1e canary: she was at the hospital\r\n{"event":"forged"}',
     "transaction": "purchase-5f1e-canary",
-    "actor": "Jane Canary 5f1e",
+    "actor": "Jane-Canary-5f1e",
     "latitude": "31.230416",
 }
 NOWHERE: Final = ("phone", "address", "merchant", "note", "latitude")
