@@ -20,6 +20,7 @@ class Wallet:
         self.customer_id = customer_id
         self.limit = limit_minor
         self.drawn = 0
+        self.credit = 0
         self.holds: dict[str, int] = {}
         self.captured: dict[str, int] = {}
         self._opened = False
@@ -82,6 +83,10 @@ class Wallet:
         hold = ledger.CaptureHoldResponse.FromString(told.reply).hold
         before = self.captured.get(hold.hold_id, 0)
         self.drawn += hold.captured.amount_minor - self._captured_before(hold, before)
+        # Nobody owes and is owed at once.
+        used = min(self.credit, self.drawn)
+        self.drawn -= used
+        self.credit -= used
         self.captured[hold.hold_id] = hold.captured.amount_minor - hold.refunded.amount_minor
         self._left(hold)
 
@@ -101,6 +106,7 @@ class Wallet:
         reply = ledger.RefundCaptureResponse.FromString(told.reply)
         amount = told.request.amount.amount_minor
         self.drawn -= amount - reply.to_customer_credit.amount_minor
+        self.credit += reply.to_customer_credit.amount_minor
         left = self.captured.pop(told.request.hold_id) - amount
         if left:
             self.captured[told.request.hold_id] = left
@@ -108,6 +114,7 @@ class Wallet:
     def _paid(self, told: Told) -> None:
         payment = ledger.RecordPaymentResponse.FromString(told.reply).payment
         self.drawn -= payment.amount.amount_minor - payment.to_customer_credit.amount_minor
+        self.credit += payment.to_customer_credit.amount_minor
 
 
 _LEARNERS: dict[type, Callable[[Wallet, Told], None]] = {
