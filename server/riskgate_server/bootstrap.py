@@ -10,6 +10,8 @@ import os
 import resource
 import signal
 import socket
+import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -296,6 +298,7 @@ class Server:
                 store,
                 clock,
                 deliver=gateway.deliver,
+                edge_seconds=partial(time.clock_gettime, time.pthread_getcpuclockid(threading.get_ident())),
                 on_broken=partial(loop.call_soon_threadsafe, self._break),
             )
             server = RpcServer(rooms)
