@@ -28,10 +28,10 @@ log = structlog.get_logger()
 BATCH_MAX: Final = 512
 """Commands in one commit."""
 
-LINGER_SECONDS_MAX: Final = 0.02
-"""How long a batch waits at most for callers that are on their way."""
-
 LINGER_STEP_SECONDS: Final = 0.001
+
+LINGER_STEPS_MAX: Final = 20
+"""How long a batch waits at most for callers that are on their way: 20 ms."""
 
 SWEEP_SECONDS: Final = 1.0
 """How often holds that lapsed unnoticed are ended."""
@@ -57,7 +57,15 @@ _STOP: Final = (-1, None)
 
 
 class Writer:
-    """Owns the pipeline's thread."""
+    """
+    Owns the pipeline's thread.
+
+    Args:
+        deliver: takes the replies of one commit; called from this thread.
+        on_broken: hears that nothing will be written any more.
+        edge_seconds: processor time the edge's thread has used so far; tells whether callers are on their way.
+        pause: sleeps.
+    """
 
     def __init__(
         self,
@@ -68,6 +76,7 @@ class Writer:
         deliver: Delivery,
         on_broken: Callable[[], object],
         edge_seconds: Callable[[], float] = lambda: 0.0,
+        pause: Callable[[float], object] = time.sleep,
         batch_max: int = BATCH_MAX,
     ) -> None:
         self._pipeline = pipeline
@@ -76,6 +85,7 @@ class Writer:
         self._deliver = deliver
         self._on_broken = on_broken
         self._edge_seconds = edge_seconds
+        self._pause = pause
         self._batch_max = batch_max
         self._queue: SimpleQueue[tuple[Ticket, Command | None]] = SimpleQueue()
         self._swept_at = time.monotonic()
@@ -129,17 +139,20 @@ class Writer:
         still being let in is smaller, and dearer for everybody. The wait ends when the edge has been idle for half a
         step, and is bounded; who came alone last time does not wait at all.
         """
-        until = time.monotonic() + LINGER_SECONDS_MAX
-        waiting = self._last_size > 1
-        while True:
-            with contextlib.suppress(Empty):
-                while len(taken) < self._batch_max:
-                    taken.append(self._queue.get_nowait())
-            if not waiting or len(taken) >= self._batch_max or time.monotonic() >= until:
+        self._take(taken)
+        for _ in range(LINGER_STEPS_MAX if self._last_size > 1 else 0):
+            if len(taken) >= self._batch_max:
                 return
             spent = self._edge_seconds()
-            time.sleep(LINGER_STEP_SECONDS)
-            waiting = self._edge_seconds() - spent > LINGER_STEP_SECONDS / 2
+            self._pause(LINGER_STEP_SECONDS)
+            self._take(taken)
+            if self._edge_seconds() - spent <= LINGER_STEP_SECONDS / 2:
+                return
+
+    def _take(self, taken: list[tuple[Ticket, Command | None]]) -> None:
+        with contextlib.suppress(Empty):
+            while len(taken) < self._batch_max:
+                taken.append(self._queue.get_nowait())
 
     def _run_batch(self, batch: Sequence[tuple[Ticket, Command]]) -> None:
         try:
