@@ -147,23 +147,28 @@ def features(
         to_largest = amount / lifetime.max_minor
         if n > 1:
             floor = mean / DEVIATION_FLOOR
-            zscore = (amount - mean) / (max(floor, spread))
-            zscore = min(zscore, RATIO_MAX)
-        ratio = min(ratio, RATIO_MAX)
-        to_largest = min(to_largest, RATIO_MAX)
+            zscore = (amount - mean) / (spread if spread > floor else floor)
+            if zscore > RATIO_MAX:
+                zscore = RATIO_MAX
+        if ratio > RATIO_MAX:
+            ratio = RATIO_MAX
+        if to_largest > RATIO_MAX:
+            to_largest = RATIO_MAX
 
     to_limit = to_available = utilisation = 0.0
     if limit > 0:
         to_limit = amount / limit
         utilisation = (limit - available + amount) / limit
-        to_limit = min(to_limit, RATIO_MAX)
+        if to_limit > RATIO_MAX:
+            to_limit = RATIO_MAX
         if utilisation > RATIO_MAX:
             utilisation = RATIO_MAX
         elif utilisation < 0.0:
             utilisation = 0.0
     if available > 0:
         to_available = amount / available
-        to_available = min(to_available, RATIO_MAX)
+        if to_available > RATIO_MAX:
+            to_available = RATIO_MAX
 
     device_id = facts.device_id
     devices = profile.devices
@@ -205,7 +210,7 @@ def features(
         has_last_location = True
         distance = chord_km(place.latitude_e6, place.longitude_e6, latitude, longitude)
         travel_us = abs(now_us - place.event_time_us)
-        speed = distance * HOUR_US / (max(TRAVEL_US_MIN, travel_us))
+        speed = distance * HOUR_US / (travel_us if travel_us > TRAVEL_US_MIN else TRAVEL_US_MIN)
 
     last_us = profile.last_event_us
     line_days = (now_us - line.opened_us) // DAY_US
@@ -228,13 +233,13 @@ def features(
         has_location,
         limit,
         available,
-        max(0, line_days),
+        line_days if line_days > 0 else 0,
         to_limit,
         to_available,
         utilisation,
         n,
-        max(0, customer_days),
-        max(0, since_last),
+        customer_days if customer_days > 0 else 0,
+        since_last if since_last > 0 else 0,
         mean,
         spread,
         ratio,
@@ -259,5 +264,5 @@ def features(
     )
     if windows is None:
         return values
-    as_of_us = max(last_us, now_us)
+    as_of_us = last_us if last_us > now_us else now_us
     return (*values, *windows.read(spend=profile.spend, unheld=profile.unheld, as_of_us=as_of_us))

@@ -162,6 +162,7 @@ def window(*, name: str, of: Kind, aggregate: Aggregate, span_us: int) -> Window
 
 def add_to_totals(totals: Totals, amount_minor: int) -> Totals:
     """Count one more amount. Sums stop at the largest storable integer instead of passing it."""
+    # Conditions instead of min() and max(), as in `features`.
     n = totals.n
     total = totals.sum_minor + amount_minor
     low = totals.squares_low + amount_minor * amount_minor
@@ -169,11 +170,11 @@ def add_to_totals(totals: Totals, amount_minor: int) -> Totals:
     largest = totals.max_minor
     return Totals(
         n + 1,
-        min(total, COUNTER_MAX_MINOR),
+        total if total < COUNTER_MAX_MINOR else COUNTER_MAX_MINOR,
         low & _LOW_MASK,
         totals.squares_high + (low >> _LOW_BITS),
         amount_minor if amount_minor < smallest or not n else smallest,
-        max(largest, amount_minor),
+        amount_minor if amount_minor > largest else largest,
     )
 
 
@@ -270,7 +271,7 @@ def _figure(aggregate: Aggregate, newest: Totals, closed: Columns, entries: int)
         return newest.n + sum(closed.counts[-entries:]) if entries else newest.n
     if aggregate == "sum":
         total = newest.sum_minor + sum(closed.sums[-entries:]) if entries else newest.sum_minor
-        return min(total, COUNTER_MAX_MINOR)
+        return total if total < COUNTER_MAX_MINOR else COUNTER_MAX_MINOR
     if aggregate == "max":
         return max(newest.max_minor, *closed.maxima[-entries:]) if entries else newest.max_minor
     if aggregate == "min":
