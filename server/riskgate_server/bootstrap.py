@@ -54,9 +54,7 @@ from riskgate_server.rpc.service import Readers, Rooms
 from riskgate_server.rules.loader import CompiledRuleset, declared_version, load_ruleset
 from riskgate_server.settings import Settings
 from riskgate_server.stores.access.registry import CallerRegistry, RegistryUnusable
-from riskgate_server.stores.sqlite.schema import SchemaTooNew
-from riskgate_server.stores.sqlite.store import SettingsRefused
-from riskgate_server.stores.sqlite.vault import VaultUnusable
+from riskgate_server.stores.refusals import SchemaTooNew, SettingsRefused, VaultUnusable
 
 log = structlog.get_logger()
 

@@ -30,9 +30,9 @@ from riskgate_server.engine.report import Report
 from riskgate_server.engine.sealing import GENESIS, batch_hash, merkle_root
 from riskgate_server.engine.verify import Progress, verify
 from riskgate_server.engine.writer import BATCH_MAX
-from riskgate_server.stores.sqlite.schema import SchemaTooNew
+from riskgate_server.stores.refusals import SchemaTooNew, VaultUnusable
 from riskgate_server.stores.sqlite.store import SQLiteSnapshots, SQLiteStore
-from riskgate_server.stores.sqlite.vault import SqliteVault, VaultUnusable
+from riskgate_server.stores.sqlite.vault import SqliteVault
 
 log = structlog.get_logger()
 

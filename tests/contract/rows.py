@@ -68,4 +68,6 @@ def batch_write(*rows: Any) -> BatchWrite:
 
 def commit(store: Store, *rows: Any) -> None:
     with store.transaction() as tx:
-        tx.write(batch_write(*rows))
+        written = batch_write(*rows)
+        tx.lock([row.key for row in written.customers])
+        tx.write(written)

@@ -28,11 +28,12 @@ from riskgate_server.engine.ports import (
     StoreInUse,
 )
 from riskgate_server.engine.replies import DecisionReply, Failed
+from riskgate_server.stores.refusals import SchemaTooNew, SettingsRefused
 from riskgate_server.stores.sqlite import connections
 from riskgate_server.stores.sqlite import store as store_module
 from riskgate_server.stores.sqlite.reads import SQLiteSnapshot
-from riskgate_server.stores.sqlite.schema import SCHEMA_VERSION, SchemaTooNew, migrate
-from riskgate_server.stores.sqlite.store import SettingsRefused, SQLiteStore
+from riskgate_server.stores.sqlite.schema import SCHEMA_VERSION, migrate
+from riskgate_server.stores.sqlite.store import SQLiteStore
 from tests.contract.rows import ADA, BO, batch, commit, customer, entry, purchase
 from tests.factories import check, make_customer, make_pipeline
 

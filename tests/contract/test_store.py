@@ -170,6 +170,42 @@ def test_what_is_written_twice_by_one_transaction_is_refused(store: Store, rows:
     assert_empty(store)
 
 
+# --- Locks. ---
+
+
+def test_a_lock_tells_the_sequence_of_who_exists_and_says_nothing_of_who_does_not(store: Store) -> None:
+    commit(store, customer(sequence=7), customer(BO, sequence=9))
+
+    with store.transaction() as tx:
+        locked = tx.lock([BO, ADA_ELSEWHERE, ADA], wait={BO})
+
+    assert locked.versions == {ADA: 7, BO: 9}
+    assert locked.elsewhere == frozenset()
+
+
+def test_a_lock_on_nobody_is_no_question(store: Store) -> None:
+    with store.transaction() as tx:
+        assert tx.lock([]).versions == {}
+        assert tx.lock([], wait={ADA}).elsewhere == frozenset()
+
+
+def test_the_next_transaction_locks_what_the_last_one_left(store: Store) -> None:
+    commit(store, customer(sequence=1))
+    commit(store, customer(sequence=2))
+
+    with store.transaction() as tx:
+        assert tx.lock([ADA]).versions == {ADA: 2}
+
+
+def test_who_begins_in_a_transaction_can_be_written_again_in_it(store: Store) -> None:
+    with store.transaction() as tx:
+        tx.write(batch_write(customer(sequence=1)))
+        tx.write(batch_write(customer(sequence=2)))
+
+    with store.snapshot() as snapshot:
+        assert snapshot.customer(ADA) == customer(sequence=2)
+
+
 # --- Ids and numbers. ---
 
 LOOK_ALIKES = [

@@ -51,6 +51,14 @@ class FaultyStore:
         self.log: list[Fault] = []
         """What went wrong with each transaction so far."""
 
+    @property
+    def shared(self) -> bool:
+        return self.inner.shared
+
+    @property
+    def writer(self) -> int:
+        return self.inner.writer
+
     @contextmanager
     def transaction(self) -> Iterator[Any]:
         fault = self.plan()

@@ -28,13 +28,16 @@ from riskgate_server.engine.ports import (
     Entropy,
     EntrySink,
     NoKey,
+    OutcomeUnknown,
     RequestRow,
     RiskRules,
     Sealer,
     Store,
     StoreBroken,
     StoreBusy,
+    StoreConflict,
     StoreFull,
+    StoreUnreachable,
     Transaction,
     Vault,
 )
@@ -54,6 +57,9 @@ log = structlog.get_logger()
 
 CACHED_CUSTOMERS: Final = 100_000
 """Customers kept in memory, about 1 KiB each."""
+
+CONFLICTS_MAX: Final = 5
+"""How often a batch that another writer was in the way of is run again at once."""
 
 QUARANTINE_MAX: Final = 10_000
 """Commands remembered as harmful; beyond it the oldest is forgotten."""
@@ -125,9 +131,13 @@ class Pipeline:
             StoreBroken: the outcome of the whole batch is unknown, and nothing may be written any more.
         """
         try:
-            return self._commit(commands)
+            return self._committed_at_last(commands)
         except StoreBroken:
             raise
+        except OutcomeUnknown as doubt:
+            log.warning("outcome unknown", commands=len(commands), why=str(doubt))
+            unknown = errors.Unavailable("OUTCOME_UNKNOWN", "the outcome is unknown; repeat the same request id")
+            return [failure_of(unknown)] * len(commands)
         except StoreFull:
             # Once, not for every batch: the log may be on the same disk.
             if not self._full:
@@ -135,8 +145,12 @@ class Pipeline:
             self._full = True
             full = errors.Unavailable("STORE_FULL", "the store has no room; nothing was done")
             return [failure_of(full)] * len(commands)
-        except StoreBusy:
-            log.warning("store busy", commands=len(commands))
+        except StoreUnreachable as lost:
+            log.warning("store unreachable", commands=len(commands), why=str(lost))
+            away = errors.Unavailable("STORE_UNREACHABLE", "the store is out of reach; nothing was done")
+            return [failure_of(away)] * len(commands)
+        except (StoreBusy, StoreConflict) as rival:
+            log.warning("store busy", commands=len(commands), why=str(rival))
             busy = errors.Conflict("WRITE_CONFLICT", "another program held the store; nothing was done")
             return [failure_of(busy)] * len(commands)
         except MemoryError:
@@ -159,12 +173,22 @@ class Pipeline:
         for command in commands:
             self._cache.pop(command.key, None)
 
+    def _committed_at_last(self, commands: Sequence[Command]) -> list[Reply]:
+        """Commit a batch; where another writer was first, run it again on what stands now."""
+        for _ in range(CONFLICTS_MAX):
+            try:
+                return self._commit(commands)
+            except StoreConflict as conflict:
+                log.info("write conflict", commands=len(commands), why=str(conflict))
+        return self._commit(commands)
+
     def _commit(self, commands: Sequence[Command]) -> list[Reply]:
         now_us = self._clock.now_us()
         with self._store.transaction() as tx:
             batch = Batch(
                 tx,
                 self._tail or tx.tail(),
+                writer=self._store.writer,
                 vault=self._vault,
                 sealer=self._sealer,
                 entropy=self._entropy,
@@ -182,9 +206,13 @@ class Pipeline:
 
     def _load(self, batch: Batch, tx: Transaction, commands: Sequence[Command]) -> None:
         missing = set()
-        for key in {command.key for command in commands}:
+        named = {command.key for command in commands}
+        versions = self._lock(tx, named) if self._store.shared else None
+        # Whoever was not there to be locked has not begun, even if by now another writer began them.
+        there: Collection[CustomerKey] = named if versions is None else versions
+        for key in there:
             cached = self._cache.get(key)
-            if cached is None:
+            if cached is None or (versions is not None and cached.sequence != versions[key]):
                 missing.add(key)
             else:
                 batch.kept[key] = cached
@@ -205,7 +233,15 @@ class Pipeline:
         batch.ask(
             [(command.key, command.request_id) for command in commands if command.request_id],
             [(command.key, command.transaction_id) for command in commands if isinstance(command, PurchaseCommand)],
+            there=there,
         )
+
+    def _lock(self, tx: Transaction, keys: Collection[CustomerKey]) -> dict[CustomerKey, int]:
+        """Take the customers of a batch from other writers, and return at which sequence each of them is."""
+        locked = tx.lock(sorted(keys), wait=keys)
+        if locked.elsewhere:
+            raise StoreConflict("a customer began while the batch did")
+        return locked.versions
 
     def _open(self, batch: Batch, row: CustomerRow, data_key: bytes | NoKey) -> None:
         """Load one customer, or have their commands refused: one who cannot be read must not fail the batch."""
@@ -250,7 +286,8 @@ class Pipeline:
 
     def _committed(self, batch: Batch, tail: tuple[BatchRow | None, int]) -> None:
         # Only what is durable may be remembered, so the cache learns of a batch after its commit.
-        self._tail = tail
+        # A shared store tells it anew with every transaction: where a commit in doubt left the lane, only it knows.
+        self._tail = None if self._store.shared else tail
         self._clock.reached(batch.now_us)
         if self._full:
             log.info("store has room again")
@@ -273,7 +310,7 @@ class Pipeline:
             return self._answer(batch, command)
         except errors.RiskgateError as error:
             return failure_of(error)
-        except (StoreBroken, StoreBusy, StoreFull):
+        except (StoreBroken, StoreBusy, StoreConflict, StoreFull):
             raise
         except MemoryError:
             log.exception("out of memory", command=type(command).__name__)

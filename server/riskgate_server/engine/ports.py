@@ -8,7 +8,7 @@ run against every store.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
 from typing import Protocol
@@ -31,6 +31,22 @@ class StoreFull(Exception):
 
 class StoreBusy(Exception):
     """Another program holds the store. Nothing happened; a later transaction may succeed."""
+
+
+class StoreUnreachable(StoreBusy):
+    """The store is out of reach, or the connection was lost. Nothing happened; a later transaction may succeed."""
+
+
+class StoreConflict(Exception):
+    """Another writer was first. The transaction was rolled back; run the whole batch again on what stands now."""
+
+
+class OutcomeUnknown(Exception):
+    """
+    The connection was lost in the commit: it may have happened or not. The store stays usable.
+
+    The next transaction begins only when the lost one has ended, so that it sees which of the two it was.
+    """
 
 
 class ReadFailed(Exception):
@@ -92,7 +108,7 @@ class RequestRow(msgspec.Struct, frozen=True, gc=False):
 
 
 class EntryRow(msgspec.Struct, frozen=True, gc=False):
-    """One journal entry. `position` is its place in commit order within its writer's lane."""
+    """One journal entry. `position` is its place in commit order within the lane of `writer`."""
 
     key: CustomerKey
     sequence: int
@@ -105,10 +121,11 @@ class EntryRow(msgspec.Struct, frozen=True, gc=False):
     nonce: bytes
     sealed: bytes
     hash: bytes
+    writer: int = 0
 
 
 class BatchRow(msgspec.Struct, frozen=True, gc=False):
-    """One commit: the Merkle root of its entries, chained to the commit before it."""
+    """One commit: the Merkle root of its entries, chained to the commit of the same writer before it."""
 
     sequence: int
     at_us: int
@@ -116,6 +133,16 @@ class BatchRow(msgspec.Struct, frozen=True, gc=False):
     count: int
     root: bytes
     hash: bytes
+    writer: int = 0
+
+
+class Locked(msgspec.Struct, frozen=True):
+    """Which customers a transaction may now change."""
+
+    versions: dict[CustomerKey, int]
+    """The sequences of those that exist and are locked: state of another sequence is out of date."""
+    elsewhere: frozenset[CustomerKey]
+    """Those that another writer holds right now. One that is in neither does not exist yet."""
 
 
 class BatchWrite(msgspec.Struct):
@@ -151,6 +178,13 @@ class Reads(Protocol):
 class Transaction(Reads, Protocol):
     """One atomic unit of work of the only writer of its lane."""
 
+    def lock(self, keys: Sequence[CustomerKey], wait: Collection[CustomerKey] = frozenset()) -> Locked:
+        """
+        Take customers for this transaction, before anything is read of them: once, and with all that will be named.
+
+        Those in `wait` are waited for, in key order; of the others, who is held elsewhere is left there.
+        """
+
     def customers(self, keys: Sequence[CustomerKey]) -> Sequence[CustomerRow]:
         """Return the states of those of the customers that exist, in any order."""
 
@@ -170,7 +204,11 @@ class Transaction(Reads, Protocol):
         """Return the last batch row and the position of the last entry (0 before the first)."""
 
     def write(self, batch: BatchWrite) -> None:
-        """Add or replace everything in `batch`. Raises when an entry's (key, sequence) or a request id is taken."""
+        """
+        Add or replace everything in `batch`. A customer that is replaced must have been locked.
+
+        Raises when an entry's (key, sequence), its position, a batch's sequence or a request id is taken.
+        """
 
 
 class Snapshot(Reads, AbstractContextManager["Snapshot"], Protocol):
@@ -232,6 +270,14 @@ class Snapshots(Protocol):
 class Store(Snapshots, Protocol):
     """Durable rows. What a transaction committed survives any crash that follows."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether others may write too: then what is remembered of a customer counts only at the locked version."""
+
+    @property
+    def writer(self) -> int:
+        """The number of the lane that this store writes; in every entry and batch row it is given."""
+
     def transaction(self) -> AbstractContextManager[Transaction]:
         """
         One atomic unit of work: commits on clean exit, leaves nothing on any exception.
@@ -240,6 +286,9 @@ class Store(Snapshots, Protocol):
             StoreBroken: the commit failed and may or may not have happened.
             StoreFull: there was no room; nothing happened.
             StoreBusy: another program was in the way; nothing happened.
+            StoreUnreachable: there is no connection, or it was lost; nothing happened.
+            StoreConflict: another writer was first; nothing happened.
+            OutcomeUnknown: the commit may or may not have happened; the store goes on.
         """
 
     def customers_due(self, now_us: int, limit: int) -> Sequence[CustomerKey]:

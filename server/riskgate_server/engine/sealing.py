@@ -80,6 +80,7 @@ def seal_entry(
     sequence: int,
     position: int,
     batch: int,
+    writer: int,
     at_us: int,
     request_id: str,
     head: bytes,
@@ -101,7 +102,7 @@ def seal_entry(
     else:
         sealed = sealer.seal(data_key, nonce, header, encode(happening.sealed))
     digest = _chain(head, header, clear, nonce, sealed)
-    return EntryRow(key, sequence, position, batch, at_us, tag, request_id, clear, nonce, sealed, digest)
+    return EntryRow(key, sequence, position, batch, at_us, tag, request_id, clear, nonce, sealed, digest, writer)
 
 
 def reply_digest(reply: bytes) -> bytes:
@@ -181,11 +182,13 @@ def _subtree(leaves: list[bytes]) -> bytes:
     return sha256(b"\x01" + _subtree(leaves[:split]) + _subtree(leaves[split:])).digest()
 
 
-def batch_row(previous: BatchRow | None, *, at_us: int, first_position: int, hashes: list[bytes]) -> BatchRow:
+def batch_row(
+    previous: BatchRow | None, *, at_us: int, first_position: int, hashes: list[bytes], writer: int
+) -> BatchRow:
     """Return the row of one commit, chained to the commit before it."""
     sequence = previous.sequence + 1 if previous else 1
     root = merkle_root(hashes)
-    row = BatchRow(sequence, at_us, first_position, len(hashes), root, b"")
+    row = BatchRow(sequence, at_us, first_position, len(hashes), root, b"", writer)
     return msgspec.structs.replace(row, hash=batch_hash(row, previous.hash if previous else GENESIS))
 
 

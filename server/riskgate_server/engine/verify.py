@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine import sealing
-from riskgate_server.engine.ports import CustomerRow, ReadFailed, Sealer, Snapshot, Snapshots, Vault
+from riskgate_server.engine.ports import CustomerRow, ReadFailed, Sealer, Snapshot, Snapshots, StoreBusy, Vault
 from riskgate_server.engine.refold import refold
 from riskgate_server.engine.report import Report
 
@@ -52,7 +52,7 @@ def verify(
         with snapshots.snapshot() as snapshot:
             _verify_batches(snapshot, report, snapshot.counts()["batches"], progress, signed)
             _verify_customers(snapshot, vault, sealer, progress, report)
-    except ReadFailed as error:
+    except (ReadFailed, StoreBusy) as error:
         report.fault(f"the store cannot be read any further: {error}")
     return report
 

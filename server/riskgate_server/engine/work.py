@@ -61,6 +61,7 @@ class Batch:
         tx: Transaction,
         tail: tuple[BatchRow | None, int],
         *,
+        writer: int,
         vault: Vault,
         sealer: Sealer,
         entropy: Entropy,
@@ -69,6 +70,7 @@ class Batch:
         commands: int,
     ) -> None:
         self.tx = tx
+        self.writer = writer
         self.bounds = bounds
         self.sealer = sealer
         self.entropy = entropy
@@ -100,13 +102,24 @@ class Batch:
         self._nonces = (fetched[at : at + sealing.NONCE_SIZE] for at in range(0, len(fetched), sealing.NONCE_SIZE))
         return next(self._nonces)
 
-    def ask(self, requests: Sequence[tuple[CustomerKey, str]], purchases: Sequence[tuple[CustomerKey, str]]) -> None:
-        """Fetch what the commands of the batch will ask for, in two questions instead of two for each."""
+    def ask(
+        self,
+        requests: Sequence[tuple[CustomerKey, str]],
+        purchases: Sequence[tuple[CustomerKey, str]],
+        *,
+        there: Collection[CustomerKey],
+    ) -> None:
+        """
+        Fetch what the commands of the batch will ask for, in two questions instead of two for each.
+
+        Only of those who are `there`: where nobody was, nothing was done, and what another writer has begun there since
+        must not be seen beside it.
+        """
         self._asked_requests = dict.fromkeys(requests)
         self._asked_purchases = dict.fromkeys(purchases)
-        for request in self.tx.requests(requests):
+        for request in self.tx.requests([asked for asked in requests if asked[0] in there]):
             self._asked_requests[request.key, request.request_id] = request
-        for purchase in self.tx.purchases(purchases):
+        for purchase in self.tx.purchases([asked for asked in purchases if asked[0] in there]):
             self._asked_purchases[purchase.key, purchase.transaction_id] = purchase
 
     def request(self, key: CustomerKey, request_id: str) -> RequestRow | None:
@@ -154,7 +167,9 @@ class Batch:
         if self.entries:
             first = self.position - len(self.entries) + 1
             hashes = [entry.hash for entry in self.entries]
-            batch = sealing.batch_row(self.previous, at_us=self.now_us, first_position=first, hashes=hashes)
+            batch = sealing.batch_row(
+                self.previous, at_us=self.now_us, first_position=first, hashes=hashes, writer=self.writer
+            )
         return BatchWrite(
             customers=customers,
             purchases=[sealing.purchase_row(key, p) for key, found in self.purchases.items() for p in found.values()],
@@ -273,6 +288,7 @@ class Work:
                 sequence=sequence,
                 position=self._batch.position + len(self.entries) + 1,
                 batch=self._batch.sequence,
+                writer=self._batch.writer,
                 at_us=self.now_us,
                 request_id=self.request_id,
                 head=head,

@@ -20,7 +20,16 @@ from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.errors import Unavailable
 from riskgate_server.engine.commands import Command, SettleLapsed
 from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.engine.ports import Clock, ReadFailed, Store, StoreBroken, StoreBusy, StoreFull
+from riskgate_server.engine.ports import (
+    Clock,
+    OutcomeUnknown,
+    ReadFailed,
+    Store,
+    StoreBroken,
+    StoreBusy,
+    StoreConflict,
+    StoreFull,
+)
 from riskgate_server.engine.replies import Failed, Reply, failure_of
 
 log = structlog.get_logger()
@@ -113,7 +122,7 @@ class Writer:
                     self._swept_at = time.monotonic()
                     try:
                         self._sweep()
-                    except (ReadFailed, StoreBusy, StoreFull):
+                    except (OutcomeUnknown, ReadFailed, StoreBusy, StoreConflict, StoreFull):
                         log.warning("sweep put off", exc_info=True)
         except Exception as error:
             # Whatever it is: a thread that dies in silence leaves every caller hanging.

@@ -13,7 +13,7 @@ import structlog
 
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.errors import PermissionRefused, ResourceExhausted, Unavailable
-from riskgate_server.engine.ports import ReadFailed
+from riskgate_server.engine.ports import ReadFailed, StoreBusy
 from riskgate_server.engine.queries import Queries
 from riskgate_server.rpc.convert import DecisionWriter, invalid
 from riskgate_server.rpc.door import Call, Door
@@ -92,7 +92,8 @@ class Readers:
             except StopIteration as error:
                 # The one exception that cannot cross a future: left alone, the caller would hang.
                 raise RuntimeError(question) from error
-            except ReadFailed as error:
+            except (ReadFailed, StoreBusy) as error:
+                # The second is a vault's, which has one connection for all.
                 log.exception("read failed", question=getattr(question, "__name__", ""))
                 raise Unavailable(
                     "READ_FAILED", "the store could not be read just now", retry_after_seconds=READ_AGAIN_SECONDS

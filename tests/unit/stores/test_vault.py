@@ -11,8 +11,9 @@ import pytest
 
 from riskgate_server.crypto.keys import MasterKey, MasterKeyMismatch
 from riskgate_server.engine.ports import NoKey, StoreFull, StoreInUse
+from riskgate_server.stores.refusals import VaultUnusable
 from riskgate_server.stores.sqlite import vault as module
-from riskgate_server.stores.sqlite.vault import SqliteVault, VaultUnusable, create_vault
+from riskgate_server.stores.sqlite.vault import SqliteVault, create_vault
 
 MASTER = MasterKey(bytes(range(32)))
 ANN, BOB = ("tenant", "ann"), ("tenant", "bob")

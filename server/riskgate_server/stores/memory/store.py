@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import msgspec
 
@@ -17,6 +17,7 @@ from riskgate_server.engine.ports import (
     BatchWrite,
     CustomerRow,
     EntryRow,
+    Locked,
     PaymentRow,
     PurchaseRow,
     RequestRow,
@@ -41,6 +42,9 @@ class _Tables:
 
 class MemoryStore:
     """Keeps `engine.ports.Store`. A lock makes each transaction and each snapshot's answers consistent."""
+
+    shared: Final = False
+    writer: Final = 0
 
     def __init__(self) -> None:
         self._tables = _Tables()
@@ -132,6 +136,11 @@ class MemoryTransaction(_MemoryReads):
         self._sequences: dict[CustomerKey, int] = {}
         self._position = len(tables.journal)
         self._batches = len(tables.batches)
+
+    def lock(self, keys: Sequence[CustomerKey], wait: Collection[CustomerKey] = frozenset()) -> Locked:
+        """Return the sequences of those of the customers that exist: the only writer has them all."""
+        del wait
+        return Locked({row.key: row.sequence for row in self.customers(keys)}, frozenset())
 
     def customers(self, keys: Sequence[CustomerKey]) -> Sequence[CustomerRow]:
         """Return the states of those of the customers that exist."""

@@ -14,6 +14,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from riskgate_server.stores.refusals import SchemaTooNew
+
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
@@ -104,10 +106,6 @@ class Kind(IntEnum):
     """With an open hold. Few at a time, so that the next to lapse is found without an index of its own."""
     PURCHASE = 2
     PAYMENT = 3
-
-
-class SchemaTooNew(Exception):
-    """The file was written by a newer program. It is left untouched."""
 
 
 def refuse_newer(path: Path) -> None:

@@ -12,7 +12,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +26,7 @@ from riskgate_server.engine.ports import (
     BatchRow,
     BatchWrite,
     CustomerRow,
+    Locked,
     PurchaseRow,
     RequestRow,
     StoreBroken,
@@ -33,6 +34,7 @@ from riskgate_server.engine.ports import (
     StoreFull,
     StoreInUse,
 )
+from riskgate_server.stores.refusals import SettingsRefused
 from riskgate_server.stores.sqlite.connections import Readers, reading, writing
 from riskgate_server.stores.sqlite.reads import (
     BATCH,
@@ -85,10 +87,6 @@ READERS: Final = 6
 """Connections that read at once, unless whoever opens the store asks for another number."""
 
 
-class SettingsRefused(Exception):
-    """SQLite does not run with the settings that durability needs."""
-
-
 def create_store(path: Path, *, mark: int) -> None:
     """Make an empty store. `mark`, 31 bits, is on it and on the vault it belongs to."""
     create_empty_private(path)
@@ -100,6 +98,9 @@ def create_store(path: Path, *, mark: int) -> None:
 
 class SQLiteStore:
     """Keeps `engine.ports.Store` over one file. `synchronous` is for the test that shows why it must be FULL."""
+
+    shared: Final = False
+    writer: Final = 0
 
     def __init__(self, path: Path, *, synchronous: str = "FULL", readers: int = READERS) -> None:
         """
@@ -319,6 +320,16 @@ class SQLiteTransaction(SQLiteReads):
         super().__init__(db)
         # Of which kind the purchases were that were asked for, so that a write need not look again.
         self._seen: dict[tuple[CustomerKey, str], Kind | None] = {}
+
+    def lock(self, keys: Sequence[CustomerKey], wait: Collection[CustomerKey] = frozenset()) -> Locked:
+        """Return the sequences of those of the customers that exist: the only writer has them all."""
+        del wait
+        rows = self._all(
+            "SELECT tenant_id, customer_id, sequence FROM json_each(?) AS asked CROSS JOIN customers"
+            " ON tenant_id = asked.value ->> 0 AND customer_id = asked.value ->> 1",
+            (_as_json(keys),),
+        )
+        return Locked({(row[0], row[1]): row[2] for row in rows}, frozenset())
 
     def customers(self, keys: Sequence[CustomerKey]) -> Sequence[CustomerRow]:
         """Return the states of those of the customers that exist."""

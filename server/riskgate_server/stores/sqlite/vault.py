@@ -21,6 +21,7 @@ from typing import Final
 from riskgate_server.datadir import create_empty_private
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.ports import NoKey, StoreBroken, StoreFull, StoreInUse
+from riskgate_server.stores.refusals import VaultUnusable
 from riskgate_server.stores.sqlite.resync import write_log_again
 
 Wrap = Callable[[CustomerKey, bytes], bytes]
@@ -50,10 +51,6 @@ CREATE TABLE keys (
     PRIMARY KEY (tenant_id, customer_id)
 ) STRICT, WITHOUT ROWID;
 """
-
-
-class VaultUnusable(Exception):
-    """The file is not a vault this version can use. The message says why."""
 
 
 def create_vault(path: Path, wrap: Wrap, *, mark: int = 0) -> None:

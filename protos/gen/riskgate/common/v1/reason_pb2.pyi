@@ -138,6 +138,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE: the store has no room; nothing was done."""
     ERROR_REASON_READ_FAILED: _ErrorReason.ValueType  # 97
     """UNAVAILABLE: the store could not be read just now; RetryInfo says when to ask again."""
+    ERROR_REASON_STORE_UNREACHABLE: _ErrorReason.ValueType  # 98
+    """UNAVAILABLE: the store is out of reach; nothing was done."""
     ERROR_REASON_NOT_SERVED_YET: _ErrorReason.ValueType  # 95
     """UNIMPLEMENTED: this version of the engine does not serve the call yet."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 96
@@ -264,6 +266,8 @@ ERROR_REASON_STORE_FULL: ErrorReason.ValueType  # 94
 """UNAVAILABLE: the store has no room; nothing was done."""
 ERROR_REASON_READ_FAILED: ErrorReason.ValueType  # 97
 """UNAVAILABLE: the store could not be read just now; RetryInfo says when to ask again."""
+ERROR_REASON_STORE_UNREACHABLE: ErrorReason.ValueType  # 98
+"""UNAVAILABLE: the store is out of reach; nothing was done."""
 ERROR_REASON_NOT_SERVED_YET: ErrorReason.ValueType  # 95
 """UNIMPLEMENTED: this version of the engine does not serve the call yet."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 96

@@ -1,0 +1,15 @@
+"""Why a store is not opened: what an operator can mend, whichever store it is."""
+
+from __future__ import annotations
+
+
+class SettingsRefused(Exception):
+    """The database does not run with the settings that durability needs."""
+
+
+class SchemaTooNew(Exception):
+    """A newer program made the tables. They are left untouched."""
+
+
+class VaultUnusable(Exception):
+    """There is no vault here that this version can use. The message says why."""
