@@ -9,8 +9,12 @@ from typing import Final
 from riskgate_server.crypto.keys import MasterKey
 from riskgate_server.engine.ports import Store, Vault
 from riskgate_server.stores.memory import MemoryStore, MemoryVault
+from riskgate_server.stores.postgres.store import PostgresStore
+from riskgate_server.stores.postgres.vault import PostgresVault
+from riskgate_server.stores.postgres.vault import create_vault as create_postgres_vault
 from riskgate_server.stores.sqlite.store import SQLiteStore
 from riskgate_server.stores.sqlite.vault import SqliteVault, create_vault
+from tests import postgres
 
 OpenStore = Callable[[Path], Store]
 OpenVault = Callable[[Path], Vault]
@@ -23,14 +27,22 @@ def _sqlite_vault(folder: Path) -> SqliteVault:
     return SqliteVault(folder / "vault.db", wrap=master.wrap, unwrap=master.unwrap)
 
 
+def _postgres_vault(folder: Path) -> PostgresVault:
+    master = MasterKey(bytes(range(32)))
+    create_postgres_vault(postgres.database(folder), master.wrap)
+    return PostgresVault(postgres.database(folder), wrap=master.wrap, unwrap=master.unwrap)
+
+
 BACKENDS: Final[dict[str, OpenStore]] = {
     "memory": lambda _folder: MemoryStore(),
     "sqlite": lambda folder: SQLiteStore(folder / "riskgate.db"),
+    "postgres": lambda folder: PostgresStore(postgres.database(folder)),
 }
 
 VAULTS: Final[dict[str, OpenVault]] = {
     "memory": lambda _folder: MemoryVault(),
     "sqlite": _sqlite_vault,
+    "postgres": _postgres_vault,
 }
 
 OPTED_OUT: Final[dict[str, dict[str, str]]] = {

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from riskgate_server.engine.ports import Store, Vault
+from tests import postgres
 from tests.contract.backends import BACKENDS, OPTED_OUT, VAULTS
 
 
@@ -17,6 +18,13 @@ def _opt_out(request: pytest.FixtureRequest, backend: str) -> None:
     mark = request.node.get_closest_marker("needs")
     if mark and (reason := OPTED_OUT[mark.args[0]].get(backend)):
         pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def clean_databases(tmp_path: Path) -> Iterator[None]:
+    """A database that stands for the test's folder is given back at the end."""
+    yield
+    postgres.give_back(tmp_path)
 
 
 @pytest.fixture(params=BACKENDS)

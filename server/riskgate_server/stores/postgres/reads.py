@@ -1,0 +1,227 @@
+"""Questions and their rows: what a transaction and a snapshot ask alike, and what only a snapshot is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, Final, Self
+
+from riskgate_server.domain.customer import CustomerKey
+from riskgate_server.engine.ports import BatchRow, CustomerRow, EntryRow, PaymentRow, PurchaseRow, RequestRow
+from riskgate_server.stores.postgres.session import Connection, Readers, reading
+
+CUSTOMER: Final = "tenant_id, customer_id, sequence, next_lapse_us, state, profile"
+PURCHASE: Final = "tenant_id, customer_id, transaction_id, lapses_us, owed_since, state"
+REQUEST: Final = "tenant_id, customer_id, request_id, fingerprint, sequence, at_us, reply"
+BATCH: Final = "sequence, at_us, first_position, count, root, hash, writer"
+ENTRY: Final = (
+    "tenant_id, customer_id, sequence, position, batch, at_us, tag, request_id, clear, nonce, sealed, hash, writer"
+)
+OF_CUSTOMER: Final = "tenant_id = $1 AND customer_id = $2"
+
+_COUNTED: Final = ("customers", "purchases", "payments", "requests", "entries", "batches")
+
+
+def as_customer(row: tuple[Any, ...]) -> CustomerRow:
+    """Return a row of CUSTOMER."""
+    return CustomerRow((row[0], row[1]), *row[2:])
+
+
+def as_purchase(row: tuple[Any, ...]) -> PurchaseRow:
+    """Return a row of PURCHASE."""
+    return PurchaseRow((row[0], row[1]), *row[2:])
+
+
+def as_request(row: tuple[Any, ...]) -> RequestRow:
+    """Return a row of REQUEST."""
+    return RequestRow((row[0], row[1]), *row[2:])
+
+
+def _as_entry(row: tuple[Any, ...]) -> EntryRow:
+    return EntryRow((row[0], row[1]), *row[2:])
+
+
+class PostgresReads:
+    """Asks one connection."""
+
+    _errors: Callable[[], AbstractContextManager[None]]
+    """Says what goes wrong on this kind of connection in the port's words."""
+
+    def __init__(self, db: Connection) -> None:
+        self._db = db
+
+    def _all(self, sql: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        with self._errors():
+            return self._db.execute(sql, parameters, binary=True).fetchall()
+
+    def _one(self, sql: str, parameters: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        with self._errors():
+            return self._db.execute(sql, parameters, binary=True).fetchone()
+
+    def customer(self, key: CustomerKey) -> CustomerRow | None:
+        """Return the customer's state."""
+        row = self._one(f"SELECT {CUSTOMER} FROM customers WHERE {OF_CUSTOMER}", key)
+        return as_customer(row) if row else None
+
+    def purchase(self, key: CustomerKey, transaction_id: str) -> PurchaseRow | None:
+        """Return one purchase."""
+        row = self._one(
+            f"SELECT {PURCHASE} FROM purchases WHERE {OF_CUSTOMER} AND transaction_id = $3", (*key, transaction_id)
+        )
+        return as_purchase(row) if row else None
+
+    def payment(self, key: CustomerKey, payment_id: str) -> PaymentRow | None:
+        """Return one payment."""
+        row = self._one(f"SELECT state FROM payments WHERE {OF_CUSTOMER} AND payment_id = $3", (*key, payment_id))
+        return PaymentRow(key, payment_id, row[0]) if row else None
+
+    def lapsed(self, key: CustomerKey, now_us: int) -> Sequence[PurchaseRow]:
+        """Return the customer's open holds that lapsed."""
+        rows = self._all(
+            f"SELECT {PURCHASE} FROM purchases WHERE {OF_CUSTOMER} AND lapses_us > 0 AND lapses_us <= $3"
+            " ORDER BY lapses_us, transaction_id",
+            (*key, now_us),
+        )
+        return [as_purchase(row) for row in rows]
+
+    def entries(self, key: CustomerKey, *, after: int, limit: int) -> Sequence[EntryRow]:
+        """Return the customer's entries above `after`."""
+        rows = self._all(
+            f"SELECT {ENTRY} FROM entries WHERE {OF_CUSTOMER} AND sequence > $3 ORDER BY sequence LIMIT $4",
+            (*key, after, limit),
+        )
+        return [_as_entry(row) for row in rows]
+
+
+class PostgresSnapshot(PostgresReads):
+    """
+    Keeps `engine.ports.Snapshot`: one transaction that sees one moment, from enter to exit.
+
+    It shows all customers, and of positions and batches those of one writer's lane.
+    """
+
+    _errors = staticmethod(reading)
+
+    def __init__(self, readers: Readers, writer: int) -> None:
+        self._readers = readers
+        self._writer = writer
+        self._lent: AbstractContextManager[Connection] | None = None
+
+    def __enter__(self) -> Self:
+        self._lent = self._readers.lend()
+        super().__init__(self._lent.__enter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._lent is not None
+        self._lent.__exit__(kind, error, trace)
+
+    def entries_by_position(
+        self, *, after: int, limit: int, tenant_id: str = "", tag: int | None = None
+    ) -> Sequence[EntryRow]:
+        """Return entries above a position, ascending."""
+        given: list[Any] = [self._writer, after, limit]
+        where = "writer = $1 AND position > $2"
+        for column, value in (("tenant_id", tenant_id or None), ("tag", tag)):
+            if value is not None:
+                given.append(value)
+                where += f" AND {column} = ${len(given)}"
+        rows = self._all(f"SELECT {ENTRY} FROM entries WHERE {where} ORDER BY position LIMIT $3", tuple(given))
+        return [_as_entry(row) for row in rows]
+
+    def entries_before(self, *, position: int, limit: int, tenant_id: str, tag: int) -> Sequence[EntryRow]:
+        """Return entries below a position, descending."""
+        rows = self._all(
+            f"SELECT {ENTRY} FROM entries WHERE tenant_id = $1 AND tag = $2 AND writer = $3 AND position < $4"
+            " ORDER BY position DESC LIMIT $5",
+            (tenant_id, tag, self._writer, position, limit),
+        )
+        return [_as_entry(row) for row in rows]
+
+    def customer_entries_before(self, key: CustomerKey, *, sequence: int, limit: int, tag: int) -> Sequence[EntryRow]:
+        """Return a customer's entries below a sequence, descending."""
+        rows = self._all(
+            f"SELECT {ENTRY} FROM entries WHERE {OF_CUSTOMER} AND sequence < $3 AND tag = $4"
+            " ORDER BY sequence DESC LIMIT $5",
+            (*key, sequence, tag, limit),
+        )
+        return [_as_entry(row) for row in rows]
+
+    def purchases(self, key: CustomerKey, *, after: str, limit: int, only_open: bool) -> Sequence[PurchaseRow]:
+        """Return the customer's purchases by transaction id."""
+        still_open = " AND lapses_us > 0" if only_open else ""
+        rows = self._all(
+            f"SELECT {PURCHASE} FROM purchases WHERE {OF_CUSTOMER} AND transaction_id > $3{still_open}"
+            " ORDER BY transaction_id LIMIT $4",
+            (*key, after, limit),
+        )
+        return [as_purchase(row) for row in rows]
+
+    def payments(self, key: CustomerKey) -> Sequence[PaymentRow]:
+        """Return the customer's payments by id."""
+        rows = self._all(f"SELECT payment_id, state FROM payments WHERE {OF_CUSTOMER} ORDER BY payment_id", key)
+        return [PaymentRow(key, *row) for row in rows]
+
+    def customers(self, *, after: CustomerKey, limit: int) -> Sequence[CustomerRow]:
+        """Return customers by key."""
+        rows = self._all(
+            f"SELECT {CUSTOMER} FROM customers WHERE (tenant_id, customer_id) > ($1, $2)"
+            " ORDER BY tenant_id, customer_id LIMIT $3",
+            (*after, limit),
+        )
+        return [as_customer(row) for row in rows]
+
+    def batches(self, *, after: int, limit: int) -> Sequence[BatchRow]:
+        """Return batch rows by sequence."""
+        rows = self._all(
+            f"SELECT {BATCH} FROM batches WHERE writer = $1 AND sequence > $2 ORDER BY sequence LIMIT $3",
+            (self._writer, after, limit),
+        )
+        return [BatchRow(*row) for row in rows]
+
+    def requests(self, key: CustomerKey, *, after: str, limit: int) -> Sequence[RequestRow]:
+        """Return the customer's requests by id."""
+        rows = self._all(
+            f"SELECT {REQUEST} FROM requests WHERE {OF_CUSTOMER} AND request_id > $3 ORDER BY request_id LIMIT $4",
+            (*key, after, limit),
+        )
+        return [as_request(row) for row in rows]
+
+    def last_batch(self) -> BatchRow | None:
+        """Return the last batch row."""
+        row = self._one(
+            f"SELECT {BATCH} FROM batches WHERE writer = $1 ORDER BY sequence DESC LIMIT 1", (self._writer,)
+        )
+        return BatchRow(*row) if row else None
+
+    def last_position(self) -> int:
+        """Return the position of the last entry."""
+        row = self._one("SELECT max(position) FROM entries WHERE writer = $1", (self._writer,))
+        return (row and row[0]) or 0
+
+    def counts(self) -> Mapping[str, int]:
+        """Return how many rows there are."""
+        counted = self._one("SELECT " + ", ".join(f"(SELECT count(*) FROM {table})" for table in _COUNTED), ())
+        assert counted is not None
+        return dict(zip(_COUNTED, counted, strict=True))
+
+    def ruleset_source(self, ruleset_hash: bytes) -> str | None:
+        """Return the source text of a ruleset."""
+        row = self._one("SELECT source FROM rulesets WHERE hash = $1", (ruleset_hash,))
+        return row[0] if row else None
+
+    def ruleset_sources(self) -> Mapping[bytes, str]:
+        """Return the source texts of all rulesets."""
+        return dict(self._all("SELECT hash, source FROM rulesets", ()))
+
+    def customers_due(self, now_us: int, limit: int) -> Sequence[CustomerKey]:
+        """Return customers with a hold that lapsed, earliest first."""
+        rows = self._all(
+            "SELECT tenant_id, customer_id FROM customers WHERE next_lapse_us > 0 AND next_lapse_us <= $1"
+            " ORDER BY next_lapse_us, tenant_id, customer_id LIMIT $2",
+            (now_us, limit),
+        )
+        return [(row[0], row[1]) for row in rows]

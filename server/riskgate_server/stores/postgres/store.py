@@ -1,0 +1,308 @@
+"""
+The PostgreSQL store: one connection that writes, a few that read, and other servers beside it.
+
+Each server writes a lane of its own: a number, whose row in `writers` it holds on lease. Every transaction locks that
+row and finds its owner there, so a server that was taken for dead cannot write any more; the row also says where the
+lane ends. And since only one transaction at a time can hold it, a transaction whose connection was lost has ended,
+one way or the other, before the next begins.
+
+Customers are shared: their rows are locked one by one (`lock`), at READ COMMITTED, and everything of a customer is
+read and written under the lock of its row.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import psycopg
+
+from riskgate_server.domain.customer import CustomerKey
+from riskgate_server.engine.ports import BatchRow, OutcomeUnknown, StoreBroken, StoreInUse, StoreUnreachable
+from riskgate_server.stores.postgres import session
+from riskgate_server.stores.postgres.reads import PostgresSnapshot
+from riskgate_server.stores.postgres.schema import migrate, refuse_newer
+from riskgate_server.stores.postgres.session import READERS, Connection, Readers, reading, translated
+from riskgate_server.stores.postgres.transaction import PostgresTransaction, Tail
+from riskgate_server.stores.refusals import SettingsRefused
+
+LEASE_SECONDS: Final = 15.0
+"""How long a number stays its owner's after the last sign of life."""
+CLAIM_SECONDS: Final = 1.0
+"""How long an opening waits for a number whose owner may just be ending."""
+CLAIM_STEP_SECONDS: Final = 0.1
+RETRY_SECONDS_MIN: Final = 0.1
+RETRY_SECONDS_MAX: Final = 5.0
+"""Between two attempts to reach a database that is gone: doubled from the one to the other."""
+
+
+class PostgresStore:
+    """
+    Keeps `engine.ports.Store` over one database, as the writer of one number.
+
+    Raises, when made:
+        StoreInUse: another server has the number.
+        SettingsRefused, SchemaTooNew: what must be mended first.
+        StoreUnreachable: the database cannot be reached.
+    """
+
+    shared: Final = True
+
+    def __init__(
+        self,
+        dsn: str,
+        writer: int = 0,
+        *,
+        readers: int = READERS,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.writer = writer
+        self._dsn = dsn
+        self._now = now
+        self._monotonic = monotonic
+        self._owner = uuid.uuid4()
+        self._warnings: list[str] = []
+        self._readers = Readers(dsn, readers)
+        self._closed = False
+        self._broken = ""
+        self._retry_at = 0.0
+        self._retry_seconds = RETRY_SECONDS_MIN
+        self._db: Connection | None = self._connect()
+        try:
+            with translated():
+                migrate(self._db)
+            self._claim(self._db, sleep)
+        except psycopg.errors.InsufficientPrivilege as error:
+            self._db.close()
+            raise SettingsRefused(f"the role may not do what it must: {str(error).strip()}") from error
+        except BaseException:
+            self._db.close()
+            raise
+
+    # --- The connection that writes. ---
+
+    def _connect(self) -> Connection:
+        db = session.connect(self._dsn)
+        try:
+            with translated():
+                session.set_up(db, idle_seconds=session.IDLE_SECONDS)
+                session.probe(db, self._now)
+        except BaseException:
+            db.close()
+            raise
+        db.add_notice_handler(self._note)
+        return db
+
+    def _note(self, notice: psycopg.errors.Diagnostic) -> None:
+        if notice.severity_nonlocalized == "WARNING":
+            self._warnings.append(notice.message_primary or "")
+
+    def _claim(self, db: Connection, sleep: Callable[[float], None]) -> None:
+        """Take the number, or learn who has it."""
+        given = (self.writer, self._owner, f"process {os.getpid()} on {socket.gethostname()}", LEASE_SECONDS)
+        with translated():
+            db.execute("INSERT INTO writers (writer) VALUES ($1) ON CONFLICT DO NOTHING", (self.writer,))
+            for _ in range(round(CLAIM_SECONDS / CLAIM_STEP_SECONDS)):
+                if db.execute(_CLAIM, given).rowcount:
+                    return
+                sleep(CLAIM_STEP_SECONDS)
+            row = db.execute("SELECT holder FROM writers WHERE writer = $1", (self.writer,)).fetchone()
+        raise StoreInUse(
+            f"writer {self.writer} of this database is served by {row and row[0]}; one number takes one server"
+        )
+
+    def _writing(self) -> Connection:
+        """
+        Return the connection that writes, made anew where it was lost.
+
+        Raises:
+            StoreUnreachable: the database is out of reach, and it is tried no more often than is good for it.
+            StoreBroken: another server took over meanwhile, or the database is not the one it was.
+        """
+        if self._closed:
+            raise RuntimeError("the store is closed")
+        if self._broken:
+            raise StoreBroken(self._broken)
+        if self._db is not None and not self._db.closed:
+            return self._db
+        if self._monotonic() < self._retry_at:
+            raise StoreUnreachable("the database is out of reach")
+        try:
+            self._db = self._reconnect()
+        except StoreUnreachable:
+            self._retry_at = self._monotonic() + self._retry_seconds
+            self._retry_seconds = min(2 * self._retry_seconds, RETRY_SECONDS_MAX)
+            raise
+        self._retry_seconds = RETRY_SECONDS_MIN
+        return self._db
+
+    def _reconnect(self) -> Connection:
+        try:
+            db = self._connect()
+        except SettingsRefused as error:
+            raise self._break(str(error)) from error
+        try:
+            with translated():
+                ours = db.execute(_RECLAIM, (self.writer, self._owner)).rowcount
+        except BaseException:
+            db.close()
+            raise
+        if not ours:
+            db.close()
+            raise self._break(f"writer {self.writer} was taken over by another server")
+        return db
+
+    def _break(self, why: str) -> StoreBroken:
+        self._broken = why
+        return StoreBroken(why)
+
+    # --- The port. ---
+
+    @contextmanager
+    def transaction(self) -> Iterator[PostgresTransaction]:
+        """One atomic unit of work, durable when it ends without an exception."""
+        db = self._writing()
+        try:
+            tx, ending = self._begin(db)
+            yield tx
+            with translated():
+                if tx.wrote:
+                    self._write_tail(db, *tx.tail())
+                elif ending:
+                    db.execute(_RENEW, (self.writer, LEASE_SECONDS))
+            session.commit(db, self._warnings)
+        except OutcomeUnknown:
+            # Also where the connection stands: what it says from here on would be about a commit in doubt.
+            db.close()
+            raise
+        except BaseException:
+            if not db.closed:
+                session.roll_back(db)
+            raise
+
+    def _begin(self, db: Connection) -> tuple[PostgresTransaction, bool]:
+        """Begin, with this writer's row locked; also return whether the lease should be renewed."""
+        with translated():
+            db.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", prepare=False)
+            row = db.execute(_LOCK_WRITER, (self.writer, LEASE_SECONDS / 2), binary=True).fetchone()
+        if row is None or row[0] != self._owner:
+            raise self._break(f"writer {self.writer} was taken over by another server")
+        _, ending, position, *batch = row
+        last = BatchRow(*batch)
+        return PostgresTransaction(db, self.writer, Tail(last if last.sequence else None, position)), ending
+
+    def _write_tail(self, db: Connection, batch: BatchRow | None, position: int) -> None:
+        b = batch or BatchRow(0, 0, 0, 0, b"", b"")
+        db.execute(
+            _MOVE_TAIL,
+            (self.writer, LEASE_SECONDS, position, b.sequence, b.at_us, b.first_position, b.count, b.root, b.hash),
+        )
+
+    def snapshot(self) -> PostgresSnapshot:
+        """A consistent view, on a connection of its own."""
+        return PostgresSnapshot(self._readers, self.writer)
+
+    def customers_due(self, now_us: int, limit: int) -> Sequence[CustomerKey]:
+        """Return customers with a hold that lapsed, earliest first."""
+        with self.snapshot() as snapshot:
+            return snapshot.customers_due(now_us, limit)
+
+    def forget_replies(self, before_us: int, limit: int) -> int:
+        """Empty the replies of old requests, but for those another server is about to empty."""
+        return self._change(_FORGET_REPLIES, (before_us, limit))
+
+    def remember_ruleset(self, ruleset_hash: bytes, source: str, at_us: int) -> None:
+        """Keep the source text of a ruleset."""
+        self._change("INSERT INTO rulesets VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", (ruleset_hash, source, at_us))
+
+    def _change(self, statement: str, given: tuple[Any, ...]) -> int:
+        with self.transaction() as tx:
+            return tx.change(statement, given)
+
+    def close(self) -> None:
+        """Finish, and give the number back."""
+        self._closed = True
+        self._readers.close()
+        db, self._db = self._db, None
+        if db is None or db.closed:
+            return
+        try:
+            db.execute(_RELEASE, (self.writer, self._owner))
+        except psycopg.Error:
+            # Then it is free when the session is seen to be gone.
+            pass
+        finally:
+            db.close()
+
+
+class PostgresSnapshots:
+    """Reads a database that servers may be writing; keeps `engine.ports.Snapshots`."""
+
+    def __init__(self, dsn: str, writer: int = 0) -> None:
+        """
+        Look at a database, for one snapshot at a time.
+
+        Raises:
+            SchemaTooNew: a newer program made the tables.
+            ReadFailed: it cannot be read.
+        """
+        self._readers = Readers(dsn, 1)
+        self._writer = writer
+        try:
+            with self._readers.lend() as reader, reading():
+                refuse_newer(reader)
+        except BaseException:
+            self.close()
+            raise
+
+    def snapshot(self) -> PostgresSnapshot:
+        """A consistent view of everything committed so far."""
+        return PostgresSnapshot(self._readers, self._writer)
+
+    def close(self) -> None:
+        """Finish."""
+        self._readers.close()
+
+
+_LIVES_ON: Final = "lease_until = clock_timestamp() + make_interval(secs => $2)"
+
+_CLAIM: Final = """
+UPDATE writers SET owner = $2, holder = $3, lease_until = clock_timestamp() + make_interval(secs => $4),
+  backend_pid = pg_backend_pid(),
+  backend_start = (SELECT a.backend_start FROM pg_stat_activity AS a WHERE a.pid = pg_backend_pid())
+WHERE writer = $1 AND (
+  owner IS NULL OR lease_until < clock_timestamp()
+  OR NOT EXISTS (
+    SELECT FROM pg_stat_activity AS a
+    WHERE a.pid = writers.backend_pid AND a.backend_start IS NOT DISTINCT FROM writers.backend_start))
+"""
+"""An owner whose session has ended is no longer waited for: a server that was killed starts again at once."""
+
+_RECLAIM: Final = """
+UPDATE writers SET backend_pid = pg_backend_pid(),
+  backend_start = (SELECT a.backend_start FROM pg_stat_activity AS a WHERE a.pid = pg_backend_pid())
+WHERE writer = $1 AND owner = $2
+"""
+_RELEASE: Final = "UPDATE writers SET owner = NULL WHERE writer = $1 AND owner = $2"
+_RENEW: Final = f"UPDATE writers SET {_LIVES_ON} WHERE writer = $1"
+_LOCK_WRITER: Final = (
+    "SELECT owner, lease_until < clock_timestamp() + make_interval(secs => $2), position,"
+    " sequence, at_us, first_position, count, root, hash, writer FROM writers WHERE writer = $1 FOR UPDATE"
+)
+_MOVE_TAIL: Final = (
+    f"UPDATE writers SET {_LIVES_ON}, position = $3, sequence = $4, at_us = $5, first_position = $6, count = $7,"
+    " root = $8, hash = $9 WHERE writer = $1"
+)
+_FORGET_REPLIES: Final = """
+UPDATE requests AS r SET reply = '' FROM (
+  SELECT tenant_id, customer_id, request_id FROM requests WHERE reply <> '' AND at_us < $1
+  ORDER BY at_us LIMIT $2 FOR UPDATE SKIP LOCKED) AS old
+WHERE r.tenant_id = old.tenant_id AND r.customer_id = old.customer_id AND r.request_id = old.request_id
+"""

@@ -1,0 +1,224 @@
+"""
+Customers' data keys in a schema of their own, wrapped under the master key.
+
+Forgetting writes zeros over a key and then the whole table anew, for PostgreSQL leaves what was replaced on its page.
+What it cannot reach is what left the table before: the write-ahead log until it is recycled or in an archive, a
+standby, a backup. There the master key is the lock, and their age the bound.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import psycopg
+
+from riskgate_server.domain.customer import CustomerKey
+from riskgate_server.engine.ports import NoKey, StoreInUse
+from riskgate_server.stores.postgres import session
+from riskgate_server.stores.postgres.arrays import Blobs, Texts
+from riskgate_server.stores.postgres.schema import migrate
+from riskgate_server.stores.postgres.session import Connection, translated
+from riskgate_server.stores.refusals import VaultUnusable
+
+Wrap = Callable[[CustomerKey, bytes], bytes]
+
+CACHED_MAX: Final = 65_536
+"""About 20 MB of memory; spares a customer's next command a query and an unwrapping."""
+
+_NOBODY: Final[CustomerKey] = ("", "")
+_PROOF: Final = bytes(32)
+
+
+def create_vault(dsn: str, wrap: Wrap) -> None:
+    """Make an empty vault, with a proof of the master key it belongs to. One that exists is left as it is."""
+    db = session.connect(dsn)
+    try:
+        with translated():
+            session.set_up(db, idle_seconds=session.IDLE_SECONDS)
+            migrate(db)
+            db.execute("INSERT INTO vault.proof VALUES (1, $1) ON CONFLICT DO NOTHING", (wrap(_NOBODY, _PROOF),))
+    finally:
+        db.close()
+
+
+class PostgresVault:
+    """Keeps the port `engine.ports.Vault`. Safe from any thread, beside other servers' vaults."""
+
+    def __init__(self, dsn: str, *, wrap: Wrap, unwrap: Wrap, read_only: bool = False) -> None:
+        """
+        Open an existing vault.
+
+        Raises:
+            VaultUnusable: there is no vault in the database.
+            Exception: what `unwrap` raises when the vault belongs to another master key.
+        """
+        self._dsn = dsn
+        self._wrap = wrap
+        self._unwrap = unwrap
+        self._read_only = read_only
+        self._cached: dict[CustomerKey, bytes] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+        self._db: Connection | None = None
+        try:
+            with self._connected() as db:
+                self._verify(db)
+        except BaseException:
+            self.close()
+            raise
+
+    def keys(self, customers: Sequence[CustomerKey]) -> dict[CustomerKey, bytes | NoKey]:
+        """Return the data key of each customer, or why there is none; one customer's damage harms no other."""
+        cached = self._cached
+        missing = [customer for customer in customers if customer not in cached]
+        found: dict[CustomerKey, bytes | NoKey] = {
+            customer: cached.get(customer, NoKey.ABSENT) for customer in customers
+        }
+        if missing:
+            with self._connected() as db:
+                found.update(self._load(db, missing))
+        return found
+
+    def create(self, keys: Mapping[CustomerKey, bytes]) -> dict[CustomerKey, bytes]:
+        """
+        Keep new keys, durable on return, and return the keys that now stand (an older one wins).
+
+        An older one is another server's, or what a crash between this commit and the store's left behind.
+
+        Raises:
+            ValueError: a customer's key was forgotten, or is damaged: it must not seem to be another one now.
+        """
+        ordered = sorted(keys)
+        wrapped = Blobs(self._wrap(customer, keys[customer]) for customer in ordered)
+        with self._connected() as db:
+            db.execute(_CREATE, (*_columns(ordered), wrapped))
+            standing = self._load(db, ordered)
+        found: dict[CustomerKey, bytes] = {}
+        for customer, key in standing.items():
+            if isinstance(key, NoKey):
+                raise ValueError(f"the key of this customer is {key.value}")  # noqa: TRY004  not its type
+            found[customer] = key
+        return found
+
+    def forget(self, customer: CustomerKey) -> None:
+        """
+        Destroy one customer's key. Again is no effect, but finishes what was left over.
+
+        Raises:
+            StoreInUse: the key is destroyed, but a reader from before may still see it: forget again.
+        """
+        with self._connected() as db:
+            self._cached.pop(customer, None)
+            if not db.execute(_WRAPPED, _columns([customer])).fetchone():
+                return
+            with db.transaction():
+                db.execute(_FORGET, customer)
+                (ended,) = db.execute("SELECT pg_current_xact_id()::text").fetchone() or ("",)
+            held = db.execute(_READERS_BEFORE, (ended,)).fetchone() != (0,)
+            try:
+                db.execute("VACUUM (FULL) vault.keys", prepare=False)
+            except psycopg.errors.LockNotAvailable:
+                held = True
+        if held:
+            raise StoreInUse("the key is destroyed, but what was replaced is still held by a reader: forget again")
+
+    def count(self) -> int:
+        """Return how many customers have, or had, a key."""
+        with self._connected() as db:
+            (number,) = db.execute("SELECT count(*) FROM vault.keys").fetchone() or (0,)
+        return int(number)
+
+    def close(self) -> None:
+        """Finish; use afterwards raises."""
+        with self._lock:
+            self._closed = True
+            self._cached.clear()
+            if self._db is not None:
+                self._db.close()
+
+    def _load(self, db: Connection, customers: Sequence[CustomerKey]) -> dict[CustomerKey, bytes | NoKey]:
+        found: dict[CustomerKey, bytes | NoKey] = dict.fromkeys(customers, NoKey.ABSENT)
+        for tenant_id, customer_id, wrapped in db.execute(_WRAPPED, _columns(customers), binary=True):
+            customer = (tenant_id, customer_id)
+            found[customer] = key = self._opened(customer, wrapped)
+            if isinstance(key, NoKey):
+                continue
+            # A reader cannot see that a server forgets, so it keeps nothing.
+            if not self._read_only:
+                if len(self._cached) >= CACHED_MAX:
+                    self._cached.pop(next(iter(self._cached)))
+                self._cached[customer] = key
+        return found
+
+    def _opened(self, customer: CustomerKey, wrapped: bytes) -> bytes | NoKey:
+        if _is_forgotten(wrapped):
+            return NoKey.FORGOTTEN
+        try:
+            return self._unwrap(customer, wrapped)
+        except MemoryError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever the wrapping says of it, it is of no use
+            return NoKey.DAMAGED
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        """Lend the connection, made anew where it was lost; a statement that was lost with it had no effect or one."""
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the vault is closed")
+            if self._db is None or self._db.closed:
+                self._db = self._connect()
+            with translated():
+                yield self._db
+
+    def _connect(self) -> Connection:
+        db = session.connect(self._dsn)
+        try:
+            with translated():
+                session.set_up(db, idle_seconds=session.IDLE_SECONDS)
+                # A standby will do for who only reads.
+                if not self._read_only:
+                    session.probe(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _verify(self, db: Connection) -> None:
+        try:
+            row = db.execute("SELECT wrapped FROM vault.proof", binary=True).fetchone()
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+            raise VaultUnusable("there is no vault in the database") from error
+        if row is None or self._unwrap(_NOBODY, row[0]) != _PROOF:
+            raise VaultUnusable("the vault in the database does not prove which master key it belongs to")
+
+
+def _columns(customers: Sequence[CustomerKey]) -> tuple[Texts, Texts]:
+    return Texts(tenant for tenant, _ in customers), Texts(customer for _, customer in customers)
+
+
+def _is_forgotten(wrapped: bytes) -> bool:
+    return bool(wrapped) and not any(wrapped)
+
+
+_ASKED: Final = "unnest($1::text[], $2::text[]) AS asked (tenant_id, customer_id)"
+_WRAPPED: Final = (
+    f"SELECT k.tenant_id, k.customer_id, k.wrapped FROM {_ASKED}"
+    " JOIN vault.keys AS k ON k.tenant_id = asked.tenant_id AND k.customer_id = asked.customer_id"
+)
+_CREATE: Final = (
+    "INSERT INTO vault.keys SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[])"
+    " ON CONFLICT (tenant_id, customer_id) DO NOTHING"
+)
+_ZEROS: Final = "decode(repeat('00', length(wrapped)), 'hex')"
+_FORGET: Final = (
+    f"UPDATE vault.keys SET wrapped = {_ZEROS} WHERE tenant_id = $1 AND customer_id = $2 AND wrapped <> {_ZEROS}"
+)
+_READERS_BEFORE: Final = (
+    "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
+    " AND age(backend_xmin) >= age($1::text::xid)"
+)
+"""Whoever began before a transaction ended still sees what it replaced: the table written anew keeps it for them."""
