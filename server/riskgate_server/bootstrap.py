@@ -39,7 +39,7 @@ from riskgate_server.datadir import DataDirectory, DataDirectoryError, create_em
 from riskgate_server.domain.fraud.ruleset import RulesetInvalid
 from riskgate_server.engine.clocks import DataClock, SystemClock
 from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.engine.ports import Store, StoreInUse
+from riskgate_server.engine.ports import ReadFailed, Store, StoreBusy, StoreInUse
 from riskgate_server.engine.queries import Queries
 from riskgate_server.engine.writer import Writer
 from riskgate_server.opening import OtherPast, open_store, refuse_other_past, secret, sign_head
@@ -213,11 +213,13 @@ REFUSALS_TO_START: Final = (
     ListenRefused,
     MasterKeyMismatch,
     OtherPast,
+    ReadFailed,
     RegistryUnusable,
     RulesetRefused,
     SchemaTooNew,
     SecretFileBroken,
     SettingsRefused,
+    StoreBusy,
     StoreInUse,
     VaultUnusable,
     OSError,
@@ -239,13 +241,13 @@ class Server:
         """Serve until told to stop, and return the process's exit code: 0 for an orderly end."""
         settings, directory = self._settings, self._directory
         make_room_for_files()
-        directory.check()
+        directory.check(store_here=not settings.store)
         _refuse_unusable_tls(directory)
         require_ports(settings)
         rules, source = read_ruleset(settings.ruleset)
         loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as closing:
-            opened = open_store(directory, synchronous=self._synchronous, readers=READING_CONNECTIONS)
+            opened = open_store(directory, settings.store, synchronous=self._synchronous, readers=READING_CONNECTIONS)
             closing.callback(opened.close)
             store = opened.store
             with store.snapshot() as snapshot:

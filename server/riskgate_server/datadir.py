@@ -154,9 +154,11 @@ class DataDirectory(msgspec.Struct, frozen=True):
                 f" directory with `riskgate init DIR --clock {clock}`"
             )
 
-    def check(self) -> None:
+    def check(self, *, store_here: bool = True) -> None:
         """
         Refuse a directory that is unfinished, incomplete, or readable by others.
+
+        Unless the store is here, its files and the vault's are not asked for.
 
         Raises:
             DataDirectoryError: with the first thing that is wrong and what to do about it.
@@ -172,7 +174,10 @@ class DataDirectory(msgspec.Struct, frozen=True):
             raise DataDirectoryError(f"{self.root} is not a data directory: create one with `riskgate init DIR`")
         for path in (self.secrets, self.tls):
             _require_rights(path)
+        elsewhere = () if store_here else (self.store, self.vault)
         for path in self.required_files():
+            if path in elsewhere:
+                continue
             # Never made anew: a fresh master key beside an old store would look like total loss.
             if not path.is_file():
                 raise DataDirectoryError(f"{path} is missing: restore it from a backup")

@@ -1,6 +1,8 @@
 """
 Opens the rows, keys and signed heads of a data directory, and refuses those that do not belong together.
 
+Rows and keys may be in a PostgreSQL database instead, which a DSN names; all else stays in the directory.
+
 For the server, and for whoever verifies its books.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -25,12 +28,12 @@ from riskgate_server.crypto.signing import (
     without_torn_end,
 )
 from riskgate_server.datadir import DataDirectory, DataDirectoryError
-from riskgate_server.engine.ports import ReadFailed, Store, StoreBroken
+from riskgate_server.engine.ports import ReadFailed, Snapshots, Store, StoreBroken, StoreBusy, Vault
 from riskgate_server.engine.report import Report
 from riskgate_server.engine.sealing import GENESIS, batch_hash, merkle_root
 from riskgate_server.engine.verify import Progress, verify
 from riskgate_server.engine.writer import BATCH_MAX
-from riskgate_server.stores.refusals import SchemaTooNew, VaultUnusable
+from riskgate_server.stores.refusals import SchemaTooNew, SettingsRefused, VaultUnusable
 from riskgate_server.stores.sqlite.store import SQLiteSnapshots, SQLiteStore
 from riskgate_server.stores.sqlite.vault import SqliteVault
 
@@ -48,16 +51,12 @@ WRITER: Final = "w0"
 
 
 class OpenedStore(msgspec.Struct, frozen=True):
-    """A data directory's rows and keys, opened."""
+    """Rows and keys, opened; `close` finishes with both."""
 
-    store: SQLiteStore
-    vault: SqliteVault
+    store: Store
+    vault: Vault
     sealer: Sealer
-
-    def close(self) -> None:
-        """Finish with both."""
-        self.store.close()
-        self.vault.close()
+    close: Callable[[], None]
 
 
 def secret(kind: str, path: Path) -> bytes:
@@ -68,77 +67,116 @@ def secret(kind: str, path: Path) -> bytes:
         raise DataDirectoryError(f"{path}: {error}; restore it from a backup") from error
 
 
-def open_store(directory: DataDirectory, *, synchronous: str = "FULL", readers: int = 1) -> OpenedStore:
+def open_store(directory: DataDirectory, dsn: str = "", *, synchronous: str = "FULL", readers: int = 1) -> OpenedStore:
     """
-    Open a checked data directory for writing, with so many connections that read; only one process may.
+    Open the rows and keys of a checked data directory, or of a database, for writing; only one process may.
+
+    With so many connections that read. The tables of a database are made at its first opening.
 
     Raises:
         DataDirectoryError: the store cannot be read, or is not the one that belongs to the vault.
+        SettingsRefused: the database, or what speaks to it, is not what durability needs.
+        StoreBusy: the database cannot be reached.
     """
+    master = MasterKey(secret(MASTER, directory.master_key))
+    with contextlib.ExitStack() as closing:
+        store, vault = (
+            _open_database(dsn, master, readers, closing)
+            if dsn
+            else _open_files(directory, master, synchronous, readers, closing)
+        )
+        return OpenedStore(store, vault, Sealer(), closing.pop_all().close)
+
+
+def _open_files(
+    directory: DataDirectory, master: MasterKey, synchronous: str, readers: int, closing: contextlib.ExitStack
+) -> tuple[Store, Vault]:
     try:
         store = SQLiteStore(directory.store, synchronous=synchronous, readers=readers)
     except (ReadFailed, StoreBroken) as error:
         raise DataDirectoryError(f"{directory.store} cannot be read: {error}") from error
-    try:
-        master = MasterKey(secret(MASTER, directory.master_key))
-        vault = SqliteVault(directory.vault, wrap=master.wrap, unwrap=master.unwrap)
-    except BaseException:
-        store.close()
-        raise
-    opened = OpenedStore(store, vault, Sealer())
-    try:
-        _refuse_strangers(directory, opened)
-    except BaseException:
-        opened.close()
-        raise
-    return opened
-
-
-def _refuse_strangers(directory: DataDirectory, opened: OpenedStore) -> None:
-    """Refuse a store that is not the one whose customers have keys in the vault: going on would begin anew."""
-    if opened.store.mark != opened.vault.mark:
+    closing.callback(store.close)
+    vault = SqliteVault(directory.vault, wrap=master.wrap, unwrap=master.unwrap)
+    closing.callback(vault.close)
+    if store.mark != vault.mark:
         raise DataDirectoryError(f"{directory.store} and {directory.vault} {_STRANGERS}")
-    with opened.store.snapshot() as snapshot:
-        if snapshot.customers(after=("", ""), limit=1):
-            return
-    keys = opened.vault.count()
+    if not _has_customers(store):
+        _refuse_keys_of_nobody(vault.count(), str(directory.store), str(directory.vault))
+    return store, vault
+
+
+def _open_database(dsn: str, master: MasterKey, readers: int, closing: contextlib.ExitStack) -> tuple[Store, Vault]:
+    with _driver():
+        from riskgate_server.stores.postgres.store import PostgresStore  # noqa: PLC0415 - an extra, see _driver
+        from riskgate_server.stores.postgres.vault import PostgresVault, create_vault  # noqa: PLC0415
+    store = PostgresStore(dsn, readers=readers)
+    closing.callback(store.close)
+    begun = _has_customers(store)
+    if not begun:
+        # Never beside customers: a vault that was lost must not come back empty.
+        create_vault(dsn, master.wrap)
+    vault = PostgresVault(dsn, wrap=master.wrap, unwrap=master.unwrap)
+    closing.callback(vault.close)
+    if not begun:
+        _refuse_keys_of_nobody(vault.count(), "the database", "its vault")
+    return store, vault
+
+
+@contextlib.contextmanager
+def _driver() -> Iterator[None]:
+    """Import what speaks PostgreSQL: its driver is an extra, which who stays with one file need not install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise SettingsRefused("a store in PostgreSQL needs its driver: install riskgate[postgres]") from error
+
+
+def _has_customers(store: Store) -> bool:
+    with store.snapshot() as snapshot:
+        return bool(snapshot.customers(after=("", ""), limit=1))
+
+
+def _refuse_keys_of_nobody(keys: int, store: str, vault: str) -> None:
+    """Refuse a store without a customer whose vault has keys of many: going on would begin anew."""
     if keys > KEYS_OF_A_CRASH_MAX:
         raise DataDirectoryError(
-            f"{directory.store} has no customers, and {directory.vault} has keys of {keys}:"
+            f"{store} has no customers, and {vault} has keys of {keys}:"
             " restore the store from the backup that belongs to the vault"
         )
 
 
-UNREADABLE: Final = (DataDirectoryError, MasterKeyMismatch, SchemaTooNew, VaultUnusable, OSError)
-"""Why a directory cannot even be looked at."""
+UNREADABLE: Final = (
+    DataDirectoryError,
+    MasterKeyMismatch,
+    SchemaTooNew,
+    SettingsRefused,
+    StoreBusy,
+    VaultUnusable,
+    OSError,
+)
+"""Why a directory, or a database, cannot even be looked at."""
 
 
-def verify_directory(directory: DataDirectory, progress: Progress) -> Report:
+def verify_directory(directory: DataDirectory, progress: Progress, dsn: str = "") -> Report:
     """
-    Verify a data directory, whether or not a server is running on it.
+    Verify a data directory, with the database a DSN names, whether or not a server is running on it.
 
     Raises:
         One of `UNREADABLE`: it cannot be looked at.
     """
     faults: list[str] = []
     heads = _signed_heads(directory, faults)
-    if not directory.store.exists():
+    if not dsn and not directory.store.exists():
         return Report(heads=len(heads), faults=[*faults, f"{directory.store.name} is missing"])
     master = MasterKey(secret(MASTER, directory.master_key))
     with contextlib.ExitStack() as closing:
-        vault = SqliteVault(directory.vault, wrap=master.wrap, unwrap=master.unwrap, read_only=True)
-        closing.callback(vault.close)
         try:
-            snapshots = SQLiteSnapshots(directory.store)
-            closing.callback(snapshots.close)
-            broken, foreign = snapshots.schema_differences()
-            if not broken and (misfiled := snapshots.misfiled()):
-                faults.append(f"{misfiled} records are of no kind, or are not what their kind is")
-            if snapshots.mark != vault.mark:
-                faults.append(f"{directory.store.name} and {directory.vault.name} {_STRANGERS}")
+            snapshots, vault, broken = (
+                _look_at_database(dsn, master, closing) if dsn else _look_at_files(directory, master, faults, closing)
+            )
         except ReadFailed as error:
-            return Report(heads=len(heads), faults=[*faults, f"{directory.store.name} cannot be read: {error}"])
-        faults += broken + foreign
+            name = "the database" if dsn else directory.store.name
+            return Report(heads=len(heads), faults=[*faults, f"{name} cannot be read: {error}"])
         if broken:
             return Report(heads=len(heads), faults=faults)
         report = verify(snapshots, vault, Sealer(), progress, heads)
@@ -147,6 +185,35 @@ def verify_directory(directory: DataDirectory, progress: Progress) -> Report:
         faults.append(f"{directory.heads.name} has no head of this journal: it was lost or emptied")
     report.faults[:0] = faults
     return report
+
+
+def _look_at_files(
+    directory: DataDirectory, master: MasterKey, faults: list[str], closing: contextlib.ExitStack
+) -> tuple[Snapshots, Vault, bool]:
+    """Return rows and keys to read, and whether the schema is too damaged for it; what is found is a fault."""
+    vault = SqliteVault(directory.vault, wrap=master.wrap, unwrap=master.unwrap, read_only=True)
+    closing.callback(vault.close)
+    snapshots = SQLiteSnapshots(directory.store)
+    closing.callback(snapshots.close)
+    broken, foreign = snapshots.schema_differences()
+    if not broken and (misfiled := snapshots.misfiled()):
+        faults.append(f"{misfiled} records are of no kind, or are not what their kind is")
+    if snapshots.mark != vault.mark:
+        faults.append(f"{directory.store.name} and {directory.vault.name} {_STRANGERS}")
+    faults += broken + foreign
+    return snapshots, vault, bool(broken)
+
+
+def _look_at_database(dsn: str, master: MasterKey, closing: contextlib.ExitStack) -> tuple[Snapshots, Vault, bool]:
+    """Return rows and keys to read. A database holds its own schema to its types: it is not compared."""
+    with _driver():
+        from riskgate_server.stores.postgres.store import PostgresSnapshots  # noqa: PLC0415 - as above
+        from riskgate_server.stores.postgres.vault import PostgresVault  # noqa: PLC0415
+    vault = PostgresVault(dsn, wrap=master.wrap, unwrap=master.unwrap, read_only=True)
+    closing.callback(vault.close)
+    snapshots = PostgresSnapshots(dsn)
+    closing.callback(snapshots.close)
+    return snapshots, vault, False
 
 
 def _signed_heads(directory: DataDirectory, faults: list[str]) -> list[Head]:

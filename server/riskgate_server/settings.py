@@ -23,6 +23,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     data: str
     """Data directory made by `riskgate init`."""
+    store: Annotated[str, Meta(pattern=r"^(postgres(ql)?://.*)?$")] = ""
+    """DSN of a PostgreSQL database that holds journal, state and customers' keys; empty is the data directory."""
     address: str = "127.0.0.1"
     """Where to listen for calls; anything but loopback is your decision."""
     certificate_port: Port = 7443

@@ -370,7 +370,7 @@ def _check_certificate_options(out: Path | None, expires_days: int | None, *, wi
 @contextmanager
 def _editing(data: Path) -> Iterator[tuple[DataDirectory, CallerEditor]]:
     """Open the registry and turn its refusals into words about the command's options."""
-    directory = checked_directory(data)
+    directory = checked_directory(data, store_here=False)
     try:
         editor = CallerEditor(directory.access, who=who())
     except RegistryUnusable as error:

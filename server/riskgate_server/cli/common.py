@@ -31,16 +31,29 @@ def data_option(function: _F) -> _F:
     )(function)
 
 
+def store_option(function: _F) -> _F:
+    """Add `--store DSN`, also read from RISKGATE_STORE."""
+    return click.option(
+        "--store",
+        "store",
+        metavar="DSN",
+        envvar="RISKGATE_STORE",
+        show_envvar=True,
+        default="",
+        help="postgresql://…: the database that holds journal and keys, instead of the directory.",
+    )(function)
+
+
 def json_option(function: _F) -> _F:
     """Add `--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Answer as one JSON object.")(function)
 
 
-def checked_directory(root: Path) -> DataDirectory:
-    """Return the data directory, or leave with exit code 1 and the reason."""
+def checked_directory(root: Path, *, store_here: bool = True) -> DataDirectory:
+    """Return the data directory, or leave with exit code 1 and the reason; `store_here` as for its `check`."""
     directory = DataDirectory(root.absolute())
     try:
-        directory.check()
+        directory.check(store_here=store_here)
     except DataDirectoryError as error:
         raise click.ClickException(str(error)) from error
     return directory

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from riskgate_server.cli.common import checked_directory, counted, data_option, json_option, say
+from riskgate_server.cli.common import checked_directory, counted, data_option, json_option, say, store_option
 
 if TYPE_CHECKING:
     from riskgate_server.engine.report import Report
@@ -22,8 +22,9 @@ def ledger() -> None:
 
 @ledger.command()
 @data_option
+@store_option
 @json_option
-def verify(data: Path, as_json: bool) -> None:
+def verify(data: Path, store: str, as_json: bool) -> None:
     """
     Recompute everything from the journal and compare it with what is stored.
 
@@ -33,10 +34,10 @@ def verify(data: Path, as_json: bool) -> None:
     """
     from riskgate_server.opening import UNREADABLE, verify_directory
 
-    directory = checked_directory(data)
+    directory = checked_directory(data, store_here=not store)
     with _progress(shown=not as_json) as progress:
         try:
-            report = verify_directory(directory, progress)
+            report = verify_directory(directory, progress, store)
         except UNREADABLE as error:
             raise click.ClickException(str(error)) from error
     say(_answer(report), _text(report), as_json=as_json)

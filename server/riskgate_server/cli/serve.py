@@ -19,6 +19,7 @@ from riskgate_server.cli.common import data_option
 from riskgate_server.settings import Settings, SettingsInvalid, load
 
 _HELP: Final = {
+    "store": "postgresql://…: the database that holds journal and keys, instead of the directory.",
     "address": "Where to listen; loopback by default.",
     "certificate_port": "Port for callers with a certificate (7443).",
     "key_port": "Port for callers with an API key (7444).",
@@ -31,7 +32,7 @@ _HELP: Final = {
 }
 """The settings that are options too."""
 
-_METAVARS: Final = {"address": "ADDRESS", "ruleset": "FILE"}
+_METAVARS: Final = {"store": "DSN", "address": "ADDRESS", "ruleset": "FILE"}
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,0 +1,198 @@
+"""A real server whose journal and state are in a PostgreSQL database."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from click.testing import CliRunner
+
+from riskgate_server import opening
+from riskgate_server.cli import main
+from riskgate_server.datadir import DataDirectoryError
+from riskgate_server.stores.refusals import SettingsRefused
+from tests import postgres
+from tests.rpc.calling import refused
+from tests.rpc.requests import buying, entries_of, line_of, open_line
+from tests.rpc.serving import Deployment, Loop, serving
+
+
+@pytest.fixture
+def dsn(tmp_path: Path) -> Iterator[str]:
+    yield postgres.database(tmp_path)
+    postgres.give_back(tmp_path)
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    deployment = Deployment(tmp_path / "data")
+    yield deployment
+    deployment.close()
+
+
+def verified(deployment: Deployment, dsn: str) -> dict[str, Any]:
+    """What `riskgate ledger verify` says."""
+    given = ["ledger", "verify", "--data", str(deployment.directory.root), "--store", dsn, "--json"]
+    result = CliRunner().invoke(main, given)
+    assert result.exit_code in {0, 1}, result.output
+    answer: dict[str, Any] = json.loads(result.stdout)
+    return answer
+
+
+def end_sessions(dsn: str) -> None:
+    name = dsn.split("/")[3].split("?", maxsplit=1)[0]
+    postgres.admin("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", name)
+
+
+def test_what_was_answered_stands_after_a_restart_and_the_books_are_right(
+    loop: Loop, deployment: Deployment, dsn: str
+) -> None:
+    """Neither file of an embedded store is asked for, or made."""
+    for path in (deployment.directory.store, deployment.directory.vault):
+        path.unlink()
+    requests = [buying(amount=100 + n) for n in range(20)]
+    with serving(loop, deployment, store=dsn) as running:
+        api = running.keyed(deployment.admin_key)
+        open_line(api)
+        answered = [api.risk.CheckTransaction(request).decision for request in requests]
+        beside = verified(deployment, dsn)
+
+    with serving(loop, deployment, store=dsn) as running:
+        api = running.keyed(deployment.admin_key)
+        assert [api.risk.CheckTransaction(request).decision for request in requests] == answered
+        assert len(entries_of(api)) == 21
+    at_the_end = verified(deployment, dsn)
+
+    assert beside["clean"], beside
+    assert at_the_end["clean"], at_the_end
+    assert (at_the_end["entries"], at_the_end["customers"]) == (21, 1)
+    assert at_the_end["heads"] >= 1
+    assert not deployment.directory.store.exists()
+    assert not deployment.directory.vault.exists()
+
+
+def test_a_database_that_restarts_is_found_again_and_the_server_stays(
+    loop: Loop, deployment: Deployment, dsn: str
+) -> None:
+    with serving(loop, deployment, store=dsn) as running:
+        api = running.keyed(deployment.admin_key)
+        open_line(api)
+        for _ in range(5):
+            end_sessions(dsn)
+            request = buying(amount=100)
+            answer = None
+            while answer is None:
+                try:
+                    answer = api.risk.CheckTransaction(request).decision
+                except grpc.RpcError as error:
+                    # Nothing happened, or nobody knows: either way the same id is repeated.
+                    assert error.code() in {grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE}  # noqa: PT017
+        assert line_of(api).held.amount_minor == 500
+
+    assert verified(deployment, dsn)["clean"]
+
+
+def test_who_asks_or_buys_while_the_database_is_away_is_told_so(loop: Loop, deployment: Deployment, dsn: str) -> None:
+    name = dsn.split("/")[3].split("?", maxsplit=1)[0]
+    with serving(loop, deployment, store=dsn) as running:
+        api = running.keyed(deployment.admin_key)
+        open_line(api)
+        postgres.admin(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
+        end_sessions(dsn)
+        away = refused(lambda: line_of(api))
+        undone = refused(lambda: api.risk.CheckTransaction(buying(amount=100)))
+        postgres.admin(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")
+        back = line_of(api)
+
+    assert away.name == "UNAVAILABLE READ_FAILED"
+    assert undone.name == "UNAVAILABLE STORE_UNREACHABLE"
+    assert back.line_id == "main"
+
+
+@pytest.mark.parametrize(
+    ("store", "words"),
+    [
+        ("mysql://here/x", "store"),
+        ("postgresql:///x?host=/nowhere", "nowhere"),
+        ("postgresql:///x?nonsense=1", "the DSN cannot be read"),
+    ],
+)
+def test_a_store_that_cannot_be_had_is_refused_in_a_line(deployment: Deployment, store: str, words: str) -> None:
+    given = ["serve", "--data", str(deployment.directory.root), "--metrics-port", "-1", "--store", store]
+
+    result = CliRunner().invoke(main, given)
+
+    assert result.exit_code != 0
+    assert isinstance(result.exception, SystemExit)
+    assert words in result.output
+
+
+def test_a_database_that_lost_its_customers_but_not_their_keys_is_refused(
+    deployment: Deployment, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "KEYS_OF_A_CRASH_MAX", 1)
+    keys = {("acme", name): bytes(32) for name in ("ada", "bo")}
+    with closing(opening.open_store(deployment.directory, dsn)) as opened:
+        opened.vault.create(dict([keys.popitem()]))
+    with closing(opening.open_store(deployment.directory, dsn)) as opened:
+        opened.vault.create(keys)
+
+    with pytest.raises(DataDirectoryError, match="no customers, and its vault has keys of 2"):
+        opening.open_store(deployment.directory, dsn)
+
+
+def test_without_the_driver_the_extra_that_brings_it_is_named(
+    deployment: Deployment, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "riskgate_server.stores.postgres.store", None)
+
+    with pytest.raises(SettingsRefused, match=r"install riskgate\[postgres\]"):
+        opening.open_store(deployment.directory, dsn)
+
+
+def test_callers_are_kept_without_the_files_of_a_store(deployment: Deployment) -> None:
+    deployment.directory.store.unlink()
+    deployment.directory.vault.unlink()
+
+    listed = CliRunner().invoke(main, ["callers", "list", "--data", str(deployment.directory.root)])
+
+    assert listed.exit_code == 0, listed.output
+
+
+def test_another_database_than_the_one_whose_heads_were_signed_is_refused(
+    loop: Loop, deployment: Deployment, dsn: str, tmp_path: Path
+) -> None:
+    with serving(loop, deployment, store=dsn) as running:
+        open_line(running.keyed(deployment.admin_key))
+    other = postgres.database(tmp_path / "other")
+
+    with (
+        pytest.raises(Exception, match="does not hold commit 1, whose head was signed"),
+        serving(loop, deployment, store=other),
+    ):
+        pass
+
+    postgres.give_back(tmp_path / "other")
+
+
+def test_the_database_of_another_master_key_is_refused(
+    loop: Loop, deployment: Deployment, dsn: str, tmp_path: Path
+) -> None:
+    with serving(loop, deployment, store=dsn) as running:
+        open_line(running.keyed(deployment.admin_key))
+    stranger = Deployment(tmp_path / "stranger")
+
+    result = CliRunner().invoke(
+        main, ["serve", "--data", str(stranger.directory.root), "--metrics-port", "-1", "--store", dsn]
+    )
+
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert "master key" in result.output
+    stranger.close()
