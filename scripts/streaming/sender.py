@@ -109,8 +109,12 @@ class Sender:
             async with asyncio.TaskGroup() as group:
                 for items in lanes:
                     group.create_task(self._work_through(items))
-        except* RiskgateError as failures:
-            raise failures.exceptions[0] from None
+        except ExceptionGroup as failures:
+            refused, others = failures.split(RiskgateError)
+            if refused is None:
+                raise
+            # What else went wrong did so while the refusal ended the other lanes, some of them half way in a call.
+            raise _first(refused) from others
 
     async def _capture_all_due(self, before_us: int) -> None:
         """Make the captures that are older than a chunk: its purchases may move the clock past their holds."""
@@ -369,3 +373,9 @@ def _reason(error: RiskgateError) -> str:
 
 def _elapsed_us(began: float) -> int:
     return min(LATENCY_MAX_US, max(1, round((time.perf_counter() - began) * 1_000_000)))
+
+
+def _first(failures: ExceptionGroup[RiskgateError]) -> RiskgateError:
+    """Return the first error of a group, however deep."""
+    first = failures.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first

@@ -39,6 +39,7 @@ from riskgate_client import (
     Outcome,
     ResourceExhausted,
     RiskgateError,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -248,6 +249,25 @@ def test_an_overloaded_server_is_asked_again(engine: FakeEngine) -> None:
 
     assert sent.answered == 3
     assert sorted(engine.asked["c"]) == ["check t-0", "check t-1", "check t-2", "open"]
+
+
+class TornDown(FakeEngine):
+    """Refuses one customer; the calls of the others are under way then, and break when they are cancelled."""
+
+    async def open(self, **given: Any) -> object:
+        if given["customer_id"] == "c-0":
+            await asyncio.sleep(0)
+            raise Unauthenticated("who?", status=grpc.StatusCode.UNAUTHENTICATED, reason="CREDENTIAL_INVALID")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise RuntimeError("the call was torn down") from None
+        raise AssertionError
+
+
+def test_a_server_that_refuses_the_stream_is_heard_above_what_breaks_with_it() -> None:
+    with pytest.raises(Unauthenticated):
+        stream(TornDown(), plan(), [purchase(n, f"c-{n}") for n in range(40)], lanes=4, batch=3)
 
 
 def test_a_refused_purchase_is_counted_and_the_others_go_on(engine: FakeEngine) -> None:
