@@ -67,8 +67,11 @@ FILES_MIN: Final = 256
 READING_CONNECTIONS: Final = READERS + 2
 """One for each of those threads, one for the sweep of lapsed holds and one for signing heads: none ever waits long."""
 
-GC_THRESHOLD: Final = 20_000
-"""Objects made between two looks of the garbage collector: what we make by the thousand are trees without cycles."""
+GC_THRESHOLD: Final = 200_000
+"""
+Objects made between two looks of the garbage collector, more than a batch of hundreds keeps at a time: what we make by
+the thousand are trees without cycles, which end without it.
+"""
 
 FIRST_HEAD_SECONDS: Final = 0.25
 """How often a server without a commit looks for the first one, to sign it."""

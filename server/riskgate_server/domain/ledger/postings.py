@@ -108,19 +108,25 @@ def debit_balance(books: Books, account: Account, layer: Layer = Layer.POSTED) -
     return books[at] - books[at + 1]
 
 
+# Where the three that every purchase asks for lie: working it out each time costs five times the subtraction.
+_HELD: Final = _WIDTH * Account.UNUSED + 2 * Layer.PENDING
+_UNUSED: Final = _WIDTH * Account.UNUSED + 2 * Layer.POSTED
+_DRAWN: Final = _WIDTH * Account.DRAWN + 2 * Layer.POSTED
+
+
 def held(books: Books) -> int:
     """Credit reserved by open holds, in minor units."""
-    return debit_balance(books, Account.UNUSED, Layer.PENDING)
+    return books[_HELD] - books[_HELD + 1]
 
 
 def available(books: Books) -> int:
     """Credit a new hold may take, in minor units; negative only after a forced posting or a returned payment."""
-    return -debit_balance(books, Account.UNUSED) - held(books)
+    return books[_UNUSED + 1] - books[_UNUSED] - held(books)
 
 
 def limit(books: Books) -> int:
     """What may be owed and held together, in minor units: unused plus drawn."""
-    return -debit_balance(books, Account.UNUSED) - debit_balance(books, Account.DRAWN)
+    return books[_UNUSED + 1] - books[_UNUSED] + books[_DRAWN + 1] - books[_DRAWN]
 
 
 def outstanding(books: Books) -> int:
