@@ -10,8 +10,6 @@ import os
 import resource
 import signal
 import socket
-import threading
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -301,7 +299,6 @@ class Server:
                 store,
                 clock,
                 deliver=gateway.deliver,
-                edge_seconds=partial(time.clock_gettime, time.pthread_getcpuclockid(threading.get_ident())),
                 on_broken=partial(loop.call_soon_threadsafe, self._break),
             )
             server = RpcServer(rooms)

@@ -72,7 +72,8 @@ class Writer:
     Args:
         deliver: takes the replies of one commit; called from this thread.
         on_broken: hears that nothing will be written any more.
-        edge_seconds: processor time the edge's thread has used so far; tells whether callers are on their way.
+        spent_seconds: processor time the process has used so far: what is spent while this thread sleeps, the edge
+            spends on callers who are on their way.
         pause: sleeps.
     """
 
@@ -84,7 +85,7 @@ class Writer:
         *,
         deliver: Delivery,
         on_broken: Callable[[], object],
-        edge_seconds: Callable[[], float] = lambda: 0.0,
+        spent_seconds: Callable[[], float] = time.process_time,
         pause: Callable[[float], object] = time.sleep,
         batch_max: int = BATCH_MAX,
     ) -> None:
@@ -93,7 +94,7 @@ class Writer:
         self._clock = clock
         self._deliver = deliver
         self._on_broken = on_broken
-        self._edge_seconds = edge_seconds
+        self._spent_seconds = spent_seconds
         self._pause = pause
         self._batch_max = batch_max
         self._queue: SimpleQueue[tuple[Ticket, Command | None]] = SimpleQueue()
@@ -152,10 +153,10 @@ class Writer:
         for _ in range(LINGER_STEPS_MAX if self._last_size > 1 else 0):
             if len(taken) >= self._batch_max:
                 return
-            spent = self._edge_seconds()
+            spent = self._spent_seconds()
             self._pause(LINGER_STEP_SECONDS)
             self._take(taken)
-            if self._edge_seconds() - spent <= LINGER_STEP_SECONDS / 2:
+            if self._spent_seconds() - spent <= LINGER_STEP_SECONDS / 2:
                 return
 
     def _take(self, taken: list[tuple[Ticket, Command | None]]) -> None:

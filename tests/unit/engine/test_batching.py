@@ -27,7 +27,7 @@ class Edge:
             f.FixedClock(),
             deliver=lambda _replies: None,
             on_broken=lambda: None,
-            edge_seconds=lambda: self._seconds,
+            spent_seconds=lambda: self._seconds,
             pause=self._pause,
             batch_max=batch_max,
         )

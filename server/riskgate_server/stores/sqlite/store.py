@@ -80,8 +80,8 @@ STILL_SECONDS_MAX: Final = 0.5
 LOG_AGAIN_SECONDS: Final = 5.0
 """When that is tried again; a program outside, verifying the store, cannot be kept waiting."""
 
-CACHE_KIB: Final = 64 * 1024
-"""Page cache of the writing connection."""
+CACHE_KIB: Final = 256 * 1024
+"""Page cache of the writing connection: at most 256 MiB, taken as pages are used."""
 
 READERS: Final = 6
 """Connections that read at once, unless whoever opens the store asks for another number."""
