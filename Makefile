@@ -53,7 +53,7 @@ format: .venv/.built  ## Format the code and apply the linter's safe fixes
 protos: .venv/.built  ## Generate protos/gen from protos/
 	@scripts/gen-protos
 
-lock: .venv/.built  ## Resolve requirements.in into requirements.lock (needs uv on PATH)
+lock:  ## Resolve requirements.in into requirements.lock (needs uv on PATH)
 	env -u UV_FIND_LINKS -u UV_INDEX uv pip compile --no-config --universal --python-version 3.11 --generate-hashes \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet requirements.in -o requirements.lock
 
