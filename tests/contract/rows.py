@@ -10,9 +10,12 @@ from riskgate_server.engine.ports import (
     BatchWrite,
     CustomerRow,
     EntryRow,
+    IdentityRow,
+    MessageRow,
     PaymentRow,
     PurchaseRow,
     RequestRow,
+    ScopeRow,
     Store,
 )
 
@@ -40,6 +43,18 @@ def request(name: str = "r1", key: Key = ADA, *, at_us: int = 10, reply: bytes =
     return RequestRow(key, name, b"fingerprint", 1, at_us, reply)
 
 
+def identity(key: Key = ADA, state: bytes = b"sealed identity") -> IdentityRow:
+    return IdentityRow(key, state)
+
+
+def scope(name: bytes = b"number", tenant_id: str = "acme", *, kind: int = 1, state: bytes = b"budget") -> ScopeRow:
+    return ScopeRow((tenant_id, kind, name), state)
+
+
+def message(name: str = "m1", key: Key = ADA, *, due_us: int = 10) -> MessageRow:
+    return MessageRow(key, name, due_us, b"sealed message")
+
+
 def entry(sequence: int = 1, position: int = 1, key: Key = ADA, *, tag: int = 2, batch: int = 1) -> EntryRow:
     at_us, request_id = 100 + position, f"r{position}"
     return EntryRow(key, sequence, position, batch, at_us, tag, request_id, b"clear", b"nonce", b"sealed", b"hash")
@@ -63,6 +78,9 @@ def batch_write(*rows: Any) -> BatchWrite:
         requests=of(RequestRow),
         entries=of(EntryRow),
         batch=next(iter(batches), None),
+        identities=of(IdentityRow),
+        scopes=of(ScopeRow),
+        messages=of(MessageRow),
     )
 
 
@@ -70,4 +88,5 @@ def commit(store: Store, *rows: Any) -> None:
     with store.transaction() as tx:
         written = batch_write(*rows)
         tx.lock([row.key for row in written.customers])
+        tx.scopes([row.scope for row in written.scopes])
         tx.write(written)

@@ -24,14 +24,17 @@ from tests.contract.rows import (
     commit,
     customer,
     entry,
+    identity,
+    message,
     payment,
     purchase,
     request,
+    scope,
 )
 
 
 def everything() -> tuple[Any, ...]:
-    return customer(), purchase(), payment(), request(), entry(), batch()
+    return customer(), purchase(), payment(), request(), entry(), batch(), identity(), scope(), message()
 
 
 def assert_empty(store: Store) -> None:
@@ -102,6 +105,8 @@ def test_a_rolled_back_transaction_does_not_hinder_the_next(store: Store) -> Non
             "requests": 1,
             "entries": 1,
             "batches": 1,
+            "identities": 1,
+            "messages": 1,
         }
 
 
@@ -329,7 +334,7 @@ def test_a_batch_of_many_rows_is_written_whole(store: Store) -> None:
 
     with store.snapshot() as snapshot:
         kinds = ("customers", "purchases", "payments", "requests", "entries")
-        assert snapshot.counts() == dict.fromkeys(kinds, 700) | {"batches": 1}
+        assert snapshot.counts() == dict.fromkeys(kinds, 700) | {"batches": 1, "identities": 0, "messages": 0}
         assert [e.sequence for e in snapshot.entries(ADA, after=0, limit=1_000)] == list(range(1, 701))
     with store.transaction() as tx:
         assert len(tx.requests([(ADA, name) for name in names])) == 700

@@ -96,6 +96,37 @@ class PaymentRow(msgspec.Struct, frozen=True, gc=False):
     state: bytes
 
 
+class IdentityRow(msgspec.Struct, frozen=True, gc=False):
+    """What a customer can prove themselves with, and what is under way; `state` is sealed under their own key."""
+
+    key: CustomerKey
+    state: bytes
+
+
+ScopeKey = tuple[str, int, bytes]
+"""(tenant id, kind, id): names a fact that concerns several customers. What the kinds are is the engine's to say."""
+
+
+class ScopeRow(msgspec.Struct, frozen=True, gc=False):
+    """A fact across customers as stored: a budget, or whose something is."""
+
+    scope: ScopeKey
+    state: bytes
+
+
+class MessageRow(msgspec.Struct, frozen=True, gc=False):
+    """
+    A message to a customer that was not delivered yet; `sealed` holds it, under the customer's own key.
+
+    `due_us` is when it is to be sent, or sent again. Who takes it to send it moves it on, so that no other takes it.
+    """
+
+    key: CustomerKey
+    message_id: str
+    due_us: int
+    sealed: bytes
+
+
 class RequestRow(msgspec.Struct, frozen=True, gc=False):
     """What a request id came to. `reply` is empty once forgotten, and for purchases: the journal has them."""
 
@@ -154,6 +185,11 @@ class BatchWrite(msgspec.Struct):
     requests: list[RequestRow]
     entries: list[EntryRow]
     batch: BatchRow | None
+    identities: list[IdentityRow] = []
+    scopes: list[ScopeRow] = []
+    messages: list[MessageRow] = []
+    settled: list[tuple[CustomerKey, str]] = []
+    """Messages to be sent no more."""
 
 
 class Reads(Protocol):
@@ -167,6 +203,12 @@ class Reads(Protocol):
 
     def payment(self, key: CustomerKey, payment_id: str) -> PaymentRow | None:
         """Return one payment."""
+
+    def identity(self, key: CustomerKey) -> IdentityRow | None:
+        """Return what the customer can prove themselves with."""
+
+    def message(self, key: CustomerKey, message_id: str) -> MessageRow | None:
+        """Return one message that was not delivered yet."""
 
     def lapsed(self, key: CustomerKey, now_us: int) -> Sequence[PurchaseRow]:
         """Return the customer's open holds with `lapses_us` at or before `now_us`, by (lapses_us, transaction_id)."""
@@ -194,6 +236,13 @@ class Transaction(Reads, Protocol):
     def purchases(self, ids: Sequence[tuple[CustomerKey, str]]) -> Sequence[PurchaseRow]:
         """Return those of the purchases that exist, in any order."""
 
+    def scopes(self, keys: Sequence[ScopeKey]) -> Sequence[ScopeRow]:
+        """
+        Take scopes for this transaction, and return those that exist, in any order.
+
+        Once, after the customers were locked, and with all that will be written: they are waited for in key order.
+        """
+
     def owed(self, key: CustomerKey) -> Sequence[PurchaseRow]:
         """Return the customer's purchases that owe principal, by (owed_since, transaction_id)."""
 
@@ -205,7 +254,7 @@ class Transaction(Reads, Protocol):
 
     def write(self, batch: BatchWrite) -> None:
         """
-        Add or replace everything in `batch`. A customer that is replaced must have been locked.
+        Add or replace everything in `batch`. A customer that is replaced must have been locked, a scope taken.
 
         Raises when an entry's (key, sequence), its position, a batch's sequence or a request id is taken.
         """
@@ -231,6 +280,12 @@ class Snapshot(Reads, AbstractContextManager["Snapshot"], Protocol):
     def payments(self, key: CustomerKey) -> Sequence[PaymentRow]:
         """Return the customer's payments by payment id."""
 
+    def messages_due(self, now_us: int, limit: int) -> Sequence[MessageRow]:
+        """Return messages to be sent at or before `now_us`, the longest due first, at most `limit`."""
+
+    def messages(self, key: CustomerKey) -> Sequence[MessageRow]:
+        """Return the customer's messages that were not delivered yet, by message id."""
+
     def customers(self, *, after: CustomerKey, limit: int) -> Sequence[CustomerRow]:
         """Return customers with a key above `after`, ascending, at most `limit`."""
 
@@ -247,7 +302,7 @@ class Snapshot(Reads, AbstractContextManager["Snapshot"], Protocol):
         """Return the position of the last entry; 0 before the first."""
 
     def counts(self) -> Mapping[str, int]:
-        """Return how many rows there are: customers, purchases, payments, requests, entries, batches."""
+        """Return how many rows there are: customers and identities, purchases, and so on."""
 
     def ruleset_source(self, ruleset_hash: bytes) -> str | None:
         """Return the source text of a ruleset that decided here."""

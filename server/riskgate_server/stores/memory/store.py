@@ -17,10 +17,14 @@ from riskgate_server.engine.ports import (
     BatchWrite,
     CustomerRow,
     EntryRow,
+    IdentityRow,
     Locked,
+    MessageRow,
     PaymentRow,
     PurchaseRow,
     RequestRow,
+    ScopeKey,
+    ScopeRow,
 )
 
 _Row = TypeVar("_Row")
@@ -37,6 +41,9 @@ class _Tables:
         self.chains: dict[CustomerKey, list[EntryRow]] = {}
         self.journal: list[EntryRow] = []
         self.batches: list[BatchRow] = []
+        self.identities: dict[CustomerKey, IdentityRow] = {}
+        self.scopes: dict[ScopeKey, ScopeRow] = {}
+        self.messages: dict[tuple[CustomerKey, str], MessageRow] = {}
         self.rulesets: dict[bytes, str] = {}
 
 
@@ -115,6 +122,14 @@ class _MemoryReads:
         """Return one payment."""
         return self._tables.payments.get(key, {}).get(payment_id)
 
+    def identity(self, key: CustomerKey) -> IdentityRow | None:
+        """Return what the customer can prove themselves with."""
+        return self._tables.identities.get(key)
+
+    def message(self, key: CustomerKey, message_id: str) -> MessageRow | None:
+        """Return one message."""
+        return self._tables.messages.get((key, message_id))
+
     def lapsed(self, key: CustomerKey, now_us: int) -> Sequence[PurchaseRow]:
         """Return the customer's open holds that lapsed."""
         rows = [p for p in self._tables.purchases.get(key, {}).values() if 0 < p.lapses_us <= now_us]
@@ -153,6 +168,10 @@ class MemoryTransaction(_MemoryReads):
     def purchases(self, ids: Sequence[tuple[CustomerKey, str]]) -> Sequence[PurchaseRow]:
         """Return those of the purchases that exist."""
         return [row for key, transaction_id in ids if (row := self.purchase(key, transaction_id))]
+
+    def scopes(self, keys: Sequence[ScopeKey]) -> Sequence[ScopeRow]:
+        """Return those of the scopes that exist: the only writer has them all."""
+        return [row for key in keys if (row := self._tables.scopes.get(key))]
 
     def owed(self, key: CustomerKey) -> Sequence[PurchaseRow]:
         """Return the purchases that owe principal."""
@@ -201,6 +220,11 @@ class MemoryTransaction(_MemoryReads):
                 tables.journal.append(entry)
             if batch.batch:
                 tables.batches.append(batch.batch)
+            tables.identities.update((row.key, row) for row in batch.identities)
+            tables.scopes.update((row.scope, row) for row in batch.scopes)
+            tables.messages.update(((row.key, row.message_id), row) for row in batch.messages)
+            for settled in batch.settled:
+                tables.messages.pop(settled, None)
 
 
 class MemorySnapshot(_MemoryReads):
@@ -245,6 +269,15 @@ class MemorySnapshot(_MemoryReads):
         """Return the customer's payments by id."""
         return [row for _, row in sorted(self._tables.payments.get(key, {}).items())]
 
+    def messages_due(self, now_us: int, limit: int) -> Sequence[MessageRow]:
+        """Return messages to be sent, the longest due first."""
+        due = [row for row in self._tables.messages.values() if row.due_us <= now_us]
+        return sorted(due, key=lambda row: (row.due_us, row.key, row.message_id))[:limit]
+
+    def messages(self, key: CustomerKey) -> Sequence[MessageRow]:
+        """Return the customer's messages by id."""
+        return [row for (whose, _), row in sorted(self._tables.messages.items()) if whose == key]
+
     def requests(self, key: CustomerKey, *, after: str, limit: int) -> Sequence[RequestRow]:
         """Return the customer's requests by id."""
         rows = sorted((i, row) for (whose, i), row in self._tables.requests.items() if whose == key and i > after)
@@ -277,6 +310,8 @@ class MemorySnapshot(_MemoryReads):
             "requests": len(tables.requests),
             "entries": len(tables.journal),
             "batches": len(tables.batches),
+            "identities": len(tables.identities),
+            "messages": len(tables.messages),
         }
 
     def ruleset_source(self, ruleset_hash: bytes) -> str | None:

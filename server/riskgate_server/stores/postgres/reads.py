@@ -8,7 +8,16 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import BatchRow, CustomerRow, EntryRow, PaymentRow, PurchaseRow, RequestRow
+from riskgate_server.engine.ports import (
+    BatchRow,
+    CustomerRow,
+    EntryRow,
+    IdentityRow,
+    MessageRow,
+    PaymentRow,
+    PurchaseRow,
+    RequestRow,
+)
 from riskgate_server.stores.postgres.session import Connection, Readers, reading
 
 CUSTOMER: Final = "tenant_id, customer_id, sequence, next_lapse_us, state, profile"
@@ -18,9 +27,10 @@ BATCH: Final = "sequence, at_us, first_position, count, root, hash, writer"
 ENTRY: Final = (
     "tenant_id, customer_id, sequence, position, batch, at_us, tag, request_id, clear, nonce, sealed, hash, writer"
 )
+MESSAGE: Final = "tenant_id, customer_id, message_id, due_us, sealed"
 OF_CUSTOMER: Final = "tenant_id = $1 AND customer_id = $2"
 
-_COUNTED: Final = ("customers", "purchases", "payments", "requests", "entries", "batches")
+_COUNTED: Final = ("customers", "purchases", "payments", "requests", "entries", "batches", "identities", "messages")
 
 
 def as_customer(row: tuple[Any, ...]) -> CustomerRow:
@@ -36,6 +46,10 @@ def as_purchase(row: tuple[Any, ...]) -> PurchaseRow:
 def as_request(row: tuple[Any, ...]) -> RequestRow:
     """Return a row of REQUEST."""
     return RequestRow((row[0], row[1]), *row[2:])
+
+
+def _as_message(row: tuple[Any, ...]) -> MessageRow:
+    return MessageRow((row[0], row[1]), *row[2:])
 
 
 def _as_entry(row: tuple[Any, ...]) -> EntryRow:
@@ -75,6 +89,16 @@ class PostgresReads:
         """Return one payment."""
         row = self._one(f"SELECT state FROM payments WHERE {OF_CUSTOMER} AND payment_id = $3", (*key, payment_id))
         return PaymentRow(key, payment_id, row[0]) if row else None
+
+    def identity(self, key: CustomerKey) -> IdentityRow | None:
+        """Return what the customer can prove themselves with."""
+        row = self._one(f"SELECT state FROM identities WHERE {OF_CUSTOMER}", key)
+        return IdentityRow(key, row[0]) if row else None
+
+    def message(self, key: CustomerKey, message_id: str) -> MessageRow | None:
+        """Return one message."""
+        row = self._one(f"SELECT {MESSAGE} FROM messages WHERE {OF_CUSTOMER} AND message_id = $3", (*key, message_id))
+        return _as_message(row) if row else None
 
     def lapsed(self, key: CustomerKey, now_us: int) -> Sequence[PurchaseRow]:
         """Return the customer's open holds that lapsed."""
@@ -164,6 +188,20 @@ class PostgresSnapshot(PostgresReads):
         """Return the customer's payments by id."""
         rows = self._all(f"SELECT payment_id, state FROM payments WHERE {OF_CUSTOMER} ORDER BY payment_id", key)
         return [PaymentRow(key, *row) for row in rows]
+
+    def messages_due(self, now_us: int, limit: int) -> Sequence[MessageRow]:
+        """Return messages to be sent, the longest due first."""
+        rows = self._all(
+            f"SELECT {MESSAGE} FROM messages WHERE due_us <= $1"
+            " ORDER BY due_us, tenant_id, customer_id, message_id LIMIT $2",
+            (now_us, limit),
+        )
+        return [_as_message(row) for row in rows]
+
+    def messages(self, key: CustomerKey) -> Sequence[MessageRow]:
+        """Return the customer's messages by id."""
+        rows = self._all(f"SELECT {MESSAGE} FROM messages WHERE {OF_CUSTOMER} ORDER BY message_id", key)
+        return [_as_message(row) for row in rows]
 
     def customers(self, *, after: CustomerKey, limit: int) -> Sequence[CustomerRow]:
         """Return customers by key."""

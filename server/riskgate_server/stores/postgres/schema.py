@@ -94,7 +94,26 @@ A customer's row is written anew by every decision: the page keeps room for it, 
 is not worth compressing. `writers` is one row per lane, changed by every commit.
 """
 
-MIGRATIONS: Final = (("first", _FIRST),)
+_SECOND: Final = """
+CREATE TABLE identities (
+  tenant_id text COLLATE "C" NOT NULL, customer_id text COLLATE "C" NOT NULL, state bytea NOT NULL,
+  PRIMARY KEY (tenant_id, customer_id)
+);
+ALTER TABLE identities ALTER state SET STORAGE EXTERNAL;
+CREATE TABLE scopes (
+  tenant_id text COLLATE "C" NOT NULL, kind smallint NOT NULL, id bytea NOT NULL, state bytea NOT NULL,
+  PRIMARY KEY (tenant_id, kind, id)
+) WITH (fillfactor = 60);
+CREATE TABLE messages (
+  tenant_id text COLLATE "C" NOT NULL, customer_id text COLLATE "C" NOT NULL, message_id text COLLATE "C" NOT NULL,
+  due_us bigint NOT NULL, sealed bytea NOT NULL,
+  PRIMARY KEY (tenant_id, customer_id, message_id)
+);
+CREATE INDEX messages_by_due ON messages (due_us, tenant_id, customer_id, message_id)
+"""
+"""What a customer proves themselves with, apart; and what concerns several customers, placed by a key of its own."""
+
+MIGRATIONS: Final = (("first", _FIRST), ("identities", _SECOND))
 
 SCHEMA_VERSION: Final = len(MIGRATIONS)
 """The number of the last migration this program knows."""
@@ -107,6 +126,9 @@ SHARD_KEYS: Final[dict[str, tuple[str, ...]]] = {
     "requests": _CUSTOMERS_KEY,
     "entries": _CUSTOMERS_KEY,
     "keys": _CUSTOMERS_KEY,
+    "identities": _CUSTOMERS_KEY,
+    "messages": _CUSTOMERS_KEY,
+    "scopes": ("tenant_id", "kind", "id"),
     "batches": ("writer",),
     "writers": ("writer",),
     "rulesets": (),

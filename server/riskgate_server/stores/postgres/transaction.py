@@ -16,6 +16,8 @@ from riskgate_server.engine.ports import (
     Locked,
     PurchaseRow,
     RequestRow,
+    ScopeKey,
+    ScopeRow,
     StoreConflict,
 )
 from riskgate_server.stores.postgres.arrays import Blobs, Numbers, Texts
@@ -23,6 +25,7 @@ from riskgate_server.stores.postgres.reads import (
     BATCH,
     CUSTOMER,
     ENTRY,
+    MESSAGE,
     OF_CUSTOMER,
     PURCHASE,
     REQUEST,
@@ -42,6 +45,7 @@ _BYTES: Final[_Column] = (Blobs, "bytea[]")
 _TYPES: Final[dict[str, _Column]] = {
     "tenant_id": _TEXT, "customer_id": _TEXT, "transaction_id": _TEXT, "payment_id": _TEXT, "request_id": _TEXT,
     "state": _BYTES, "profile": _BYTES, "fingerprint": _BYTES, "reply": _BYTES,
+    "message_id": _TEXT, "id": _BYTES,
     "clear": _BYTES, "nonce": _BYTES, "sealed": _BYTES, "hash": _BYTES,
 }  # fmt: skip
 """Every other column is a number."""
@@ -100,6 +104,20 @@ class PostgresTransaction(PostgresReads):
         """Return those of the purchases that exist."""
         return [as_purchase(row) for row in self._all(_PURCHASES, _as_columns(ids))]
 
+    def scopes(self, keys: Sequence[ScopeKey]) -> Sequence[ScopeRow]:
+        """
+        Lock the scopes' rows in key order, and return those that were written before.
+
+        A row that is missing is made, for what does not exist cannot be locked; one that stays empty says nothing.
+        """
+        ordered = sorted(keys)
+        if not ordered:
+            return []
+        columns = (Texts(k[0] for k in ordered), Numbers(k[1] for k in ordered), Blobs(k[2] for k in ordered))
+        with translated():
+            self._db.execute(_MAKE_SCOPES, columns)
+        return [ScopeRow((r[0], r[1], r[2]), r[3]) for r in self._all(_LOCK_SCOPES, columns) if r[3]]
+
     def owed(self, key: CustomerKey) -> Sequence[PurchaseRow]:
         """Return the purchases that owe principal."""
         rows = self._all(
@@ -150,6 +168,11 @@ class PostgresTransaction(PostgresReads):
                     f"INSERT INTO batches ({BATCH}) VALUES ($1, $2, $3, $4, $5, $6, $7)",
                     (b.sequence, b.at_us, b.first_position, b.count, b.root, b.hash, b.writer),
                 )
+            self._insert(_INTO_IDENTITIES, [(*r.key, r.state) for r in batch.identities])
+            self._insert(_INTO_SCOPES, [(*r.scope, r.state) for r in batch.scopes])
+            self._insert(_INTO_MESSAGES, [(*r.key, r.message_id, r.due_us, r.sealed) for r in batch.messages])
+            if batch.settled:
+                self._db.execute(_SETTLE, _as_columns(batch.settled))
 
     def _move_tail(self, batch: BatchWrite) -> None:
         """Go on where the lane ends: its order is this row's, for positions have no key of their own."""
@@ -259,3 +282,33 @@ _INTO_PAYMENTS: Final = _into(
 )
 _INTO_REQUESTS: Final = _into("requests", REQUEST)
 _INTO_ENTRIES: Final = _into("entries", ENTRY)
+_INTO_IDENTITIES: Final = _into(
+    "identities",
+    "tenant_id, customer_id, state",
+    " ON CONFLICT (tenant_id, customer_id) DO UPDATE SET state = excluded.state",
+)
+_INTO_SCOPES: Final = _into(
+    "scopes",
+    "tenant_id, kind, id, state",
+    " ON CONFLICT (tenant_id, kind, id) DO UPDATE SET state = excluded.state",
+)
+_INTO_MESSAGES: Final = _into(
+    "messages",
+    MESSAGE,
+    " ON CONFLICT (tenant_id, customer_id, message_id) DO UPDATE SET"
+    " due_us = excluded.due_us, sealed = excluded.sealed",
+)
+_SETTLE: Final = (
+    "DELETE FROM messages AS m USING unnest($1::text[], $2::text[], $3::text[]) AS asked (tenant_id, customer_id, id)"
+    " WHERE m.tenant_id = asked.tenant_id AND m.customer_id = asked.customer_id AND m.message_id = asked.id"
+)
+_SCOPES_ASKED: Final = "unnest($1::text[], $2::bigint[], $3::bytea[]) AS asked (tenant_id, kind, id)"
+_MAKE_SCOPES: Final = (
+    "INSERT INTO scopes (tenant_id, kind, id, state) SELECT tenant_id, kind, id, '' FROM "
+    f"{_SCOPES_ASKED} ORDER BY tenant_id, kind, id ON CONFLICT DO NOTHING"
+)
+_LOCK_SCOPES: Final = (
+    f"SELECT s.tenant_id, s.kind, s.id, s.state FROM {_SCOPES_ASKED} JOIN scopes AS s"
+    " ON s.tenant_id = asked.tenant_id AND s.kind = asked.kind AND s.id = asked.id"
+    " ORDER BY s.tenant_id, s.kind, s.id FOR UPDATE OF s"
+)

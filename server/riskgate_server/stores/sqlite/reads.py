@@ -9,7 +9,16 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import BatchRow, CustomerRow, EntryRow, PaymentRow, PurchaseRow, RequestRow
+from riskgate_server.engine.ports import (
+    BatchRow,
+    CustomerRow,
+    EntryRow,
+    IdentityRow,
+    MessageRow,
+    PaymentRow,
+    PurchaseRow,
+    RequestRow,
+)
 from riskgate_server.stores.sqlite.connections import Readers, reading
 from riskgate_server.stores.sqlite.schema import Kind
 
@@ -22,6 +31,7 @@ OPEN_PURCHASES: Final = f"{OF_CUSTOMER} AND kind = {Kind.OPEN_PURCHASE:d}"
 _PAYMENTS: Final = f"{OF_CUSTOMER} AND kind = {Kind.PAYMENT:d}"
 BATCH: Final = "sequence, at_us, first_position, count, root, hash"
 ENTRY: Final = "tenant_id, customer_id, sequence, position, batch, at_us, tag, request_id, clear, nonce, sealed, hash"
+MESSAGE: Final = "tenant_id, customer_id, message_id, due_us, sealed"
 _COUNTED: Final = {
     "purchases": (Kind.OPEN_PURCHASE, Kind.PURCHASE),
     "payments": (Kind.PAYMENT,),
@@ -47,6 +57,11 @@ def request_row(row: tuple[Any, ...]) -> RequestRow:
 def entry_row(row: tuple[Any, ...]) -> EntryRow:
     """Return a journal entry from its columns."""
     return EntryRow((row[0], row[1]), *row[2:])
+
+
+def message_row(row: tuple[Any, ...]) -> MessageRow:
+    """Return a message from its columns."""
+    return MessageRow((row[0], row[1]), *row[2:])
 
 
 class SQLiteReads:
@@ -81,6 +96,16 @@ class SQLiteReads:
         """Return one payment."""
         row = self._one(f"SELECT state FROM records WHERE {_PAYMENTS} AND id = ?", (*key, payment_id))
         return PaymentRow(key, payment_id, row[0]) if row else None
+
+    def identity(self, key: CustomerKey) -> IdentityRow | None:
+        """Return what the customer can prove themselves with."""
+        row = self._one("SELECT state FROM identities WHERE tenant_id = ? AND customer_id = ?", key)
+        return IdentityRow(key, row[0]) if row else None
+
+    def message(self, key: CustomerKey, message_id: str) -> MessageRow | None:
+        """Return one message."""
+        row = self._one(f"SELECT {MESSAGE} FROM messages WHERE {OF_CUSTOMER} AND message_id = ?", (*key, message_id))
+        return message_row(row) if row else None
 
     def lapsed(self, key: CustomerKey, now_us: int) -> Sequence[PurchaseRow]:
         """Return the customer's open holds that lapsed."""
@@ -204,6 +229,20 @@ class SQLiteSnapshot(SQLiteReads):
         rows = self._all(f"SELECT id, state FROM records WHERE {_PAYMENTS} ORDER BY id", key)
         return [PaymentRow(key, *row) for row in rows]
 
+    def messages_due(self, now_us: int, limit: int) -> Sequence[MessageRow]:
+        """Return messages to be sent, the longest due first."""
+        rows = self._all(
+            f"SELECT {MESSAGE} FROM messages WHERE due_us <= ?"
+            " ORDER BY due_us, tenant_id, customer_id, message_id LIMIT ?",
+            (now_us, limit),
+        )
+        return [message_row(row) for row in rows]
+
+    def messages(self, key: CustomerKey) -> Sequence[MessageRow]:
+        """Return the customer's messages by id."""
+        rows = self._all(f"SELECT {MESSAGE} FROM messages WHERE {OF_CUSTOMER} ORDER BY message_id", key)
+        return [message_row(row) for row in rows]
+
     def customers(self, *, after: CustomerKey, limit: int) -> Sequence[CustomerRow]:
         """Return customers by key."""
         rows = self._all(
@@ -241,7 +280,9 @@ class SQLiteSnapshot(SQLiteReads):
             name: self._count(f"records WHERE kind IN ({', '.join(map(str, map(int, kinds)))})")
             for name, kinds in _COUNTED.items()
         }
-        counted |= {table: self._count(table) for table in ("customers", "entries", "batches")}
+        counted |= {
+            table: self._count(table) for table in ("customers", "entries", "batches", "identities", "messages")
+        }
         return counted
 
     def _count(self, rows: str) -> int:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 _COUNTED_IN: Final = "_sqlite_migrations"
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """Stored as PRAGMA user_version; equal to the number of migrations below."""
 
 _FIRST: Final = """
@@ -96,6 +96,24 @@ CREATE INDEX entries_by_tag ON entries (tenant_id, tag);
 What a customer's ids stand for lies in one place (`Kind`), and open holds together: a decision writes a page of it.
 And a tenant pages through its own decisions, however much others have written: rows of an index lie by position.
 """
+
+_THIRD: Final = """
+CREATE TABLE identities (
+  tenant_id TEXT NOT NULL, customer_id TEXT NOT NULL, state BLOB NOT NULL,
+  PRIMARY KEY (tenant_id, customer_id)
+) STRICT;
+CREATE TABLE scopes (
+  tenant_id TEXT NOT NULL, kind INTEGER NOT NULL, id BLOB NOT NULL, state BLOB NOT NULL,
+  PRIMARY KEY (tenant_id, kind, id)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE messages (
+  tenant_id TEXT NOT NULL, customer_id TEXT NOT NULL, message_id TEXT NOT NULL,
+  due_us INTEGER NOT NULL, sealed BLOB NOT NULL,
+  PRIMARY KEY (tenant_id, customer_id, message_id)
+) STRICT;
+CREATE INDEX messages_by_due ON messages (due_us);
+"""
+"""What a customer proves themselves with, apart: a purchase without a proof reads none of it."""
 
 
 class Kind(IntEnum):
@@ -174,10 +192,14 @@ def migrate(connection: sqlite3.Connection, *, upto: int = SCHEMA_VERSION) -> No
     def m002_records_of_a_customer(db: Database) -> None:
         _run(db, _SECOND, version=2)
 
+    @migrations()
+    def m003_identities(db: Database) -> None:
+        _run(db, _THIRD, version=3)
+
     migrations.apply(Database(connection), stop_before=_NAMES[upto] if upto < SCHEMA_VERSION else None)
 
 
-_NAMES: Final = ("m001_first", "m002_records_of_a_customer")
+_NAMES: Final = ("m001_first", "m002_records_of_a_customer", "m003_identities")
 """By the version a migration begins from."""
 
 

@@ -29,6 +29,8 @@ from riskgate_server.engine.ports import (
     Locked,
     PurchaseRow,
     RequestRow,
+    ScopeKey,
+    ScopeRow,
     StoreBroken,
     StoreBusy,
     StoreFull,
@@ -40,6 +42,7 @@ from riskgate_server.stores.sqlite.reads import (
     BATCH,
     CUSTOMER,
     ENTRY,
+    MESSAGE,
     OF_CUSTOMER,
     OPEN_PURCHASES,
     PURCHASE,
@@ -362,6 +365,12 @@ class SQLiteTransaction(SQLiteReads):
         )
         return found
 
+    def scopes(self, keys: Sequence[ScopeKey]) -> Sequence[ScopeRow]:
+        """Return those of the scopes that exist: the only writer has them all."""
+        asked = "SELECT state FROM scopes WHERE tenant_id = ? AND kind = ? AND id = ?"
+        rows = [(key, self._one(asked, key)) for key in keys]
+        return [ScopeRow(key, row[0]) for key, row in rows if row]
+
     def owed(self, key: CustomerKey) -> Sequence[PurchaseRow]:
         """Return the purchases that owe principal."""
         rows = self._all(
@@ -408,6 +417,11 @@ class SQLiteTransaction(SQLiteReads):
             )  # fmt: skip
             if (b := batch.batch) is not None:
                 self._insert(_INTO_BATCHES, [(b.sequence, b.at_us, b.first_position, b.count, b.root, b.hash)])
+            self._insert(_INTO_IDENTITIES, [(*r.key, r.state) for r in batch.identities])
+            self._insert(_INTO_SCOPES, [(*r.scope, r.state) for r in batch.scopes])
+            self._insert(_INTO_MESSAGES, [(*r.key, r.message_id, r.due_us, r.sealed) for r in batch.messages])
+            for key, message_id in batch.settled:
+                self._db.execute(f"DELETE FROM messages WHERE {OF_CUSTOMER} AND message_id = ?", (*key, message_id))
 
     def _write_purchases(self, rows: Sequence[PurchaseRow]) -> None:
         """Add or replace purchases. One whose hold opened or ended moves to the other kind."""
@@ -495,6 +509,22 @@ _INTO_PAYMENTS: Final = _Insert(
 _INTO_REQUESTS: Final = _Insert("records", "tenant_id, customer_id, kind, id, fingerprint, sequence, at_us, state")
 _INTO_ENTRIES: Final = _Insert("entries", ENTRY)
 _INTO_BATCHES: Final = _Insert("batches", BATCH)
+_INTO_IDENTITIES: Final = _Insert(
+    "identities",
+    "tenant_id, customer_id, state",
+    " ON CONFLICT (tenant_id, customer_id) DO UPDATE SET state = excluded.state",
+)
+_INTO_SCOPES: Final = _Insert(
+    "scopes",
+    "tenant_id, kind, id, state",
+    " ON CONFLICT (tenant_id, kind, id) DO UPDATE SET state = excluded.state",
+)
+_INTO_MESSAGES: Final = _Insert(
+    "messages",
+    MESSAGE,
+    " ON CONFLICT (tenant_id, customer_id, message_id) DO UPDATE SET"
+    " due_us = excluded.due_us, sealed = excluded.sealed",
+)
 
 
 _ASKED: Final = (
