@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any, Final
 
+from riskgate_server.crypto.derived import DerivedSecrets
 from riskgate_server.crypto.seal import Sealer
 from riskgate_server.domain.credit.line import BlockKind
 from riskgate_server.domain.fraud.decision import CLEAN, Assessment
@@ -111,6 +112,7 @@ def make_pipeline(store: Store | None = None, **parts: Any) -> Pipeline:
         "sealer": Sealer(),
         "clock": FixedClock(),
         "entropy": SeededEntropy(),
+        "secrets": DerivedSecrets({1: bytes(range(32))}),
         "rules": ChosenRules(),
     }
     store = store or MemoryStore()

@@ -20,9 +20,11 @@ from typing import Final
 import msgspec
 import structlog
 
+from riskgate_server.crypto.derived import DerivedSecrets
 from riskgate_server.crypto.keys import (
     FINGERPRINT,
     HEADS,
+    PROOFS,
     FingerprintKey,
     MasterKeyMismatch,
     SecretFileBroken,
@@ -40,13 +42,14 @@ from riskgate_server.engine.pipeline import Pipeline
 from riskgate_server.engine.ports import ReadFailed, Store, StoreBusy, StoreInUse
 from riskgate_server.engine.queries import Queries
 from riskgate_server.engine.writer import Writer
-from riskgate_server.opening import OtherPast, open_store, refuse_other_past, secret, sign_head
+from riskgate_server.opening import OtherPast, open_store, refuse_other_past, secret, secret_ring, sign_head
 from riskgate_server.rpc.callers import Authenticator, RateLimits
 from riskgate_server.rpc.convert import DecisionWriter, ReasonTexts
 from riskgate_server.rpc.door import Door
 from riskgate_server.rpc.feed import Feed
 from riskgate_server.rpc.gateway import Gateway
 from riskgate_server.rpc.metrics import Metrics
+from riskgate_server.rpc.phones import PhoneBook
 from riskgate_server.rpc.server import RpcServer, ServerTLS
 from riskgate_server.rpc.service import Readers, Rooms
 from riskgate_server.rules.loader import CompiledRuleset, declared_version, load_ruleset
@@ -274,6 +277,8 @@ class Server:
             readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
             closing.callback(readers.shutdown)
             queries = Queries(store, vault=opened.vault, sealer=opened.sealer, clock=clock, rulesets=load_ruleset)
+            proofs = DerivedSecrets(secret_ring(PROOFS, directory.proofs_key))
+            hashes = FingerprintKey(secret(FINGERPRINT, directory.fingerprint_key))
             rooms = Rooms(
                 door=door,
                 gateway=gateway,
@@ -281,7 +286,9 @@ class Server:
                 feed=feed,
                 clock=clock,
                 readers=Readers(readers),
-                fingerprint=FingerprintKey(secret(FINGERPRINT, directory.fingerprint_key)).of_content,
+                fingerprint=hashes.of_content,
+                secrets=proofs,
+                phones=PhoneBook(hashes.fingerprint),
                 write_decision=DecisionWriter(ReasonTexts(rules.reason_text)),
             )
             pipeline = Pipeline(
@@ -290,6 +297,7 @@ class Server:
                 sealer=opened.sealer,
                 clock=clock,
                 entropy=os.urandom,
+                secrets=proofs,
                 rules=rules,
                 sink=feed,
                 cached_customers=settings.cached_customers,

@@ -108,6 +108,11 @@ class DataDirectory(msgspec.Struct, frozen=True):
         """Signs the heads of the journal."""
         return self.secrets / "heads.key"
 
+    @property
+    def proofs_key(self) -> Path:
+        """Keys that codes, grants and seeds are derived from; the last one is current."""
+        return self.secrets / "proofs.key"
+
     def private_files(self) -> tuple[Path, ...]:
         """Files that nobody but the owner may read."""
         databases = (self.store, self.vault, self.access)
@@ -116,6 +121,7 @@ class DataDirectory(msgspec.Struct, frozen=True):
             self.master_key,
             self.fingerprint_key,
             self.heads_key,
+            self.proofs_key,
             self.ca_key,
             self.server_key,
             *databases,
@@ -128,6 +134,7 @@ class DataDirectory(msgspec.Struct, frozen=True):
             self.master_key,
             self.fingerprint_key,
             self.heads_key,
+            self.proofs_key,
             self.heads_public_key,
             self.ca_certificate,
             self.ca_key,

@@ -17,7 +17,14 @@ from typing import Final
 import msgspec
 import structlog
 
-from riskgate_server.crypto.keys import MASTER, MasterKey, MasterKeyMismatch, SecretFileBroken, decode_secret
+from riskgate_server.crypto.keys import (
+    MASTER,
+    MasterKey,
+    MasterKeyMismatch,
+    SecretFileBroken,
+    decode_ring,
+    decode_secret,
+)
 from riskgate_server.crypto.seal import Sealer
 from riskgate_server.crypto.signing import (
     Head,
@@ -63,6 +70,14 @@ def secret(kind: str, path: Path) -> bytes:
     """Return a secret of the data directory, or raise `DataDirectoryError`."""
     try:
         return decode_secret(kind, path.read_bytes())
+    except SecretFileBroken as error:
+        raise DataDirectoryError(f"{path}: {error}; restore it from a backup") from error
+
+
+def secret_ring(kind: str, path: Path) -> dict[int, bytes]:
+    """Return a ring of secrets of the data directory, or raise `DataDirectoryError`."""
+    try:
+        return decode_ring(kind, path.read_bytes())
     except SecretFileBroken as error:
         raise DataDirectoryError(f"{path}: {error}; restore it from a backup") from error
 

@@ -56,6 +56,7 @@ def plain(reply: r.Reply) -> m.Answer:
         return ("refused", reply.family, reply.reason)
     if isinstance(reply, r.Settled):
         return ("settled", reply.holds)
+    assert isinstance(reply, r.Failed)
     return ("failed", reply.family, reply.reason)
 
 

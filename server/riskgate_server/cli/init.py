@@ -22,7 +22,16 @@ import msgspec
 
 from riskgate_server.cli.common import json_option, say, who
 from riskgate_server.crypto import tls
-from riskgate_server.crypto.keys import FINGERPRINT, HEADS, MASTER, SECRET_BYTES, MasterKey, encode_secret
+from riskgate_server.crypto.keys import (
+    FINGERPRINT,
+    HEADS,
+    MASTER,
+    PROOFS,
+    SECRET_BYTES,
+    MasterKey,
+    encode_ring,
+    encode_secret,
+)
 from riskgate_server.crypto.signing import HeadSigner
 from riskgate_server.datadir import DataDirectory, make_private_directory, sync_directory, write_file
 from riskgate_server.scopes import ADMIN
@@ -136,6 +145,7 @@ def _make(directory: DataDirectory, *, names: tuple[str, ...], tenant: str) -> I
     secrets = {kind: os.urandom(SECRET_BYTES) for kind in (MASTER, FINGERPRINT, HEADS)}
     write_file(directory.master_key, encode_secret(MASTER, secrets[MASTER]))
     write_file(directory.fingerprint_key, encode_secret(FINGERPRINT, secrets[FINGERPRINT]))
+    write_file(directory.proofs_key, encode_ring(PROOFS, {1: os.urandom(SECRET_BYTES)}))
     write_file(directory.heads_key, encode_secret(HEADS, secrets[HEADS]))
     write_file(directory.heads_public_key, HeadSigner(secrets[HEADS]).public_key_pem())
 

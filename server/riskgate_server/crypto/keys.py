@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from riskgate_server.crypto.seal import KEY_BYTES, NONCE_BYTES, TAG_BYTES, SealBroken, Sealer
@@ -14,6 +14,7 @@ SECRET_BYTES: Final = 32
 MASTER: Final = "master"
 FINGERPRINT: Final = "fingerprint"
 HEADS: Final = "heads"
+PROOFS: Final = "proofs"
 
 WRAPPED_BYTES: Final = 1 + 4 + NONCE_BYTES + KEY_BYTES + TAG_BYTES
 _WRAP_VERSION: Final = b"\x01"
@@ -59,6 +60,32 @@ def decode_secret(kind: str, content: bytes) -> bytes:
     if len(secret) != SECRET_BYTES or not hmac.compare_digest(parts[3], _checksum(kind, secret)):
         raise SecretFileBroken("damaged")
     return secret
+
+
+def encode_ring(kind: str, ring: Mapping[int, bytes]) -> bytes:
+    """Write several secrets of one kind, each with its number, as the lines of one file."""
+    return b"".join(encode_secret(f"{kind}.{number}", secret) for number, secret in sorted(ring.items()))
+
+
+def decode_ring(kind: str, content: bytes) -> dict[int, bytes]:
+    """
+    Read a ring of secrets back: number → secret; the highest number is the current one.
+
+    Raises:
+        SecretFileBroken: a line is not a secret of this kind, whole and unchanged; or there is none.
+    """
+    ring: dict[int, bytes] = {}
+    for number, line in enumerate(content.splitlines(), 1):
+        # They are numbered from the first that the file still has; the line says its own number.
+        parts = line.split(b":")
+        named = parts[1].decode("ascii", errors="replace") if len(parts) > 1 else ""
+        digits = named.removeprefix(f"{kind}.")
+        if not digits.isascii() or not digits.isdigit():
+            raise SecretFileBroken(f"line {number} is not a secret of kind {kind}")
+        ring[int(digits)] = decode_secret(named, line)
+    if not ring:
+        raise SecretFileBroken(f"no secret of kind {kind}")
+    return ring
 
 
 class MasterKey:

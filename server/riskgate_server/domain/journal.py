@@ -19,6 +19,9 @@ import msgspec
 from riskgate_server.domain.credit.line import Block, BlockKind, CreditLine, LifeCycle
 from riskgate_server.domain.customer import Customer
 from riskgate_server.domain.fraud.profile import Profile, PurchaseFacts, observe, retract
+from riskgate_server.domain.identity.events import IdentityEvent, IdentitySecrets, MessageSettled
+from riskgate_server.domain.identity.identity import EVOLVERS as IDENTITY_EVOLVERS
+from riskgate_server.domain.identity.identity import Identity
 from riskgate_server.domain.ledger import holds, postings
 from riskgate_server.domain.ledger.holds import CaptureTerms, HoldState, Purchase
 from riskgate_server.domain.ledger.postings import Transfer
@@ -236,6 +239,7 @@ Event = (
     | ReviewPassed
     | CommandRefused
     | CreditUsed
+    | IdentityEvent
 )
 
 
@@ -255,7 +259,7 @@ class Note(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=2):
     text: str
 
 
-Sealed = PurchaseSecrets | Note
+Sealed = PurchaseSecrets | Note | IdentitySecrets
 
 
 class Happening(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -267,12 +271,17 @@ class Happening(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class Aggregate:
-    """A customer with the purchases and payments an event may touch; `evolve` changes it in place."""
+    """
+    A customer with the purchases and payments an event may touch; `evolve` changes it in place.
 
-    __slots__ = ("customer", "payments", "purchases")
+    `identity` is None until somebody looked at it: most of what happens to a customer does not concern it.
+    """
+
+    __slots__ = ("customer", "identity", "payments", "purchases")
 
     def __init__(self, customer: Customer) -> None:
         self.customer = customer
+        self.identity: Identity | None = None
         self.purchases: dict[str, Purchase] = {}
         self.payments: dict[str, Payment] = {}
 
@@ -486,6 +495,13 @@ def _review_passed(
     return purchase.line_id
 
 
+def _identity(aggregate: Aggregate, event: IdentityEvent, _sequence: int, at_us: int, sealed: Sealed | None) -> str:
+    assert aggregate.identity is not None
+    secrets = sealed if isinstance(sealed, IdentitySecrets) else None
+    aggregate.identity = IDENTITY_EVOLVERS[type(event)](aggregate.identity, event, at_us, secrets)
+    return ""
+
+
 def _nothing(_aggregate: Aggregate, _event: Event, _sequence: int, _at_us: int, _sealed: Sealed | None) -> str:
     return ""
 
@@ -507,4 +523,6 @@ _EVOLVERS: Final[dict[type, Callable[[Aggregate, Any, int, int, Sealed | None], 
     ReviewPassed: _review_passed,
     CommandRefused: _nothing,
     CreditUsed: _credit_used,
+    MessageSettled: _nothing,
+    **dict.fromkeys(IDENTITY_EVOLVERS, _identity),
 }

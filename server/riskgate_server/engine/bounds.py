@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from riskgate_server.domain.identity.limits import PROOF_LIMITS, ProofLimits
+
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """The engine's own; tests choose smaller ones, to meet them."""
@@ -19,3 +21,6 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
 
     shares: int = 5_000
     """Purchases that one payment repays: under half a megabyte of reply."""
+
+    proofs: ProofLimits = PROOF_LIMITS
+    """How long, how often and how many, of codes and devices."""

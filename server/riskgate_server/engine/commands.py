@@ -12,6 +12,7 @@ import msgspec
 from riskgate_server.domain.credit.line import BlockKind
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.fraud.profile import PurchaseFacts
+from riskgate_server.domain.identity.grants import Purpose
 from riskgate_server.domain.journal import Label
 
 
@@ -164,6 +165,106 @@ class ResolveReview(PurchaseCommand, frozen=True, gc=False, kw_only=True):
     approve: bool
     actor_id: str
     note: str
+
+
+class EnrollPhone(Command, frozen=True, gc=False, kw_only=True):
+    """
+    Register a phone and send it a code.
+
+    Args:
+        number: E.164.
+        mark: keyed hash of the number within the tenant; `prefix` that of the number without its last three digits.
+        region: ISO 3166-1 alpha-2 code of the number's country, as far as it can be told.
+        grant: SHA-256 of the token of a grant for BINDING; empty for none.
+    """
+
+    number: str
+    masked: str
+    mark: bytes
+    prefix: bytes
+    region: str
+    grant: bytes
+    language: str = ""
+
+
+class EnrollTotp(Command, frozen=True, gc=False, kw_only=True):
+    """Register an authenticator app under a label; `grant` as for a phone."""
+
+    label: str
+    grant: bytes
+
+
+class ConfirmFactor(Command, frozen=True, gc=False, kw_only=True):
+    """Make a pending factor usable by a first right code."""
+
+    factor_id: str
+    code: str
+
+
+class SendCode(Command, frozen=True, gc=False, kw_only=True):
+    """Send a code to a confirmed phone; `factor_id` is empty for the customer's only one."""
+
+    factor_id: str
+    purpose: Purpose
+    transaction_id: str
+    language: str
+
+
+class ResendCode(Command, frozen=True, gc=False, kw_only=True):
+    """Send the same code again."""
+
+    challenge_id: str
+    language: str = ""
+
+
+class VerifyCode(Command, frozen=True, gc=False, kw_only=True):
+    """
+    Check the code of a challenge, or of an authenticator app (`factor_id`); exactly one of both is named.
+
+    `purpose` None and an empty `transaction_id` mean what the challenge was sent for.
+    """
+
+    challenge_id: str
+    factor_id: str
+    code: str
+    purpose: Purpose | None
+    transaction_id: str
+
+
+class RevokeFactor(Command, frozen=True, gc=False, kw_only=True):
+    """Make a factor worthless."""
+
+    factor_id: str
+    reason_code: str
+    actor_id: str
+
+
+class MakeRecoveryCodes(Command, frozen=True, gc=False, kw_only=True):
+    """Make ten recovery codes; `grant` as for a phone."""
+
+    grant: bytes
+
+
+class VerifyRecoveryCode(Command, frozen=True, gc=False, kw_only=True):
+    """Check a recovery code: 16 characters of Base32, as it was shown but for hyphens."""
+
+    code: str
+    purpose: Purpose
+
+
+class SettleMessage(Command, frozen=True, gc=False, kw_only=True):
+    """
+    A message was delivered, or given up, or is to be tried again. The deliverer's own command: no request id.
+
+    Args:
+        outcome: DELIVERED, REFUSED, EXPIRED; or RETRY, which leaves it to be sent at `due_us`.
+        unsent_challenge: challenge of a code that certainly reached nobody; empty for none.
+    """
+
+    message_id: str
+    outcome: str
+    due_us: int = 0
+    unsent_challenge: str = ""
 
 
 class SettleLapsed(Command, frozen=True, gc=False, kw_only=True):

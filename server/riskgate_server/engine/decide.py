@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from riskgate_server.engine import commands, holds, lines, payments, purchases
+from riskgate_server.engine import commands, holds, lines, otp, payments, purchases
 from riskgate_server.engine.ports import RiskRules
 from riskgate_server.engine.replies import Reply, Settled
 from riskgate_server.engine.work import Work
@@ -31,6 +31,16 @@ USE_CASES: Final[dict[type[commands.Command], UseCase]] = {
     commands.PlaceBlock: _plain(lines.place_block),
     commands.LiftBlock: _plain(lines.lift_block),
     commands.CloseCreditLine: _plain(lines.close_credit_line),
+    commands.EnrollPhone: _plain(otp.enroll_phone),
+    commands.EnrollTotp: _plain(otp.enroll_totp),
+    commands.ConfirmFactor: _plain(otp.confirm_factor),
+    commands.SendCode: _plain(otp.send_code),
+    commands.ResendCode: _plain(otp.resend_code),
+    commands.VerifyCode: _plain(otp.verify_code),
+    commands.RevokeFactor: _plain(otp.revoke_factor),
+    commands.MakeRecoveryCodes: _plain(otp.make_recovery_codes),
+    commands.VerifyRecoveryCode: _plain(otp.verify_recovery_code),
+    commands.SettleMessage: _plain(otp.settle_message),
     # Every command begins by ending what lapsed; this one does nothing else.
     commands.SettleLapsed: lambda _work, _command, _rules: Settled(0),
 }

@@ -29,6 +29,7 @@ from riskgate_server.engine.ports import (
     EntrySink,
     NoKey,
     OutcomeUnknown,
+    ProofSecrets,
     RequestRow,
     RiskRules,
     Sealer,
@@ -42,7 +43,10 @@ from riskgate_server.engine.ports import (
     Vault,
 )
 from riskgate_server.engine.replies import (
+    ERASED,
+    PRIVATE,
     STICKY,
+    UNREADABLE,
     DecisionReply,
     Refusal,
     Reply,
@@ -67,9 +71,6 @@ QUARANTINE_MAX: Final = 10_000
 
 NO_MEMORY_SECONDS: Final = 1.0
 """When a command for which there was no memory may be sent again."""
-
-_ERASED: Final = ("CUSTOMER_ERASED", "the customer was erased: what this needs of them is gone for good")
-_UNREADABLE: Final = ("CUSTOMER_UNREADABLE", "the customer's record cannot be opened; the operator can tell why")
 
 
 class BatchClock(Clock, Protocol):
@@ -101,6 +102,7 @@ class Pipeline:
         sealer: Sealer,
         clock: BatchClock,
         entropy: Entropy,
+        secrets: ProofSecrets,
         rules: RiskRules,
         sink: EntrySink | None = None,
         monotonic_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
@@ -113,6 +115,7 @@ class Pipeline:
         self._sealer = sealer
         self._clock = clock
         self._entropy = entropy
+        self._secrets = secrets
         self._sink = sink
         self._monotonic_us = monotonic_us
         self._cached_customers = cached_customers
@@ -192,6 +195,7 @@ class Pipeline:
                 vault=self._vault,
                 sealer=self._sealer,
                 entropy=self._entropy,
+                secrets=self._secrets,
                 bounds=self._bounds,
                 now_us=now_us,
                 commands=len(commands),
@@ -199,7 +203,7 @@ class Pipeline:
             self._load(batch, tx, commands)
             replies = [self._execute(batch, command) for command in commands]
             rows = batch.rows()
-            if rows.customers or rows.requests or rows.entries:
+            if rows.customers or rows.requests or rows.entries or rows.messages or rows.settled:
                 tx.write(rows)
         self._committed(batch, (rows.batch or batch.previous, batch.position))
         return replies
@@ -250,7 +254,7 @@ class Pipeline:
             if data_key is NoKey.FORGOTTEN:
                 # Whose holds may still end: that needs no key.
                 batch.kept[key] = Kept(row.sequence, row.next_lapse_us, row.state, row.profile, b"")
-                batch.refused[key] = _ERASED
+                batch.refused[key] = ERASED
                 return
             if isinstance(data_key, NoKey):
                 self._refuse_unreadable(batch, key, f"key {data_key.value}")
@@ -269,7 +273,7 @@ class Pipeline:
         opened = set()
         for key, data_key in self._vault.keys(sorted(new)).items():
             if data_key is NoKey.FORGOTTEN:
-                batch.refused[key] = _ERASED
+                batch.refused[key] = ERASED
             elif data_key is NoKey.DAMAGED:
                 self._refuse_unreadable(batch, key, "key damaged")
             else:
@@ -278,7 +282,7 @@ class Pipeline:
             batch.add_customers(opened)
 
     def _refuse_unreadable(self, batch: Batch, key: CustomerKey, why: str) -> None:
-        batch.refused[key] = _UNREADABLE
+        batch.refused[key] = UNREADABLE
         # Once, not for every command: verification names them.
         if key not in self._unreadable and len(self._unreadable) < QUARANTINE_MAX:
             self._unreadable.add(key)
@@ -359,7 +363,7 @@ class Pipeline:
         if remembers:
             # A request that left no entry could be taken out of the store unseen.
             assert work.recorded
-            row = _remembered(command, reply, work)
+            row = self._remembered(batch, command, reply, work)
             stored = row.reply
             batch.requests[key, request_id] = row
         work.seal(command.fingerprint, stored)
@@ -374,7 +378,13 @@ class Pipeline:
             reason, message = "REQUEST_ID_REUSED", "the request id was used with other content"
             raise errors.AlreadyExists(reason, message, request_id=command.request_id)
         if known.reply:
-            return sealing.decode_reply(known.reply)
+            if not sealing.is_sealed(known.reply):
+                return sealing.decode_reply(known.reply)
+            if known.key in batch.refused:
+                raise errors.PreconditionFailed(*batch.refused[known.key])
+            return sealing.open_reply(
+                known.key, known.request_id, known.reply, data_key=batch.kept[known.key].data_key, sealer=self._sealer
+            )
         entries = [e for e in batch.entries if e.key == known.key and e.sequence == known.sequence]
         entry = (entries or batch.tx.entries(known.key, after=known.sequence - 1, limit=1))[0]
         event = sealing.open_clear(entry).event
@@ -384,6 +394,24 @@ class Pipeline:
             raise STICKY[event.family](event.reason, "refused before under this request id")
         raise forgotten(event, sequence=entry.sequence, at_us=entry.at_us)
 
+    def _remembered(self, batch: Batch, command: Command, reply: Reply, work: Work) -> RequestRow:
+        sequence, stored = work.customer.sequence, b""
+        if isinstance(reply, DecisionReply):
+            # A purchase's answer is rebuilt from its journal entry: nothing is stored twice.
+            sequence = reply.sequence
+        elif isinstance(reply, PRIVATE):
+            stored = sealing.seal_reply(
+                work.key,
+                command.request_id,
+                reply,
+                data_key=work.data_key,
+                nonce=batch.nonce(),
+                sealer=self._sealer,
+            )
+        else:
+            stored = sealing.encode_reply(reply)
+        return RequestRow(work.key, command.request_id, command.fingerprint, sequence, work.now_us, stored)
+
     def _quarantined(self, command: Command) -> Reply:
         """Refuse a command that broke us, now and whenever it comes back."""
         if command.request_id:
@@ -391,13 +419,3 @@ class Pipeline:
             if len(self._quarantine) > QUARANTINE_MAX:
                 self._quarantine.popitem(last=False)
         return failure_of(errors.InternalError("INTERNAL", "an internal error; it is logged"))
-
-
-def _remembered(command: Command, reply: Reply, work: Work) -> RequestRow:
-    if isinstance(reply, DecisionReply):
-        # A purchase's answer is rebuilt from its journal entry: nothing is stored twice.
-        return RequestRow(work.key, command.request_id, command.fingerprint, reply.sequence, work.now_us, b"")
-    sequence = work.customer.sequence
-    return RequestRow(
-        work.key, command.request_id, command.fingerprint, sequence, work.now_us, sealing.encode_reply(reply)
-    )

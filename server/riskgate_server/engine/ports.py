@@ -387,6 +387,43 @@ class Sealer(Protocol):
         """Decrypt, or raise when key, nonce, aad or a bit of the text is not what was sealed."""
 
 
+class KeyRetired(Exception):
+    """What a secret was derived from is known no more."""
+
+
+class ProofSecrets(Protocol):
+    """
+    Secrets that are derived and never stored: from a rotating key, a customer and an id, the same again and again.
+
+    `key_id` names the key. Every method that takes one raises KeyRetired when it is known no more.
+    """
+
+    @property
+    def key_id(self) -> int:
+        """The key to derive new secrets from."""
+
+    def code(self, key_id: int, customer: CustomerKey, challenge_id: str) -> str:
+        """Return the six digits of a challenge."""
+
+    def token(self, key_id: int, customer: CustomerKey, request_id: str) -> str:
+        """Return the grant that a request was given: 43 characters of URL-safe Base64."""
+
+    def seed(self, key_id: int, customer: CustomerKey, request_id: str) -> bytes:
+        """Return the 20-byte seed of the authenticator app that a request enrolled."""
+
+    def recovery_codes(self, key_id: int, customer: CustomerKey, request_id: str) -> tuple[str, ...]:
+        """Return the ten recovery codes that a request was given: 16 characters of Base32 each."""
+
+    def recovery_mark(self, customer: CustomerKey, code: str) -> bytes:
+        """Return what is kept of a recovery code: 80 random bits need no rotating key."""
+
+    def otpauth_uri(self, seed: bytes, *, issuer: str, label: str) -> str:
+        """Return a seed as authenticator apps read it from a QR code."""
+
+    def totp_step(self, seed: bytes, code: str, at_us: int) -> int | None:
+        """Return the 30-second step a code is right for, at most one away from `at_us` (RFC 6238); None if wrong."""
+
+
 class Clock(Protocol):
     """Where the engine's time comes from. Read once per batch."""
 

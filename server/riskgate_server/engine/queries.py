@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from riskgate_server.domain.customer import Customer, CustomerKey
-from riskgate_server.domain.errors import InvalidRequest, NotFound
+from riskgate_server.domain.errors import InvalidRequest, NotFound, PreconditionFailed
 from riskgate_server.domain.journal import (
     Aggregate,
     DecisionAnnotated,
@@ -29,10 +29,12 @@ from riskgate_server.domain.journal import (
 from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState, after_expiry
 from riskgate_server.engine import sealing
+from riskgate_server.engine.otp import view
 from riskgate_server.engine.ports import (
     Clock,
     CustomerRow,
     EntryRow,
+    NoKey,
     RiskRules,
     Rulesets,
     RuleTrace,
@@ -41,7 +43,15 @@ from riskgate_server.engine.ports import (
     Store,
     Vault,
 )
-from riskgate_server.engine.replies import AnnotationReply, DecisionReply, HoldReply, LineReply
+from riskgate_server.engine.replies import (
+    ERASED,
+    UNREADABLE,
+    AnnotationReply,
+    DecisionReply,
+    FactorView,
+    HoldReply,
+    LineReply,
+)
 
 DECISION_TAG: Final = sealing.EVENT_TAGS[PurchaseDecided]
 ANNOTATION_TAG: Final = sealing.EVENT_TAGS[DecisionAnnotated]
@@ -105,6 +115,26 @@ class Queries:
         with self._store.snapshot() as snapshot:
             customer, now_us = self._as_of_now(snapshot, key)
         return [LineReply(key, customer.sequence, now_us, line) for line in customer.lines]
+
+    def factors(self, key: CustomerKey) -> list[FactorView]:
+        """
+        Return a customer's factors, oldest first.
+
+        Raises:
+            NotFound: no such customer in the tenant.
+            PreconditionFailed: the customer was erased, or cannot be read.
+        """
+        with self._store.snapshot() as snapshot:
+            row = _customer_row(snapshot, key)
+            stored = snapshot.identity(key)
+        now_us = max(self._clock.now_us(), sealing.decode_customer(row.key, row.state).last_us)
+        if stored is None:
+            return []
+        (data_key,) = self._vault.keys([key]).values()
+        if isinstance(data_key, NoKey):
+            raise PreconditionFailed(*(ERASED if data_key is NoKey.FORGOTTEN else UNREADABLE))
+        identity = sealing.unseal_identity(stored, data_key, self._sealer)
+        return [view(factor, now_us) for factor in identity.factors if factor.stands(now_us)]
 
     def _as_of_now(self, snapshot: Snapshot, key: CustomerKey) -> tuple[Customer, int]:
         row = _customer_row(snapshot, key)

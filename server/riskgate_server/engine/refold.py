@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from riskgate_server.domain.customer import new_customer
+from riskgate_server.domain.identity.identity import EMPTY_IDENTITY
 from riskgate_server.domain.journal import Aggregate, Happening, PurchaseDecided, evolve
 from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState
@@ -56,6 +57,7 @@ class _Fold:
         self.sealer = sealer
         self.report = report
         self.aggregate = Aggregate(new_customer(*row.key))
+        self.aggregate.identity = EMPTY_IDENTITY
         self.requests: dict[str, Request] = {}
         self.rulesets: set[bytes] = set()
 
@@ -124,6 +126,8 @@ def refold(snapshot: Snapshot, row: CustomerRow, data_key: bytes | NoKey, sealer
         folded.counts.update(_stored(snapshot, row))
         return folded
     _compare_state(fold)
+    folded.counts["identities"] = _compare_identity(snapshot, fold)
+    folded.counts["messages"] = len(snapshot.messages(row.key))
     folded.counts["purchases"] = _compare_purchases(snapshot, fold)
     folded.counts["payments"] = _compare_payments(snapshot, fold)
     folded.counts["requests"] = _compare_requests(snapshot, fold)
@@ -156,6 +160,8 @@ def _stored(snapshot: Snapshot, row: CustomerRow) -> dict[str, int]:
     return {
         "purchases": sum(1 for _ in _purchases(snapshot, row)),
         "payments": len(snapshot.payments(row.key)),
+        "identities": int(snapshot.identity(row.key) is not None),
+        "messages": len(snapshot.messages(row.key)),
         "requests": sum(1 for _ in _requests(snapshot, row)),
     }
 
@@ -172,6 +178,22 @@ def _compare_state(fold: _Fold) -> None:
             fold.fault("the stored profile is not what the journal gives")
     except Exception as error:  # noqa: BLE001 - see above
         fold.fault(f"the stored profile does not open: {type(error).__name__}")
+
+
+def _compare_identity(snapshot: Snapshot, fold: _Fold) -> int:
+    stored = snapshot.identity(fold.row.key)
+    if isinstance(fold.data_key, NoKey):
+        return int(stored is not None)
+    if stored is None:
+        if fold.aggregate.identity != EMPTY_IDENTITY:
+            fold.fault("what the customer proves themselves with is not stored")
+        return 0
+    try:
+        if sealing.unseal_identity(stored, fold.data_key, fold.sealer) != fold.aggregate.identity:
+            fold.fault("what the customer proves themselves with is not what the journal gives")
+    except Exception as error:  # noqa: BLE001 - see above
+        fold.fault(f"what the customer proves themselves with does not open: {type(error).__name__}")
+    return 1
 
 
 def _compare_payments(snapshot: Snapshot, fold: _Fold) -> int:

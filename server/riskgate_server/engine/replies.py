@@ -10,6 +10,9 @@ import msgspec
 from riskgate_server.domain import errors, journal
 from riskgate_server.domain.credit.line import Block, CreditLine
 from riskgate_server.domain.customer import CustomerKey
+from riskgate_server.domain.identity import events
+from riskgate_server.domain.identity.factors import FactorState
+from riskgate_server.domain.identity.grants import Method, Use
 from riskgate_server.domain.journal import Event, Label, PurchaseDecided
 from riskgate_server.domain.ledger.holds import Purchase
 from riskgate_server.domain.ledger.repayment import Payment
@@ -90,7 +93,95 @@ class Failed(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=8):
     details: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-Reply = DecisionReply | HoldReply | PaymentReply | LineReply | AnnotationReply | Refusal | Settled | Failed
+class FactorView(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What may be shown of a factor. Times in UTC µs, 0 where they do not apply."""
+
+    factor_id: str
+    method: Method
+    state: FactorState
+    display_name: str
+    enrolled_us: int
+    full_strength_us: int
+    locked_until_us: int
+    codes_left: int
+
+
+class CodeView(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What may be shown of a code that was sent; `message_id` is the message it went out with last."""
+
+    challenge_id: str
+    factor_id: str
+    masked: str
+    expires_us: int
+    resend_us: int
+    checks_left: int
+    message_id: str
+
+
+class FactorReply(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=9):
+    """
+    A factor as it stands. `key_id` gives the seed or the recovery codes again that the request was shown; 0 for none.
+
+    `code` is the one that was sent to confirm it.
+    """
+
+    key: CustomerKey
+    request_id: str
+    factor: FactorView
+    expires_us: int = 0
+    key_id: int = 0
+    code: CodeView | None = None
+
+
+class CodeReply(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=10):
+    """A code is on its way."""
+
+    key: CustomerKey
+    code: CodeView
+
+
+class GrantReply(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=11):
+    """A proof was right. `key_id` and `request_id` give the token of its grant again."""
+
+    key: CustomerKey
+    request_id: str
+    key_id: int
+    use: Use
+    level: int
+    methods: tuple[Method, ...]
+    expires_us: int
+    codes_left: int = 0
+
+
+class RevokedReply(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=12):
+    """Factors or devices are worthless since `at_us`."""
+
+    key: CustomerKey
+    at_us: int
+    ids: tuple[str, ...]
+
+
+Reply = (
+    DecisionReply
+    | HoldReply
+    | PaymentReply
+    | LineReply
+    | AnnotationReply
+    | Refusal
+    | Settled
+    | Failed
+    | FactorReply
+    | CodeReply
+    | GrantReply
+    | RevokedReply
+)
+
+PRIVATE: Final = (FactorReply, CodeReply)
+"""Replies that show something of a person: they are kept sealed."""
+
+ERASED: Final = ("CUSTOMER_ERASED", "the customer was erased: what this needs of them is gone for good")
+UNREADABLE: Final = ("CUSTOMER_UNREADABLE", "the customer's record cannot be opened; the operator can tell why")
+"""Reason and message of what is refused of a customer whose key is gone."""
 
 STICKY: Final[dict[str, type[errors.RiskgateError]]] = {
     family.__name__: family
@@ -120,6 +211,16 @@ KINDS: Final[dict[type[Event], str]] = {
     journal.ReviewPassed: "REVIEW_PASSED",
     journal.CommandRefused: "COMMAND_REFUSED",
     journal.CreditUsed: "CREDIT_USED",
+    events.FactorEnrolled: "FACTOR_ENROLLED",
+    events.FactorConfirmed: "FACTOR_CONFIRMED",
+    events.FactorRevoked: "FACTOR_REVOKED",
+    events.CodeSent: "CODE_SENT",
+    events.CodeUnsent: "CODE_UNSENT",
+    events.ProofFailed: "PROOF_FAILED",
+    events.ProofPassed: "PROOF_PASSED",
+    events.GrantSpent: "GRANT_SPENT",
+    events.RecoveryCodesMade: "RECOVERY_CODES_MADE",
+    events.MessageSettled: "MESSAGE_SETTLED",
 }
 """What callers know the journal's events as."""
 

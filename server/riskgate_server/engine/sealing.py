@@ -16,11 +16,22 @@ import msgspec
 from riskgate_server.domain.credit.line import CreditLine
 from riskgate_server.domain.customer import Customer, CustomerKey
 from riskgate_server.domain.fraud.profile import EMPTY_PROFILE, Profile
+from riskgate_server.domain.identity.identity import Identity
 from riskgate_server.domain.journal import Event, Happening, Sealed
 from riskgate_server.domain.ledger.holds import HoldState, Purchase
 from riskgate_server.domain.ledger.postings import Transfer
 from riskgate_server.domain.ledger.repayment import Payment
-from riskgate_server.engine.ports import BatchRow, CustomerRow, EntryRow, NoKey, PaymentRow, PurchaseRow, Sealer
+from riskgate_server.engine.ports import (
+    BatchRow,
+    CustomerRow,
+    EntryRow,
+    IdentityRow,
+    MessageRow,
+    NoKey,
+    PaymentRow,
+    PurchaseRow,
+    Sealer,
+)
 from riskgate_server.engine.replies import Reply
 
 NONCE_SIZE: Final = 12
@@ -53,6 +64,7 @@ encode: Final = msgspec.msgpack.Encoder().encode
 _decode_clear: Final = msgspec.msgpack.Decoder(ClearPart).decode
 _decode_sealed: Final[Callable[[bytes], Sealed]] = msgspec.msgpack.Decoder(Sealed).decode
 _decode_state: Final = msgspec.msgpack.Decoder(_State).decode
+_decode_identity: Final = msgspec.msgpack.Decoder(Identity).decode
 _decode_profile: Final = msgspec.msgpack.Decoder(Profile).decode
 decode_purchase: Final = msgspec.msgpack.Decoder(Purchase).decode
 decode_payment: Final = msgspec.msgpack.Decoder(Payment).decode
@@ -155,6 +167,55 @@ def unseal_profile(row: CustomerRow, data_key: bytes, sealer: Sealer) -> bytes:
     """Decrypt the customer's encoded profile."""
     nonce, text = row.profile[:NONCE_SIZE], row.profile[NONCE_SIZE:]
     return sealer.open_sealed(data_key, nonce, _profile_aad(row.key, row.sequence), text)
+
+
+def seal_identity(
+    key: CustomerKey, identity: Identity, *, data_key: bytes, nonce: bytes, sealer: Sealer
+) -> IdentityRow:
+    """Return what a customer can prove themselves with as it will be stored."""
+    return IdentityRow(key, nonce + sealer.seal(data_key, nonce, encode((*key, "identity")), encode(identity)))
+
+
+def unseal_identity(row: IdentityRow, data_key: bytes, sealer: Sealer) -> Identity:
+    """Decrypt what a customer can prove themselves with."""
+    nonce, text = row.state[:NONCE_SIZE], row.state[NONCE_SIZE:]
+    return _decode_identity(sealer.open_sealed(data_key, nonce, encode((*row.key, "identity")), text))
+
+
+_SEALED: Final = b"\xc1"
+"""Begins a reply that is sealed: no MessagePack does (its specification leaves 0xc1 unused)."""
+
+
+def seal_reply(
+    key: CustomerKey, request_id: str, reply: Reply, *, data_key: bytes, nonce: bytes, sealer: Sealer
+) -> bytes:
+    """Return a reply that shows something of a person as it will be stored."""
+    aad = encode((*key, "reply", request_id))
+    return _SEALED + nonce + sealer.seal(data_key, nonce, aad, encode_reply(reply))
+
+
+def is_sealed(stored: bytes) -> bool:
+    """Whether a stored reply is sealed."""
+    return stored[:1] == _SEALED
+
+
+def open_reply(key: CustomerKey, request_id: str, stored: bytes, *, data_key: bytes, sealer: Sealer) -> Reply:
+    """Return a reply that was stored sealed."""
+    nonce, text = stored[1 : 1 + NONCE_SIZE], stored[1 + NONCE_SIZE :]
+    return decode_reply(sealer.open_sealed(data_key, nonce, encode((*key, "reply", request_id)), text))
+
+
+def seal_message(
+    key: CustomerKey, message_id: str, payload: bytes, *, data_key: bytes, nonce: bytes, sealer: Sealer
+) -> bytes:
+    """Return a message as it waits in the store."""
+    return nonce + sealer.seal(data_key, nonce, encode((*key, "message", message_id)), payload)
+
+
+def unseal_message(row: MessageRow, data_key: bytes, sealer: Sealer) -> bytes:
+    """Decrypt a message."""
+    nonce, text = row.sealed[:NONCE_SIZE], row.sealed[NONCE_SIZE:]
+    return sealer.open_sealed(data_key, nonce, encode((*row.key, "message", row.message_id)), text)
 
 
 def purchase_row(key: CustomerKey, purchase: Purchase) -> PurchaseRow:

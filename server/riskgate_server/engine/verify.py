@@ -72,7 +72,7 @@ def _verify_customers(snapshot: Snapshot, vault: Vault, sealer: Sealer, progress
     if report.entries != counts["entries"]:
         report.fault(f"{counts['entries']} entries are stored, {report.entries} belong to a batch")
     # Whatever is stored beyond that was not compared with anything.
-    for kind in ("entries", "purchases", "payments", "requests"):
+    for kind in ("entries", "purchases", "payments", "requests", "identities", "messages"):
         if seen[kind] != counts[kind]:
             report.fault(f"{counts[kind]} {kind} are stored, {seen[kind]} belong to a customer")
     _verify_rulesets(snapshot, rulesets, report)

@@ -15,20 +15,33 @@ import msgspec
 from riskgate_server.domain.credit.line import CreditLine
 from riskgate_server.domain.customer import Customer, CustomerKey, new_customer
 from riskgate_server.domain.errors import NotFound
-from riskgate_server.domain.journal import Aggregate, Happening, HoldExpired, PurchaseDecided, evolve
+from riskgate_server.domain.fraud.profile import PurchaseFacts
+from riskgate_server.domain.identity.identity import Identity
+from riskgate_server.domain.journal import (
+    Aggregate,
+    Happening,
+    HoldExpired,
+    PurchaseDecided,
+    PurchaseSecrets,
+    evolve,
+)
 from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState, Purchase
 from riskgate_server.domain.ledger.repayment import Payment
 from riskgate_server.engine import sealing
+from riskgate_server.engine.beside import Beside, Waiting
 from riskgate_server.engine.bounds import Bounds
+from riskgate_server.engine.messages import Payload
 from riskgate_server.engine.ports import (
     BatchRow,
     BatchWrite,
     CustomerRow,
     Entropy,
     EntryRow,
+    ProofSecrets,
     PurchaseRow,
     RequestRow,
+    ScopeKey,
     Sealer,
     Transaction,
     Vault,
@@ -65,6 +78,7 @@ class Batch:
         vault: Vault,
         sealer: Sealer,
         entropy: Entropy,
+        secrets: ProofSecrets,
         bounds: Bounds,
         now_us: int,
         commands: int,
@@ -74,6 +88,8 @@ class Batch:
         self.bounds = bounds
         self.sealer = sealer
         self.entropy = entropy
+        self.secrets = secrets
+        self.beside = Beside(tx, sealer, self.nonce)
         self.now_us = now_us
         self.previous, self.position = tail
         """The commit before this one, and the position of the last entry so far."""
@@ -139,6 +155,7 @@ class Batch:
     def keep(self, work: Work) -> None:
         """Make what a command did visible to the commands after it."""
         key = work.key
+        work.keep_beside(self.beside)
         before = self.kept[key]
         if work.entries or before.next_lapse_us != work.next_lapse_us:
             self.changed.add(key)
@@ -170,6 +187,7 @@ class Batch:
             batch = sealing.batch_row(
                 self.previous, at_us=self.now_us, first_position=first, hashes=hashes, writer=self.writer
             )
+        messages, settled = self.beside.message_rows()
         return BatchWrite(
             customers=customers,
             purchases=[sealing.purchase_row(key, p) for key, found in self.purchases.items() for p in found.values()],
@@ -177,6 +195,10 @@ class Batch:
             requests=list(self.requests.values()),
             entries=self.entries,
             batch=batch,
+            identities=self.beside.identity_rows(),
+            scopes=self.beside.scope_rows(),
+            messages=messages,
+            settled=settled,
         )
 
 
@@ -200,11 +222,17 @@ class Work:
         # The customer's time never goes back, whatever the clock does.
         self.now_us = max(at_us, customer.last_us)
         self.bounds = batch.bounds
+        self.secrets = batch.secrets
         self.recorded: list[tuple[int, Happening]] = []
         self.entries: list[EntryRow] = []
         """What was recorded, once it is sealed."""
         self._batch = batch
         self._due: tuple[Purchase, ...] = ()
+        self._identity_before: Identity | None = None
+        self._scopes: dict[ScopeKey, bytes] = {}
+        self._messages: list[Waiting] = []
+        self._put_off: dict[str, int] = {}
+        self._settled: list[str] = []
         self._seen_purchases = batch.purchases.get(self.key, {})
         self._seen_payments = batch.payments.get(self.key, {})
 
@@ -212,6 +240,66 @@ class Work:
     def customer(self) -> Customer:
         """The customer after everything recorded so far."""
         return self.aggregate.customer
+
+    @property
+    def identity(self) -> Identity:
+        """What the customer can prove themselves with, after everything recorded so far."""
+        if self.aggregate.identity is None:
+            self._identity_before = self._batch.beside.identity(self.key, self.data_key)
+            self.aggregate.identity = self._identity_before
+        return self.aggregate.identity
+
+    def scope(self, scope: ScopeKey) -> bytes:
+        """Return a fact across customers as it stands; empty if nothing is known."""
+        return self._scopes[scope] if scope in self._scopes else self._batch.beside.scope(scope)
+
+    def put_scope(self, scope: ScopeKey, state: bytes) -> None:
+        """Replace a fact across customers, with the entries of this command."""
+        self._scopes[scope] = state
+
+    def send(self, payload: Payload, due_us: int = 0) -> str:
+        """Have a message wait to be sent, and return its id."""
+        message_id = f"m-{self.customer.sequence + 1}-{len(self._messages)}"
+        self._messages.append(Waiting(message_id, due_us or self.now_us, payload, self.data_key))
+        return message_id
+
+    def settle_message(self, message_id: str, retry_us: int = 0) -> bool:
+        """Have a message wait no longer, or until `retry_us`; False if it does not wait."""
+        row = self._batch.beside.message(self.key, message_id)
+        if row is not None and retry_us:
+            self._put_off[message_id] = retry_us
+        elif row is not None:
+            self._settled.append(message_id)
+        return row is not None
+
+    def keep_beside(self, beside: Beside) -> None:
+        """Hand over what was changed beside the customer's own row."""
+        if self.aggregate.identity is not None and self.aggregate.identity is not self._identity_before:
+            beside.keep_identity(self.key, self.aggregate.identity, self.data_key)
+        for scope, state in self._scopes.items():
+            beside.keep_scope(scope, state)
+        for waiting in self._messages:
+            beside.keep_message(self.key, waiting)
+        for message_id, due_us in self._put_off.items():
+            row = beside.message(self.key, message_id)
+            assert row is not None
+            beside.put_off(row, due_us)
+        for message_id in self._settled:
+            beside.settle(self.key, message_id)
+
+    def new_id(self, prefix: str) -> str:
+        """Return an id that nobody can guess."""
+        return f"{prefix}-{self._batch.entropy(16).hex()}"
+
+    def facts(self, purchase: Purchase) -> PurchaseFacts | None:
+        """Return what a purchase looked like when it was last decided; None when it cannot be read."""
+        (entry,) = self._entries_from(purchase.decision_sequence)
+        secrets = sealing.open_secrets(entry, self.data_key, self._batch.sealer)
+        return secrets.facts if isinstance(secrets, PurchaseSecrets) else None
+
+    def _entries_from(self, sequence: int) -> Sequence[EntryRow]:
+        entries = [e for e in self._batch.entries if e.key == self.key and e.sequence == sequence]
+        return entries or self._batch.tx.entries(self.key, after=sequence - 1, limit=1)
 
     def purchase(self, transaction_id: str) -> Purchase | None:
         """Return a purchase as it stands."""
@@ -258,12 +346,7 @@ class Work:
     def is_decision(self, sequence: int) -> bool:
         """Whether the customer's entry of this number answers a purchase."""
         tag = sealing.EVENT_TAGS[PurchaseDecided]
-        if any(e.key == self.key and e.sequence == sequence and e.tag == tag for e in self._batch.entries):
-            return True
-        return any(
-            e.sequence == sequence and e.tag == tag
-            for e in self._batch.tx.entries(self.key, after=sequence - 1, limit=1)
-        )
+        return any(e.sequence == sequence and e.tag == tag for e in self._entries_from(sequence))
 
     def record(self, *happenings: Happening) -> None:
         """Record what happened and change the state accordingly. A use case decides first and records last."""

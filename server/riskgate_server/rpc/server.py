@@ -24,6 +24,7 @@ from riskgate.risk.v1 import risk_service_pb2
 from riskgate_server.rpc.credit_lines import CreditLineServicer
 from riskgate_server.rpc.door import MESSAGE_BYTES_MAX
 from riskgate_server.rpc.ledger import LedgerServicer
+from riskgate_server.rpc.otp import OtpServicer
 from riskgate_server.rpc.risk import RiskServicer
 from riskgate_server.rpc.service import Rooms
 from riskgate_server.rpc.standard import HEALTH, REFLECTION, SCOPES_OF, Health, Reflection
@@ -54,7 +55,6 @@ LATER: Final[tuple[ServiceDescriptor, ...]] = tuple(
     module.DESCRIPTOR.services_by_name[name]
     for module, name in (
         (assessment_service_pb2, "AssessmentService"),
-        (otp_service_pb2, "OtpService"),
         (device_service_pb2, "DeviceService"),
         (ruleset_service_pb2, "RulesetService"),
         (list_service_pb2, "ListService"),
@@ -112,6 +112,7 @@ class RpcServer:
             risk_service_pb2.DESCRIPTOR.services_by_name["RiskService"]: RiskServicer(rooms),
             credit_line_service_pb2.DESCRIPTOR.services_by_name["CreditLineService"]: CreditLineServicer(rooms),
             ledger_service_pb2.DESCRIPTOR.services_by_name["LedgerService"]: LedgerServicer(rooms),
+            otp_service_pb2.DESCRIPTOR.services_by_name["OtpService"]: OtpServicer(rooms),
             **dict.fromkeys(LATER),
         }
         self._names = tuple(service.full_name for service in served)

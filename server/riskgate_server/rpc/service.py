@@ -13,12 +13,13 @@ import structlog
 
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.errors import PermissionRefused, ResourceExhausted, Unavailable
-from riskgate_server.engine.ports import ReadFailed, StoreBusy
+from riskgate_server.engine.ports import ProofSecrets, ReadFailed, StoreBusy
 from riskgate_server.engine.queries import Queries
 from riskgate_server.rpc.convert import DecisionWriter, invalid
 from riskgate_server.rpc.door import Call, Door
 from riskgate_server.rpc.feed import Feed
 from riskgate_server.rpc.gateway import Gateway
+from riskgate_server.rpc.phones import PhoneBook
 
 _T = TypeVar("_T")
 
@@ -121,6 +122,8 @@ class Rooms(msgspec.Struct, frozen=True):
     readers: Readers
     fingerprint: Callable[[CustomerKey, bytes], bytes]
     write_decision: DecisionWriter
+    secrets: ProofSecrets
+    phones: PhoneBook
 
     async def change(self, changed: asyncio.Event) -> None:
         """

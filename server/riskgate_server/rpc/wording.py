@@ -21,7 +21,7 @@ PATTERNS: Final = {
     "^[0-9a-f]{64}$": "must be 64 digits and letters a to f",
     "^[A-Za-z0-9 -]{16,32}$": "must hold 16 to 32 of letters, digits, spaces, -",
     "^[A-Za-z0-9_-]+\\.[A-Za-z0-9_-]+\\.[A-Za-z0-9_-]+$": "must be a compact JWS: three parts of Base64url and dots",
-    "^\\+[1-9][0-9]{6,14}$": "must be a phone number of E.164: + and 7 to 15 digits, such as +8613812345678",
+    "^(\\+|00)[0-9 ().-]{6,28}$": "must be a phone number in international form, such as +86 138 1234 5678",
 }
 
 

@@ -11,7 +11,7 @@ from riskgate_server.domain import journal
 from riskgate_server.domain.customer import new_customer
 from riskgate_server.domain.journal import Aggregate, Event
 from riskgate_server.domain.ledger.holds import Purchase
-from riskgate_server.engine import sealing
+from riskgate_server.engine import commands, sealing
 from riskgate_server.engine.decide import USE_CASES
 from riskgate_server.engine.ports import BatchRow, EntryRow
 
@@ -70,6 +70,19 @@ EVENTS = {
     "ReviewPassed": (14, "transaction_id actor_id"),
     "CommandRefused": (15, "command reason family"),
     "CreditUsed": (16, "line_id uses"),
+    "FactorEnrolled": (17, "factor_id method mark prefix expires_us"),
+    "FactorConfirmed": (18, "factor_id challenge_id step full_strength_us"),
+    "FactorRevoked": (19, "factor_id reason_code actor_id"),
+    "CodeSent": (20, "challenge_id factor_id use key_id expires_us resend_us message_id again"),
+    "CodeUnsent": (21, "challenge_id message_id"),
+    "ProofFailed": (22, "source challenge_id reason failures locked_until_us burned"),
+    "ProofPassed": (
+        23,
+        "source challenge_id use level sources mark expires_us replaces step spent_code",
+    ),
+    "GrantSpent": (24, "mark use level destroyed"),
+    "RecoveryCodesMade": (25, "factor_id full_strength_us"),
+    "MessageSettled": (26, "message_id outcome"),
 }
 
 
@@ -87,7 +100,11 @@ def test_events_keep_their_tags_and_the_order_of_their_fields() -> None:
 
 def test_every_event_has_its_effect_and_every_command_its_use_case() -> None:
     assert set(journal._EVOLVERS) == set(Event.__args__)
-    assert len(USE_CASES) == 14
+    abstract = {commands.Command, commands.PurchaseCommand}
+    concrete = {
+        kind for kind in vars(commands).values() if isinstance(kind, type) and issubclass(kind, commands.Command)
+    }
+    assert set(USE_CASES) == concrete - abstract
 
 
 def test_a_customer_in_the_making_has_no_purchases() -> None:

@@ -144,6 +144,68 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNIMPLEMENTED: this version of the engine does not serve the call yet."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 96
     """INTERNAL: our own fault; metadata "error_id" finds it in the log."""
+    ERROR_REASON_PHONE_NUMBER_REFUSED: _ErrorReason.ValueType  # 100
+    """The phone number is in no country's plan, or takes no messages."""
+    ERROR_REASON_FACTOR_AMBIGUOUS: _ErrorReason.ValueType  # 101
+    """The customer has several phones and the request names none."""
+    ERROR_REASON_PROOF_MALFORMED: _ErrorReason.ValueType  # 102
+    """What the device answered is not of the form its platform gives."""
+    ERROR_REASON_FACTOR_NOT_FOUND: _ErrorReason.ValueType  # 110
+    """The customer has no such factor."""
+    ERROR_REASON_DEVICE_NOT_FOUND: _ErrorReason.ValueType  # 111
+    """The customer has no such device."""
+    ERROR_REASON_CHALLENGE_NOT_FOUND: _ErrorReason.ValueType  # 112
+    """The customer has no such challenge or enrolment."""
+    ERROR_REASON_TRANSACTION_NOT_FOUND: _ErrorReason.ValueType  # 113
+    """The customer has no such purchase."""
+    ERROR_REASON_PROOF_WRONG: _ErrorReason.ValueType  # 120
+    """The proof of the customer is wrong. Which part of it is not said."""
+    ERROR_REASON_GRANT_REQUIRED: _ErrorReason.ValueType  # 121
+    """A further factor needs a grant of the customer's highest level."""
+    ERROR_REASON_FACTOR_EXISTS: _ErrorReason.ValueType  # 130
+    """The customer has confirmed this factor already."""
+    ERROR_REASON_CREDENTIAL_EXISTS: _ErrorReason.ValueType  # 131
+    """The device key is enrolled already, for whomever."""
+    ERROR_REASON_CHALLENGE_USED: _ErrorReason.ValueType  # 140
+    """The challenge was answered rightly before."""
+    ERROR_REASON_CHALLENGE_BURNED: _ErrorReason.ValueType  # 141
+    """Too many wrong answers were given to this challenge."""
+    ERROR_REASON_CHALLENGE_SUPERSEDED: _ErrorReason.ValueType  # 142
+    """A newer challenge took its place, or its factor was revoked."""
+    ERROR_REASON_CHALLENGE_EXPIRED: _ErrorReason.ValueType  # 143
+    """The challenge was not answered in time."""
+    ERROR_REASON_CHALLENGE_MISMATCH: _ErrorReason.ValueType  # 144
+    """The challenge was made for something else."""
+    ERROR_REASON_FACTOR_NOT_ACTIVE: _ErrorReason.ValueType  # 145
+    """The factor is not confirmed, or cannot do what is asked of it."""
+    ERROR_REASON_FACTOR_EXPIRED: _ErrorReason.ValueType  # 146
+    """The factor was not confirmed in time."""
+    ERROR_REASON_FACTOR_CONFIRMED: _ErrorReason.ValueType  # 147
+    """The factor is confirmed already."""
+    ERROR_REASON_DEVICE_REVOKED: _ErrorReason.ValueType  # 148
+    """The device was revoked."""
+    ERROR_REASON_METHOD_NOT_ALLOWED: _ErrorReason.ValueType  # 149
+    """This kind of factor is not strong enough for the purchase, or not to be trusted just now."""
+    ERROR_REASON_GRANT_INVALID: _ErrorReason.ValueType  # 150
+    """The customer has no such unspent grant: it was spent, is too old, or never was."""
+    ERROR_REASON_GRANT_MISMATCH: _ErrorReason.ValueType  # 151
+    """The grant was made for something else, and is void now."""
+    ERROR_REASON_GRANT_TOO_WEAK: _ErrorReason.ValueType  # 152
+    """A grant of a higher level is needed."""
+    ERROR_REASON_STEP_UP_NOT_ASKED: _ErrorReason.ValueType  # 153
+    """The purchase does not wait for a proof."""
+    ERROR_REASON_STEP_UP_EXPIRED: _ErrorReason.ValueType  # 154
+    """The purchase waited too long for a proof."""
+    ERROR_REASON_TRANSACTION_CHANGED: _ErrorReason.ValueType  # 155
+    """The purchase that waits for a proof has another amount or payee: it needs an id of its own."""
+    ERROR_REASON_PROOF_LOCKED: _ErrorReason.ValueType  # 160
+    """Too many wrong proofs. A right one is not looked at until RetryInfo says so."""
+    ERROR_REASON_SEND_BUDGET_SPENT: _ErrorReason.ValueType  # 161
+    """Too many messages were sent."""
+    ERROR_REASON_RESEND_TOO_EARLY: _ErrorReason.ValueType  # 162
+    """The code was just sent."""
+    ERROR_REASON_GATEWAY_DOWN: _ErrorReason.ValueType  # 170
+    """The message could not be handed to its gateway. The challenge stands: ResendCode."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. Decisions carry their own reason codes, which are data (see Decision.reasons).
@@ -272,4 +334,66 @@ ERROR_REASON_NOT_SERVED_YET: ErrorReason.ValueType  # 95
 """UNIMPLEMENTED: this version of the engine does not serve the call yet."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 96
 """INTERNAL: our own fault; metadata "error_id" finds it in the log."""
+ERROR_REASON_PHONE_NUMBER_REFUSED: ErrorReason.ValueType  # 100
+"""The phone number is in no country's plan, or takes no messages."""
+ERROR_REASON_FACTOR_AMBIGUOUS: ErrorReason.ValueType  # 101
+"""The customer has several phones and the request names none."""
+ERROR_REASON_PROOF_MALFORMED: ErrorReason.ValueType  # 102
+"""What the device answered is not of the form its platform gives."""
+ERROR_REASON_FACTOR_NOT_FOUND: ErrorReason.ValueType  # 110
+"""The customer has no such factor."""
+ERROR_REASON_DEVICE_NOT_FOUND: ErrorReason.ValueType  # 111
+"""The customer has no such device."""
+ERROR_REASON_CHALLENGE_NOT_FOUND: ErrorReason.ValueType  # 112
+"""The customer has no such challenge or enrolment."""
+ERROR_REASON_TRANSACTION_NOT_FOUND: ErrorReason.ValueType  # 113
+"""The customer has no such purchase."""
+ERROR_REASON_PROOF_WRONG: ErrorReason.ValueType  # 120
+"""The proof of the customer is wrong. Which part of it is not said."""
+ERROR_REASON_GRANT_REQUIRED: ErrorReason.ValueType  # 121
+"""A further factor needs a grant of the customer's highest level."""
+ERROR_REASON_FACTOR_EXISTS: ErrorReason.ValueType  # 130
+"""The customer has confirmed this factor already."""
+ERROR_REASON_CREDENTIAL_EXISTS: ErrorReason.ValueType  # 131
+"""The device key is enrolled already, for whomever."""
+ERROR_REASON_CHALLENGE_USED: ErrorReason.ValueType  # 140
+"""The challenge was answered rightly before."""
+ERROR_REASON_CHALLENGE_BURNED: ErrorReason.ValueType  # 141
+"""Too many wrong answers were given to this challenge."""
+ERROR_REASON_CHALLENGE_SUPERSEDED: ErrorReason.ValueType  # 142
+"""A newer challenge took its place, or its factor was revoked."""
+ERROR_REASON_CHALLENGE_EXPIRED: ErrorReason.ValueType  # 143
+"""The challenge was not answered in time."""
+ERROR_REASON_CHALLENGE_MISMATCH: ErrorReason.ValueType  # 144
+"""The challenge was made for something else."""
+ERROR_REASON_FACTOR_NOT_ACTIVE: ErrorReason.ValueType  # 145
+"""The factor is not confirmed, or cannot do what is asked of it."""
+ERROR_REASON_FACTOR_EXPIRED: ErrorReason.ValueType  # 146
+"""The factor was not confirmed in time."""
+ERROR_REASON_FACTOR_CONFIRMED: ErrorReason.ValueType  # 147
+"""The factor is confirmed already."""
+ERROR_REASON_DEVICE_REVOKED: ErrorReason.ValueType  # 148
+"""The device was revoked."""
+ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 149
+"""This kind of factor is not strong enough for the purchase, or not to be trusted just now."""
+ERROR_REASON_GRANT_INVALID: ErrorReason.ValueType  # 150
+"""The customer has no such unspent grant: it was spent, is too old, or never was."""
+ERROR_REASON_GRANT_MISMATCH: ErrorReason.ValueType  # 151
+"""The grant was made for something else, and is void now."""
+ERROR_REASON_GRANT_TOO_WEAK: ErrorReason.ValueType  # 152
+"""A grant of a higher level is needed."""
+ERROR_REASON_STEP_UP_NOT_ASKED: ErrorReason.ValueType  # 153
+"""The purchase does not wait for a proof."""
+ERROR_REASON_STEP_UP_EXPIRED: ErrorReason.ValueType  # 154
+"""The purchase waited too long for a proof."""
+ERROR_REASON_TRANSACTION_CHANGED: ErrorReason.ValueType  # 155
+"""The purchase that waits for a proof has another amount or payee: it needs an id of its own."""
+ERROR_REASON_PROOF_LOCKED: ErrorReason.ValueType  # 160
+"""Too many wrong proofs. A right one is not looked at until RetryInfo says so."""
+ERROR_REASON_SEND_BUDGET_SPENT: ErrorReason.ValueType  # 161
+"""Too many messages were sent."""
+ERROR_REASON_RESEND_TOO_EARLY: ErrorReason.ValueType  # 162
+"""The code was just sent."""
+ERROR_REASON_GATEWAY_DOWN: ErrorReason.ValueType  # 170
+"""The message could not be handed to its gateway. The challenge stands: ResendCode."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

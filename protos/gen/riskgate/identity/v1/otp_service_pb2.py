@@ -28,7 +28,7 @@ from riskgate.common.v1 import access_pb2 as riskgate_dot_common_dot_v1_dot_acce
 from riskgate.identity.v1 import grant_pb2 as riskgate_dot_identity_dot_v1_dot_grant__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&riskgate/identity/v1/otp_service.proto\x12\x14riskgate.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1friskgate/common/v1/access.proto\x1a riskgate/identity/v1/grant.proto\"\xc3\x02\n\x06\x46\x61\x63tor\x12\x11\n\tfactor_id\x18\x01 \x01(\t\x12.\n\x04kind\x18\x02 \x01(\x0e\x32 .riskgate.identity.v1.FactorKind\x12\x30\n\x05state\x18\x03 \x01(\x0e\x32!.riskgate.identity.v1.FactorState\x12\x14\n\x0c\x64isplay_name\x18\x04 \x01(\t\x12/\n\x0b\x65nroll_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12\x66ull_strength_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlock_end_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncodes_left\x18\x08 \x01(\r\"\xcb\x01\n\rCodeChallenge\x12\x14\n\x0c\x63hallenge_id\x18\x01 \x01(\t\x12\x11\n\tfactor_id\x18\x02 \x01(\t\x12\x1a\n\x12masked_destination\x18\x03 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bresend_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x63hecks_left\x18\x06 \x01(\r\"\xe7\x01\n\x12\x45nrollPhoneRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x31\n\x0cphone_number\x18\x03 \x01(\tB\x1b\xbaH\x18r\x16\x32\x14^\\+[1-9][0-9]{6,14}$\x12\x1f\n\rbinding_grant\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"{\n\x13\x45nrollPhoneResponse\x12,\n\x06\x66\x61\x63tor\x18\x01 \x01(\x0b\x32\x1c.riskgate.identity.v1.Factor\x12\x36\n\tchallenge\x18\x02 \x01(\x0b\x32#.riskgate.identity.v1.CodeChallenge\"\xd1\x01\n\x11\x45nrollTotpRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x1c\n\x05label\x18\x03 \x01(\tB\r\xbaH\nr\x08\x10\x01\x18@\xba\x01\x01:\x12\x1f\n\rbinding_grant\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"\x9d\x01\n\x12\x45nrollTotpResponse\x12,\n\x06\x66\x61\x63tor\x18\x01 \x01(\x0b\x32\x1c.riskgate.identity.v1.Factor\x12\x13\n\x0botpauth_uri\x18\x02 \x01(\t\x12\x13\n\x0bseed_base32\x18\x03 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xf4\x01\n\x14\x43onfirmFactorRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12<\n\tfactor_id\x18\x03 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x1f\n\x04\x63ode\x18\x04 \x01(\tB\x11\xbaH\x0er\x0c\x32\n^[0-9]{6}$\"E\n\x15\x43onfirmFactorResponse\x12,\n\x06\x66\x61\x63tor\x18\x01 \x01(\x0b\x32\x1c.riskgate.identity.v1.Factor\"\xf8\x02\n\x0fSendCodeRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12?\n\tfactor_id\x18\x03 \x01(\tB,\xbaH)r\'2%^([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?$\x12?\n\x07purpose\x18\x04 \x01(\x0e\x32\".riskgate.identity.v1.ProofPurposeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x44\n\x0etransaction_id\x18\x05 \x01(\tB,\xbaH)r\'2%^([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?$\x12\x1e\n\rlanguage_code\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18#\"J\n\x10SendCodeResponse\x12\x36\n\tchallenge\x18\x01 \x01(\x0b\x32#.riskgate.identity.v1.CodeChallenge\"\xd3\x01\n\x11ResendCodeRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12?\n\x0c\x63hallenge_id\x18\x03 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\"L\n\x12ResendCodeResponse\x12\x36\n\tchallenge\x18\x01 \x01(\x0b\x32#.riskgate.identity.v1.CodeChallenge\"\xcd\x03\n\x11VerifyCodeRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x41\n\x0c\x63hallenge_id\x18\x03 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$H\x00\x12>\n\tfactor_id\x18\x04 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$H\x00\x12\x1f\n\x04\x63ode\x18\x05 \x01(\tB\x11\xbaH\x0er\x0c\x32\n^[0-9]{6}$\x12=\n\x07purpose\x18\x06 \x01(\x0e\x32\".riskgate.identity.v1.ProofPurposeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x44\n\x0etransaction_id\x18\x07 \x01(\tB,\xbaH)r\'2%^([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?$B\x10\n\x07subject\x12\x05\xbaH\x02\x08\x01\"@\n\x12VerifyCodeResponse\x12*\n\x05grant\x18\x01 \x01(\x0b\x32\x1b.riskgate.identity.v1.Grant\"T\n\x12ListFactorsRequest\x12>\n\x0b\x63ustomer_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\"D\n\x13ListFactorsResponse\x12-\n\x07\x66\x61\x63tors\x18\x01 \x03(\x0b\x32\x1c.riskgate.identity.v1.Factor\"\xc3\x02\n\x13RevokeFactorRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12<\n\tfactor_id\x18\x03 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x32\n\x0breason_code\x18\x04 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Z][A-Z0-9_]{0,63}$\x12;\n\x08\x61\x63tor_id\x18\x05 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\"G\n\x14RevokeFactorResponse\x12/\n\x0brevoke_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc0\x01\n\x1cGenerateRecoveryCodesRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12!\n\rbinding_grant\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\"\\\n\x1dGenerateRecoveryCodesResponse\x12\r\n\x05\x63odes\x18\x01 \x03(\t\x12,\n\x06\x66\x61\x63tor\x18\x02 \x01(\x0b\x32\x1c.riskgate.identity.v1.Factor\"\x8a\x02\n\x19VerifyRecoveryCodeRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12+\n\x04\x63ode\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9 -]{16,32}$\x12\x41\n\x07purpose\x18\x04 \x01(\x0e\x32\".riskgate.identity.v1.ProofPurposeB\x0c\xbaH\t\x82\x01\x06\x10\x01 \x00 \x01\"\\\n\x1aVerifyRecoveryCodeResponse\x12*\n\x05grant\x18\x01 \x01(\x0b\x32\x1b.riskgate.identity.v1.Grant\x12\x12\n\ncodes_left\x18\x02 \x01(\r*w\n\x0b\x46\x61\x63torState\x12\x1c\n\x18\x46\x41\x43TOR_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46\x41\x43TOR_STATE_PENDING\x10\x01\x12\x17\n\x13\x46\x41\x43TOR_STATE_ACTIVE\x10\x02\x12\x17\n\x13\x46\x41\x43TOR_STATE_LOCKED\x10\x03\x32\xbc\t\n\nOtpService\x12r\n\x0b\x45nrollPhone\x12(.riskgate.identity.v1.EnrollPhoneRequest\x1a).riskgate.identity.v1.EnrollPhoneResponse\"\x0e\xca\xf3\x18\notp:enroll\x12o\n\nEnrollTotp\x12\'.riskgate.identity.v1.EnrollTotpRequest\x1a(.riskgate.identity.v1.EnrollTotpResponse\"\x0e\xca\xf3\x18\notp:enroll\x12x\n\rConfirmFactor\x12*.riskgate.identity.v1.ConfirmFactorRequest\x1a+.riskgate.identity.v1.ConfirmFactorResponse\"\x0e\xca\xf3\x18\notp:enroll\x12g\n\x08SendCode\x12%.riskgate.identity.v1.SendCodeRequest\x1a&.riskgate.identity.v1.SendCodeResponse\"\x0c\xca\xf3\x18\x08otp:send\x12m\n\nResendCode\x12\'.riskgate.identity.v1.ResendCodeRequest\x1a(.riskgate.identity.v1.ResendCodeResponse\"\x0c\xca\xf3\x18\x08otp:send\x12o\n\nVerifyCode\x12\'.riskgate.identity.v1.VerifyCodeRequest\x1a(.riskgate.identity.v1.VerifyCodeResponse\"\x0e\xca\xf3\x18\notp:verify\x12r\n\x0bListFactors\x12(.riskgate.identity.v1.ListFactorsRequest\x1a).riskgate.identity.v1.ListFactorsResponse\"\x0e\xca\xf3\x18\notp:verify\x12u\n\x0cRevokeFactor\x12).riskgate.identity.v1.RevokeFactorRequest\x1a*.riskgate.identity.v1.RevokeFactorResponse\"\x0e\xca\xf3\x18\notp:enroll\x12\x90\x01\n\x15GenerateRecoveryCodes\x12\x32.riskgate.identity.v1.GenerateRecoveryCodesRequest\x1a\x33.riskgate.identity.v1.GenerateRecoveryCodesResponse\"\x0e\xca\xf3\x18\notp:enroll\x12\x87\x01\n\x12VerifyRecoveryCode\x12/.riskgate.identity.v1.VerifyRecoveryCodeRequest\x1a\x30.riskgate.identity.v1.VerifyRecoveryCodeResponse\"\x0e\xca\xf3\x18\notp:verifyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&riskgate/identity/v1/otp_service.proto\x12\x14riskgate.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1friskgate/common/v1/access.proto\x1a riskgate/identity/v1/grant.proto\"\xc3\x02\n\x06\x46\x61\x63tor\x12\x11\n\tfactor_id\x18\x01 \x01(\t\x12.\n\x04kind\x18\x02 \x01(\x0e\x32 .riskgate.identity.v1.FactorKind\x12\x30\n\x05state\x18\x03 \x01(\x0e\x32!.riskgate.identity.v1.FactorState\x12\x14\n\x0c\x64isplay_name\x18\x04 \x01(\t\x12/\n\x0b\x65nroll_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12\x66ull_strength_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlock_end_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncodes_left\x18\x08 \x01(\r\"\xcb\x01\n\rCodeChallenge\x12\x14\n\x0c\x63hallenge_id\x18\x01 \x01(\t\x12\x11\n\tfactor_id\x18\x02 \x01(\t\x12\x1a\n\x12masked_destination\x18\x03 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bresend_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x63hecks_left\x18\x06 \x01(\r\"\x8c\x02\n\x12\x45nrollPhoneRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x36\n\x0cphone_number\x18\x03 \x01(\tB \xbaH\x1dr\x1b\x32\x19^(\\+|00)[0-9 ().-]{6,28}$\x12\x1f\n\rbinding_grant\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1e\n\rlanguage_code\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18#\"{\n\x13\x45nrollPhoneResponse\x12,\n\x06\x66\x61\x63tor\x18\x01 \x01(\x0b\x32\x1c.riskgate.identity.v1.Factor\x12\x36\n\tchallenge\x18\x02 \x01(\x0b\x32#.riskgate.identity.v1.CodeChallenge\"\xd1\x01\n\x11\x45nrollTotpRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x1c\n\x05label\x18\x03 \x01(\tB\r\xbaH\nr\x08\x10\x01\x18@\xba\x01\x01:\x12\x1f\n\rbinding_grant\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"\x9d\x01\n\x12\x45nrollTotpResponse\x12,\n\x06\x66\x61\x63tor\x18\x01 \x01(\x0b\x32\x1c.riskgate.identity.v1.Factor\x12\x13\n\x0botpauth_uri\x18\x02 \x01(\t\x12\x13\n\x0bseed_base32\x18\x03 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xf4\x01\n\x14\x43onfirmFactorRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12<\n\tfactor_id\x18\x03 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x1f\n\x04\x63ode\x18\x04 \x01(\tB\x11\xbaH\x0er\x0c\x32\n^[0-9]{6}$\"E\n\x15\x43onfirmFactorResponse\x12,\n\x06\x66\x61\x63tor\x18\x01 \x01(\x0b\x32\x1c.riskgate.identity.v1.Factor\"\xf8\x02\n\x0fSendCodeRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12?\n\tfactor_id\x18\x03 \x01(\tB,\xbaH)r\'2%^([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?$\x12?\n\x07purpose\x18\x04 \x01(\x0e\x32\".riskgate.identity.v1.ProofPurposeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x44\n\x0etransaction_id\x18\x05 \x01(\tB,\xbaH)r\'2%^([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?$\x12\x1e\n\rlanguage_code\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18#\"J\n\x10SendCodeResponse\x12\x36\n\tchallenge\x18\x01 \x01(\x0b\x32#.riskgate.identity.v1.CodeChallenge\"\xf3\x01\n\x11ResendCodeRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12?\n\x0c\x63hallenge_id\x18\x03 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x1e\n\rlanguage_code\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18#\"L\n\x12ResendCodeResponse\x12\x36\n\tchallenge\x18\x01 \x01(\x0b\x32#.riskgate.identity.v1.CodeChallenge\"\xcd\x03\n\x11VerifyCodeRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x41\n\x0c\x63hallenge_id\x18\x03 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$H\x00\x12>\n\tfactor_id\x18\x04 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$H\x00\x12\x1f\n\x04\x63ode\x18\x05 \x01(\tB\x11\xbaH\x0er\x0c\x32\n^[0-9]{6}$\x12=\n\x07purpose\x18\x06 \x01(\x0e\x32\".riskgate.identity.v1.ProofPurposeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x44\n\x0etransaction_id\x18\x07 \x01(\tB,\xbaH)r\'2%^([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?$B\x10\n\x07subject\x12\x05\xbaH\x02\x08\x01\"@\n\x12VerifyCodeResponse\x12*\n\x05grant\x18\x01 \x01(\x0b\x32\x1b.riskgate.identity.v1.Grant\"T\n\x12ListFactorsRequest\x12>\n\x0b\x63ustomer_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\"D\n\x13ListFactorsResponse\x12-\n\x07\x66\x61\x63tors\x18\x01 \x03(\x0b\x32\x1c.riskgate.identity.v1.Factor\"\xc3\x02\n\x13RevokeFactorRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12<\n\tfactor_id\x18\x03 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12\x32\n\x0breason_code\x18\x04 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Z][A-Z0-9_]{0,63}$\x12;\n\x08\x61\x63tor_id\x18\x05 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\"G\n\x14RevokeFactorResponse\x12/\n\x0brevoke_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc0\x01\n\x1cGenerateRecoveryCodesRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12!\n\rbinding_grant\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\"\\\n\x1dGenerateRecoveryCodesResponse\x12\r\n\x05\x63odes\x18\x01 \x03(\t\x12,\n\x06\x66\x61\x63tor\x18\x02 \x01(\x0b\x32\x1c.riskgate.identity.v1.Factor\"\x8a\x02\n\x19VerifyRecoveryCodeRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12>\n\x0b\x63ustomer_id\x18\x02 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$\x12+\n\x04\x63ode\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9 -]{16,32}$\x12\x41\n\x07purpose\x18\x04 \x01(\x0e\x32\".riskgate.identity.v1.ProofPurposeB\x0c\xbaH\t\x82\x01\x06\x10\x01 \x00 \x01\"\\\n\x1aVerifyRecoveryCodeResponse\x12*\n\x05grant\x18\x01 \x01(\x0b\x32\x1b.riskgate.identity.v1.Grant\x12\x12\n\ncodes_left\x18\x02 \x01(\r*w\n\x0b\x46\x61\x63torState\x12\x1c\n\x18\x46\x41\x43TOR_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46\x41\x43TOR_STATE_PENDING\x10\x01\x12\x17\n\x13\x46\x41\x43TOR_STATE_ACTIVE\x10\x02\x12\x17\n\x13\x46\x41\x43TOR_STATE_LOCKED\x10\x03\x32\xbc\t\n\nOtpService\x12r\n\x0b\x45nrollPhone\x12(.riskgate.identity.v1.EnrollPhoneRequest\x1a).riskgate.identity.v1.EnrollPhoneResponse\"\x0e\xca\xf3\x18\notp:enroll\x12o\n\nEnrollTotp\x12\'.riskgate.identity.v1.EnrollTotpRequest\x1a(.riskgate.identity.v1.EnrollTotpResponse\"\x0e\xca\xf3\x18\notp:enroll\x12x\n\rConfirmFactor\x12*.riskgate.identity.v1.ConfirmFactorRequest\x1a+.riskgate.identity.v1.ConfirmFactorResponse\"\x0e\xca\xf3\x18\notp:enroll\x12g\n\x08SendCode\x12%.riskgate.identity.v1.SendCodeRequest\x1a&.riskgate.identity.v1.SendCodeResponse\"\x0c\xca\xf3\x18\x08otp:send\x12m\n\nResendCode\x12\'.riskgate.identity.v1.ResendCodeRequest\x1a(.riskgate.identity.v1.ResendCodeResponse\"\x0c\xca\xf3\x18\x08otp:send\x12o\n\nVerifyCode\x12\'.riskgate.identity.v1.VerifyCodeRequest\x1a(.riskgate.identity.v1.VerifyCodeResponse\"\x0e\xca\xf3\x18\notp:verify\x12r\n\x0bListFactors\x12(.riskgate.identity.v1.ListFactorsRequest\x1a).riskgate.identity.v1.ListFactorsResponse\"\x0e\xca\xf3\x18\notp:verify\x12u\n\x0cRevokeFactor\x12).riskgate.identity.v1.RevokeFactorRequest\x1a*.riskgate.identity.v1.RevokeFactorResponse\"\x0e\xca\xf3\x18\notp:enroll\x12\x90\x01\n\x15GenerateRecoveryCodes\x12\x32.riskgate.identity.v1.GenerateRecoveryCodesRequest\x1a\x33.riskgate.identity.v1.GenerateRecoveryCodesResponse\"\x0e\xca\xf3\x18\notp:enroll\x12\x87\x01\n\x12VerifyRecoveryCode\x12/.riskgate.identity.v1.VerifyRecoveryCodeRequest\x1a\x30.riskgate.identity.v1.VerifyRecoveryCodeResponse\"\x0e\xca\xf3\x18\notp:verifyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,9 +40,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLLPHONEREQUEST'].fields_by_name['customer_id']._loaded_options = None
   _globals['_ENROLLPHONEREQUEST'].fields_by_name['customer_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_ENROLLPHONEREQUEST'].fields_by_name['phone_number']._loaded_options = None
-  _globals['_ENROLLPHONEREQUEST'].fields_by_name['phone_number']._serialized_options = b'\272H\030r\0262\024^\\+[1-9][0-9]{6,14}$'
+  _globals['_ENROLLPHONEREQUEST'].fields_by_name['phone_number']._serialized_options = b'\272H\035r\0332\031^(\\+|00)[0-9 ().-]{6,28}$'
   _globals['_ENROLLPHONEREQUEST'].fields_by_name['binding_grant']._loaded_options = None
   _globals['_ENROLLPHONEREQUEST'].fields_by_name['binding_grant']._serialized_options = b'\272H\005r\003\030\200\002'
+  _globals['_ENROLLPHONEREQUEST'].fields_by_name['language_code']._loaded_options = None
+  _globals['_ENROLLPHONEREQUEST'].fields_by_name['language_code']._serialized_options = b'\272H\004r\002\030#'
   _globals['_ENROLLTOTPREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_ENROLLTOTPREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_ENROLLTOTPREQUEST'].fields_by_name['customer_id']._loaded_options = None
@@ -77,6 +79,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESENDCODEREQUEST'].fields_by_name['customer_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
   _globals['_RESENDCODEREQUEST'].fields_by_name['challenge_id']._loaded_options = None
   _globals['_RESENDCODEREQUEST'].fields_by_name['challenge_id']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$'
+  _globals['_RESENDCODEREQUEST'].fields_by_name['language_code']._loaded_options = None
+  _globals['_RESENDCODEREQUEST'].fields_by_name['language_code']._serialized_options = b'\272H\004r\002\030#'
   _globals['_VERIFYCODEREQUEST'].oneofs_by_name['subject']._loaded_options = None
   _globals['_VERIFYCODEREQUEST'].oneofs_by_name['subject']._serialized_options = b'\272H\002\010\001'
   _globals['_VERIFYCODEREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -139,52 +143,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OTPSERVICE'].methods_by_name['GenerateRecoveryCodes']._serialized_options = b'\312\363\030\notp:enroll'
   _globals['_OTPSERVICE'].methods_by_name['VerifyRecoveryCode']._loaded_options = None
   _globals['_OTPSERVICE'].methods_by_name['VerifyRecoveryCode']._serialized_options = b'\312\363\030\notp:verify'
-  _globals['_FACTORSTATE']._serialized_start=4258
-  _globals['_FACTORSTATE']._serialized_end=4377
+  _globals['_FACTORSTATE']._serialized_start=4327
+  _globals['_FACTORSTATE']._serialized_end=4446
   _globals['_FACTOR']._serialized_start=194
   _globals['_FACTOR']._serialized_end=517
   _globals['_CODECHALLENGE']._serialized_start=520
   _globals['_CODECHALLENGE']._serialized_end=723
   _globals['_ENROLLPHONEREQUEST']._serialized_start=726
-  _globals['_ENROLLPHONEREQUEST']._serialized_end=957
-  _globals['_ENROLLPHONERESPONSE']._serialized_start=959
-  _globals['_ENROLLPHONERESPONSE']._serialized_end=1082
-  _globals['_ENROLLTOTPREQUEST']._serialized_start=1085
-  _globals['_ENROLLTOTPREQUEST']._serialized_end=1294
-  _globals['_ENROLLTOTPRESPONSE']._serialized_start=1297
-  _globals['_ENROLLTOTPRESPONSE']._serialized_end=1454
-  _globals['_CONFIRMFACTORREQUEST']._serialized_start=1457
-  _globals['_CONFIRMFACTORREQUEST']._serialized_end=1701
-  _globals['_CONFIRMFACTORRESPONSE']._serialized_start=1703
-  _globals['_CONFIRMFACTORRESPONSE']._serialized_end=1772
-  _globals['_SENDCODEREQUEST']._serialized_start=1775
-  _globals['_SENDCODEREQUEST']._serialized_end=2151
-  _globals['_SENDCODERESPONSE']._serialized_start=2153
-  _globals['_SENDCODERESPONSE']._serialized_end=2227
-  _globals['_RESENDCODEREQUEST']._serialized_start=2230
-  _globals['_RESENDCODEREQUEST']._serialized_end=2441
-  _globals['_RESENDCODERESPONSE']._serialized_start=2443
-  _globals['_RESENDCODERESPONSE']._serialized_end=2519
-  _globals['_VERIFYCODEREQUEST']._serialized_start=2522
-  _globals['_VERIFYCODEREQUEST']._serialized_end=2983
-  _globals['_VERIFYCODERESPONSE']._serialized_start=2985
-  _globals['_VERIFYCODERESPONSE']._serialized_end=3049
-  _globals['_LISTFACTORSREQUEST']._serialized_start=3051
-  _globals['_LISTFACTORSREQUEST']._serialized_end=3135
-  _globals['_LISTFACTORSRESPONSE']._serialized_start=3137
-  _globals['_LISTFACTORSRESPONSE']._serialized_end=3205
-  _globals['_REVOKEFACTORREQUEST']._serialized_start=3208
-  _globals['_REVOKEFACTORREQUEST']._serialized_end=3531
-  _globals['_REVOKEFACTORRESPONSE']._serialized_start=3533
-  _globals['_REVOKEFACTORRESPONSE']._serialized_end=3604
-  _globals['_GENERATERECOVERYCODESREQUEST']._serialized_start=3607
-  _globals['_GENERATERECOVERYCODESREQUEST']._serialized_end=3799
-  _globals['_GENERATERECOVERYCODESRESPONSE']._serialized_start=3801
-  _globals['_GENERATERECOVERYCODESRESPONSE']._serialized_end=3893
-  _globals['_VERIFYRECOVERYCODEREQUEST']._serialized_start=3896
-  _globals['_VERIFYRECOVERYCODEREQUEST']._serialized_end=4162
-  _globals['_VERIFYRECOVERYCODERESPONSE']._serialized_start=4164
-  _globals['_VERIFYRECOVERYCODERESPONSE']._serialized_end=4256
-  _globals['_OTPSERVICE']._serialized_start=4380
-  _globals['_OTPSERVICE']._serialized_end=5592
+  _globals['_ENROLLPHONEREQUEST']._serialized_end=994
+  _globals['_ENROLLPHONERESPONSE']._serialized_start=996
+  _globals['_ENROLLPHONERESPONSE']._serialized_end=1119
+  _globals['_ENROLLTOTPREQUEST']._serialized_start=1122
+  _globals['_ENROLLTOTPREQUEST']._serialized_end=1331
+  _globals['_ENROLLTOTPRESPONSE']._serialized_start=1334
+  _globals['_ENROLLTOTPRESPONSE']._serialized_end=1491
+  _globals['_CONFIRMFACTORREQUEST']._serialized_start=1494
+  _globals['_CONFIRMFACTORREQUEST']._serialized_end=1738
+  _globals['_CONFIRMFACTORRESPONSE']._serialized_start=1740
+  _globals['_CONFIRMFACTORRESPONSE']._serialized_end=1809
+  _globals['_SENDCODEREQUEST']._serialized_start=1812
+  _globals['_SENDCODEREQUEST']._serialized_end=2188
+  _globals['_SENDCODERESPONSE']._serialized_start=2190
+  _globals['_SENDCODERESPONSE']._serialized_end=2264
+  _globals['_RESENDCODEREQUEST']._serialized_start=2267
+  _globals['_RESENDCODEREQUEST']._serialized_end=2510
+  _globals['_RESENDCODERESPONSE']._serialized_start=2512
+  _globals['_RESENDCODERESPONSE']._serialized_end=2588
+  _globals['_VERIFYCODEREQUEST']._serialized_start=2591
+  _globals['_VERIFYCODEREQUEST']._serialized_end=3052
+  _globals['_VERIFYCODERESPONSE']._serialized_start=3054
+  _globals['_VERIFYCODERESPONSE']._serialized_end=3118
+  _globals['_LISTFACTORSREQUEST']._serialized_start=3120
+  _globals['_LISTFACTORSREQUEST']._serialized_end=3204
+  _globals['_LISTFACTORSRESPONSE']._serialized_start=3206
+  _globals['_LISTFACTORSRESPONSE']._serialized_end=3274
+  _globals['_REVOKEFACTORREQUEST']._serialized_start=3277
+  _globals['_REVOKEFACTORREQUEST']._serialized_end=3600
+  _globals['_REVOKEFACTORRESPONSE']._serialized_start=3602
+  _globals['_REVOKEFACTORRESPONSE']._serialized_end=3673
+  _globals['_GENERATERECOVERYCODESREQUEST']._serialized_start=3676
+  _globals['_GENERATERECOVERYCODESREQUEST']._serialized_end=3868
+  _globals['_GENERATERECOVERYCODESRESPONSE']._serialized_start=3870
+  _globals['_GENERATERECOVERYCODESRESPONSE']._serialized_end=3962
+  _globals['_VERIFYRECOVERYCODEREQUEST']._serialized_start=3965
+  _globals['_VERIFYRECOVERYCODEREQUEST']._serialized_end=4231
+  _globals['_VERIFYRECOVERYCODERESPONSE']._serialized_start=4233
+  _globals['_VERIFYRECOVERYCODERESPONSE']._serialized_end=4325
+  _globals['_OTPSERVICE']._serialized_start=4449
+  _globals['_OTPSERVICE']._serialized_end=5661
 # @@protoc_insertion_point(module_scope)

@@ -161,16 +161,21 @@ class EnrollPhoneRequest(_message.Message):
     CUSTOMER_ID_FIELD_NUMBER: _builtins.int
     PHONE_NUMBER_FIELD_NUMBER: _builtins.int
     BINDING_GRANT_FIELD_NUMBER: _builtins.int
+    LANGUAGE_CODE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Required. Names this attempt; at most one effect ever follows from one (customer, request id)."""
     customer_id: _builtins.str
     """Required. The customer."""
     phone_number: _builtins.str
-    """Required. The number in E.164, such as "+8613812345678". Premium-rate and unassigned ranges are refused."""
+    """Required. The number in international form, such as "+86 138 1234 5678": after + or 00, with blanks, hyphens, dots
+    and brackets as you like, for every spelling is the same number. Premium-rate and unassigned ranges are refused.
+    """
     binding_grant: _builtins.str
     """A grant for PROOF_PURPOSE_BINDING of the customer's highest level. Required once the customer has a factor or a
     device; empty for the first.
     """
+    language_code: _builtins.str
+    """BCP 47 tag of the language to write in: "en" or "zh-Hans"; empty means the server's. Values may be added."""
     def __init__(
         self,
         *,
@@ -178,10 +183,11 @@ class EnrollPhoneRequest(_message.Message):
         customer_id: _builtins.str = ...,
         phone_number: _builtins.str = ...,
         binding_grant: _builtins.str = ...,
+        language_code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["binding_grant", b"binding_grant", "customer_id", b"customer_id", "phone_number", b"phone_number", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["binding_grant", b"binding_grant", "customer_id", b"customer_id", "language_code", b"language_code", "phone_number", b"phone_number", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -426,22 +432,26 @@ class ResendCodeRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     CUSTOMER_ID_FIELD_NUMBER: _builtins.int
     CHALLENGE_ID_FIELD_NUMBER: _builtins.int
+    LANGUAGE_CODE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Required. Names this attempt; at most one message ever follows from one (customer, request id)."""
     customer_id: _builtins.str
     """Required. The customer."""
     challenge_id: _builtins.str
     """Required. The challenge, still valid."""
+    language_code: _builtins.str
+    """BCP 47 tag of the language to write in, as in SendCode."""
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         customer_id: _builtins.str = ...,
         challenge_id: _builtins.str = ...,
+        language_code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge_id", b"challenge_id", "customer_id", b"customer_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge_id", b"challenge_id", "customer_id", b"customer_id", "language_code", b"language_code", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,107 @@
+"""
+Codes, grants, seeds and recovery codes that are derived from a rotating key and never stored (`engine.ports`).
+
+Each is HMAC-SHA-256 (RFC 2104) over what it is for and whose it is, under the key that was current when it was made:
+who has the database has nothing to try codes against, and the same request is answered with the same secret.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import hmac
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Final
+
+import pyotp
+from pyotp.exceptions import OTPVerificationError
+
+from riskgate_server.crypto.keys import SECRET_BYTES
+from riskgate_server.engine.ports import KeyRetired
+
+CODE_DIGITS: Final = 6
+SEED_BYTES: Final = 20
+"""160 bits, as RFC 4226 section 4 recommends."""
+RECOVERY_CODES: Final = 10
+RECOVERY_CODE_BYTES: Final = 10
+STEP_SECONDS: Final = 30
+_FAIR: Final = 2**64 // 10**CODE_DIGITS * 10**CODE_DIGITS
+"""Numbers below it, taken modulo a million, are all equally likely."""
+
+
+class DerivedSecrets:
+    """
+    Keeps `engine.ports.ProofSecrets` over a ring of keys.
+
+    Every method raises KeyRetired for a key that has left the ring: what was derived from it never comes again.
+    """
+
+    __slots__ = ("_keys", "key_id")
+
+    def __init__(self, keys: Mapping[int, bytes]) -> None:
+        assert keys
+        assert all(len(key) == SECRET_BYTES for key in keys.values())
+        self._keys = dict(keys)
+        self.key_id = max(keys)
+
+    def __repr__(self) -> str:
+        return "DerivedSecrets(***)"
+
+    def __reduce__(self) -> str:
+        raise TypeError("derived secrets are not copied or sent elsewhere")
+
+    def _derive(self, purpose: bytes, key_id: int, customer: tuple[str, str], name: str) -> bytes:
+        key = self._keys.get(key_id)
+        if key is None:
+            raise KeyRetired(key_id)
+        message = bytearray(purpose)
+        for part in (*customer, name):
+            encoded = part.encode()
+            message += len(encoded).to_bytes(4, "big") + encoded
+        return hmac.digest(key, bytes(message), "sha256")
+
+    def code(self, key_id: int, customer: tuple[str, str], challenge_id: str) -> str:
+        """Return the six digits of a challenge, each number equally likely."""
+        digest = self._derive(b"code", key_id, customer, challenge_id)
+        while True:
+            for at in range(0, len(digest), 8):
+                number = int.from_bytes(digest[at : at + 8], "big")
+                if number < _FAIR:
+                    return f"{number % 10**CODE_DIGITS:0{CODE_DIGITS}d}"
+            digest = sha256(digest).digest()
+
+    def token(self, key_id: int, customer: tuple[str, str], request_id: str) -> str:
+        """Return the grant that a request was given."""
+        return base64.urlsafe_b64encode(self._derive(b"grant", key_id, customer, request_id)).rstrip(b"=").decode()
+
+    def seed(self, key_id: int, customer: tuple[str, str], request_id: str) -> bytes:
+        """Return the seed of the authenticator app that a request enrolled."""
+        return self._derive(b"seed", key_id, customer, request_id)[:SEED_BYTES]
+
+    def recovery_codes(self, key_id: int, customer: tuple[str, str], request_id: str) -> tuple[str, ...]:
+        """Return the recovery codes that a request was given."""
+        made = (self._derive(b"recovery", key_id, customer, f"{request_id} {n}") for n in range(RECOVERY_CODES))
+        return tuple(base64.b32encode(digest[:RECOVERY_CODE_BYTES]).decode() for digest in made)
+
+    def recovery_mark(self, customer: tuple[str, str], code: str) -> bytes:
+        """Return what is kept of a recovery code."""
+        tenant_id, customer_id = customer
+        return sha256(f"recovery {len(tenant_id)} {tenant_id}{customer_id} {code}".encode()).digest()
+
+    def otpauth_uri(self, seed: bytes, *, issuer: str, label: str) -> str:
+        """Return a seed as authenticator apps read it from a QR code (Key Uri Format)."""
+        return _totp(seed).provisioning_uri(name=label, issuer_name=issuer)
+
+    def totp_step(self, seed: bytes, code: str, at_us: int) -> int | None:
+        """Return the step a code is right for: the present one, or the one before or after it (RFC 6238)."""
+        at = dt.datetime.fromtimestamp(at_us // 1_000_000, dt.UTC)
+        try:
+            return _totp(seed).verify_and_get_timecode(code, for_time=at, valid_window=1)
+        except OTPVerificationError:
+            return None
+
+
+def _totp(seed: bytes) -> pyotp.TOTP:
+    # What every app understands: SHA-1, six digits, 30 seconds.
+    return pyotp.TOTP(base64.b32encode(seed).decode(), digits=CODE_DIGITS, interval=STEP_SECONDS)

@@ -1,0 +1,152 @@
+"""
+What can happen to a customer's proofs, as written for ever.
+
+Tags go on where `domain/journal.py` stops, and the same rule holds: fields may be added at the end with a default. No
+event has a code, a seed, a number or a token in clear: what is secret is sealed, or is not there at all.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from riskgate_server.domain.identity.grants import Method, Source, Use
+
+
+class FactorEnrolled(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=17):
+    """A factor was registered; it proves nothing yet. With `FactorSecrets`."""
+
+    factor_id: str
+    method: Method
+    mark: bytes
+    prefix: bytes
+    expires_us: int
+
+
+class FactorConfirmed(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=18):
+    """A first right code made a factor usable. `step` is the accepted one of an authenticator app."""
+
+    factor_id: str
+    challenge_id: str
+    step: int
+    full_strength_us: int
+
+
+class FactorRevoked(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=19):
+    """A factor became worthless."""
+
+    factor_id: str
+    reason_code: str
+    actor_id: str
+
+
+class CodeSent(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=20):
+    """
+    A code was sent, or the same code again.
+
+    `message_id` names the message; it waits in the store from this commit on.
+    """
+
+    challenge_id: str
+    factor_id: str
+    use: Use
+    key_id: int
+    expires_us: int
+    resend_us: int
+    message_id: str
+    again: bool = False
+
+
+class CodeUnsent(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=21):
+    """A message with a code could not be delivered: it does not count against the customer's budget."""
+
+    challenge_id: str
+    message_id: str
+
+
+class ProofFailed(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=22):
+    """A wrong proof. `reason` says what was wrong, to nobody outside."""
+
+    source: Source
+    challenge_id: str
+    reason: str
+    failures: int
+    locked_until_us: int
+    burned: bool = False
+
+
+class ProofPassed(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=23):
+    """
+    A right proof, and the grant that came of it.
+
+    Attributes:
+        mark: SHA-256 of the grant's token.
+        sources: everything the grant rests on, this proof last.
+        replaces: mark of the grant that it strengthened and took the place of; empty for none.
+        step: the accepted step of an authenticator app.
+        spent_code: keyed hash of the recovery code that it spent.
+    """
+
+    source: Source
+    challenge_id: str
+    use: Use
+    level: int
+    sources: tuple[Source, ...]
+    mark: bytes
+    expires_us: int
+    replaces: bytes = b""
+    step: int = 0
+    spent_code: bytes = b""
+
+
+class GrantSpent(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=24):
+    """A grant was used up: by what it was for, or destroyed because it was offered for something else."""
+
+    mark: bytes
+    use: Use
+    level: int
+    destroyed: str = ""
+
+
+class RecoveryCodesMade(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=25):
+    """Recovery codes were made, and older ones became worthless. With `RecoverySecrets`."""
+
+    factor_id: str
+    full_strength_us: int
+
+
+class MessageSettled(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=26):
+    """A message was delivered, or given up; it waits no longer."""
+
+    message_id: str
+    outcome: str
+
+
+IdentityEvent = (
+    FactorEnrolled
+    | FactorConfirmed
+    | FactorRevoked
+    | CodeSent
+    | CodeUnsent
+    | ProofFailed
+    | ProofPassed
+    | GrantSpent
+    | RecoveryCodesMade
+    | MessageSettled
+)
+
+
+class FactorSecrets(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=3):
+    """What of a factor is the customer's own: the number or the seed, and what it is called."""
+
+    secret: bytes
+    display_name: str
+    region: str
+
+
+class RecoverySecrets(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=4):
+    """Keyed hashes of recovery codes."""
+
+    codes: tuple[bytes, ...]
+
+
+IdentitySecrets = FactorSecrets | RecoverySecrets

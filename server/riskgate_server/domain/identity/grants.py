@@ -1,0 +1,82 @@
+"""
+Evidence that a customer proved themselves: opaque, for one use, for one purpose, and for one purchase if any.
+
+A grant is bound to amount and payee by the keyed digest that the purchase is stored with (Delegated Regulation
+2018/389, article 5: dynamic linking). It is a bearer secret, so only its hash is kept.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+
+class Purpose(IntEnum):
+    """What a proof is asked for; equal to `riskgate.identity.v1.ProofPurpose`."""
+
+    TRANSACTION = 1
+    BINDING = 2
+    SIGN_IN = 3
+    UNLOCK = 4
+    LIMIT_OFFER = 5
+
+
+class Method(IntEnum):
+    """What a customer proves themselves with; equal to `riskgate.identity.v1.FactorKind`."""
+
+    SMS = 1
+    TOTP = 2
+    DEVICE_KEY = 3
+    RECOVERY_CODE = 4
+
+
+class Use(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What a proof is for: a purpose and, for TRANSACTION, the purchase with the digest of its terms."""
+
+    purpose: Purpose
+    transaction_id: str = ""
+    terms: bytes = b""
+
+
+class Source(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A factor or device that was proven."""
+
+    method: Method
+    id: str
+
+
+class Grant(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """
+    An unspent grant.
+
+    Attributes:
+        mark: SHA-256 of its token.
+        level: 1 (a code), 2 (a device key, or two different kinds of factor), 3 (an attested, device-bound key).
+        expires_us: when it becomes worthless, UTC µs.
+    """
+
+    mark: bytes
+    use: Use
+    level: int
+    sources: tuple[Source, ...]
+    expires_us: int
+
+
+CODE_LEVEL = 1
+TWO_FACTORS_LEVEL = 2
+
+
+def combined(grants: tuple[Grant, ...], use: Use, source: Source, level: int, now_us: int) -> Grant | None:
+    """
+    Return the grant that a proof by `source` strengthens: unspent, for the same use, by another kind of factor.
+
+    Two different kinds together are level 2, whatever each is alone; a proof that is as strong alone needs no other.
+    """
+    if level >= TWO_FACTORS_LEVEL:
+        return None
+    for grant in reversed(grants):
+        others = {s.method for s in grant.sources} - {source.method}
+        if grant.use == use and now_us < grant.expires_us and others:
+            return grant
+    return None

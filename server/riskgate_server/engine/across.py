@@ -1,0 +1,162 @@
+"""
+Facts that concern several customers, in scope rows of the tenant: what may still be sent to whom, and be guessed.
+
+They change in the same transaction as the customer they were asked for, so that a budget is neither spent twice nor
+given back by a crash.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+import msgspec
+
+from riskgate_server.domain.calendar import DAY_US, SECOND_US
+from riskgate_server.domain.errors import ResourceExhausted
+from riskgate_server.domain.identity.budgets import UNSPENT, Budget, frees_us, give_back, spend, spent
+from riskgate_server.domain.identity.factors import Factor
+from riskgate_server.domain.identity.identity import SENDS_PERIOD_US
+from riskgate_server.domain.identity.limits import HOUR_US
+from riskgate_server.engine.ports import ScopeKey
+from riskgate_server.engine.work import Work
+
+
+class ScopeKind(IntEnum):
+    """What a scope row is about. Stored: numbers never change meaning."""
+
+    NUMBER = 1
+    """Messages to one number."""
+    PREFIX = 2
+    """Numbers of a tenant that differ in their last digits only: who pumps messages to a range of numbers uses many."""
+    COUNTRY = 3
+    """Messages to one country."""
+    SENDS = 4
+    """Messages of the tenant."""
+    WRONG_CODES = 5
+    """Wrong codes of all customers of the tenant."""
+    CREDENTIAL = 6
+    """Whose a device's key is."""
+
+
+class _NumberSends(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    recent: Budget = UNSPENT
+    day: Budget = UNSPENT
+
+
+class _Numbers(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Marks of the numbers a message went to, and when last."""
+
+    seen: tuple[tuple[bytes, int], ...] = ()
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_number_sends: Final = msgspec.msgpack.Decoder(_NumberSends).decode
+_numbers: Final = msgspec.msgpack.Decoder(_Numbers).decode
+_budget: Final = msgspec.msgpack.Decoder(Budget).decode
+
+
+class Recipient(msgspec.Struct, frozen=True, gc=False):
+    """Where a message goes, as budgets know it."""
+
+    mark: bytes
+    prefix: bytes
+    region: str
+
+
+def recipient_of(factor: Factor) -> Recipient:
+    """Return where a factor's messages go."""
+    return Recipient(factor.mark, factor.prefix, factor.region)
+
+
+def send_scopes(tenant_id: str, recipient: Recipient) -> tuple[ScopeKey, ...]:
+    """Return every scope that a message to `recipient` concerns."""
+    return (
+        (tenant_id, ScopeKind.NUMBER, recipient.mark),
+        (tenant_id, ScopeKind.PREFIX, recipient.prefix),
+        (tenant_id, ScopeKind.COUNTRY, recipient.region.encode()),
+        (tenant_id, ScopeKind.SENDS, b""),
+    )
+
+
+def wrong_code_scope(tenant_id: str) -> ScopeKey:
+    """Return the scope that every comparison of a code concerns."""
+    return (tenant_id, ScopeKind.WRONG_CODES, b"")
+
+
+def charge_send(work: Work, recipient: Recipient) -> None:
+    """
+    Count a message against every budget it concerns, or against none.
+
+    Raises:
+        ResourceExhausted: one of them is used up; which one is nobody's business.
+    """
+    limits, now_us = work.bounds.proofs, work.now_us
+    number, prefix, country, tenant = send_scopes(work.key[0], recipient)
+    sends = _number_sends(stored) if (stored := work.scope(number)) else _NumberSends()
+    of_country = _budget(stored) if (stored := work.scope(country)) else UNSPENT
+    of_tenant = _budget(stored) if (stored := work.scope(tenant)) else UNSPENT
+    for budget, period_us, limit in (
+        (work.identity.sends, SENDS_PERIOD_US, limits.sends_per_customer),
+        (sends.recent, SENDS_PERIOD_US, limits.sends_per_number),
+        (sends.day, DAY_US, limits.sends_per_number_day),
+        (of_country, DAY_US, limits.sends_per_country_day),
+        (of_tenant, DAY_US, limits.sends_per_tenant_day),
+    ):
+        if spent(budget, period_us=period_us, now_us=now_us) >= limit:
+            raise _exhausted(frees_us(budget, period_us=period_us, limit=limit, now_us=now_us) - now_us)
+    known = _numbers(stored) if (stored := work.scope(prefix)) else _Numbers()
+    seen = {mark: at_us for mark, at_us in known.seen if at_us > now_us - DAY_US}
+    if recipient.mark not in seen and len(seen) >= limits.numbers_per_prefix_day:
+        raise _exhausted(min(seen.values()) + DAY_US - now_us)
+    seen[recipient.mark] = now_us
+    work.put_scope(prefix, _encode(_Numbers(tuple(seen.items()))))
+    counted = _NumberSends(
+        spend(sends.recent, period_us=SENDS_PERIOD_US, now_us=now_us), spend(sends.day, period_us=DAY_US, now_us=now_us)
+    )
+    work.put_scope(number, _encode(counted))
+    work.put_scope(country, _encode(spend(of_country, period_us=DAY_US, now_us=now_us)))
+    work.put_scope(tenant, _encode(spend(of_tenant, period_us=DAY_US, now_us=now_us)))
+
+
+def refund_send(work: Work, recipient: Recipient, sent_us: int) -> None:
+    """Give back what a message of `sent_us` was counted for, that certainly reached nobody."""
+    number, _, country, tenant = send_scopes(work.key[0], recipient)
+    if stored := work.scope(number):
+        sends = _number_sends(stored)
+        less = _NumberSends(
+            give_back(sends.recent, period_us=SENDS_PERIOD_US, at_us=sent_us),
+            give_back(sends.day, period_us=DAY_US, at_us=sent_us),
+        )
+        work.put_scope(number, _encode(less))
+    for scope in (country, tenant):
+        if stored := work.scope(scope):
+            work.put_scope(scope, _encode(give_back(_budget(stored), period_us=DAY_US, at_us=sent_us)))
+
+
+def require_guesses(work: Work) -> None:
+    """
+    Let a code be compared only while the tenant's customers have not been guessed at too often.
+
+    Raises:
+        ResourceExhausted: they have; right codes too wait, for who guesses at all accounts is right now and then.
+    """
+    limit = work.bounds.proofs.wrong_codes_per_tenant_hour
+    stored = work.scope(wrong_code_scope(work.key[0]))
+    wrong = _budget(stored) if stored else UNSPENT
+    if spent(wrong, period_us=HOUR_US, now_us=work.now_us) >= limit:
+        frees = frees_us(wrong, period_us=HOUR_US, limit=limit, now_us=work.now_us)
+        reason, message = "PROOF_LOCKED", "too many wrong proofs; try again later, or another factor"
+        raise ResourceExhausted(reason, message, retry_after_seconds=(frees - work.now_us) / SECOND_US)
+
+
+def charge_guess(work: Work) -> None:
+    """Count a wrong code against the tenant's budget."""
+    scope = wrong_code_scope(work.key[0])
+    wrong = _budget(stored) if (stored := work.scope(scope)) else UNSPENT
+    work.put_scope(scope, _encode(spend(wrong, period_us=HOUR_US, now_us=work.now_us)))
+
+
+def _exhausted(wait_us: int) -> ResourceExhausted:
+    reason, message = "SEND_BUDGET_SPENT", "too many messages were sent; try again later"
+    return ResourceExhausted(reason, message, retry_after_seconds=max(wait_us, 0) / SECOND_US)

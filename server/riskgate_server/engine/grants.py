@@ -1,0 +1,119 @@
+"""Use cases' common part: a right proof gives a grant, and a grant is spent by what it was made for."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+from riskgate_server.domain.errors import (
+    FieldViolation,
+    InvalidRequest,
+    NotFound,
+    PermissionRefused,
+    PreconditionFailed,
+)
+from riskgate_server.domain.identity.events import GrantSpent, ProofPassed
+from riskgate_server.domain.identity.grants import TWO_FACTORS_LEVEL, Purpose, Source, Use, combined
+from riskgate_server.domain.journal import Happening
+from riskgate_server.domain.ledger.holds import HoldState
+from riskgate_server.engine.replies import GrantReply, Refusal, refusal_of
+from riskgate_server.engine.work import Work
+
+
+def mark_of(token: str) -> bytes:
+    """Return what is kept of a grant's token."""
+    return sha256(token.encode()).digest()
+
+
+def use_for(work: Work, purpose: Purpose, transaction_id: str) -> Use:
+    """
+    Return what a proof will be for.
+
+    Raises:
+        InvalidRequest: a purchase is named where none belongs, or none where one does.
+        NotFound: the customer has no such purchase.
+        PreconditionFailed: the purchase waits for no proof, or no longer.
+    """
+    if (purpose is Purpose.TRANSACTION) != bool(transaction_id):
+        message = "required for a transaction, and for nothing else"
+        raise InvalidRequest("FIELD_INVALID", message, FieldViolation("transaction_id", message))
+    if not transaction_id:
+        return Use(purpose)
+    purchase = work.purchase(transaction_id)
+    if purchase is None:
+        raise NotFound("TRANSACTION_NOT_FOUND", "the customer has no such purchase")
+    if purchase.state is not HoldState.NONE or not purchase.step_up_level:
+        raise PreconditionFailed("STEP_UP_NOT_ASKED", "the purchase does not wait for a proof")
+    if work.now_us >= purchase.step_up_expires_us:
+        raise PreconditionFailed("STEP_UP_EXPIRED", "the purchase waited too long for a proof; check it again")
+    return Use(purpose, transaction_id, purchase.terms)
+
+
+def pass_proof(
+    work: Work,
+    source: Source,
+    use: Use,
+    *,
+    level: int,
+    challenge_id: str = "",
+    step: int = 0,
+    spent_code: bytes = b"",
+) -> GrantReply:
+    """Record a right proof and return its grant; with an unspent one by another kind of factor it is of level 2."""
+    weaker = combined(work.identity.grants, use, source, level, work.now_us)
+    sources = (*weaker.sources, source) if weaker else (source,)
+    if weaker:
+        level = TWO_FACTORS_LEVEL
+    key_id = work.secrets.key_id
+    expires_us = work.now_us + work.bounds.proofs.grant_lifetime_us
+    passed = ProofPassed(
+        source=source,
+        challenge_id=challenge_id,
+        use=use,
+        level=level,
+        sources=sources,
+        mark=mark_of(work.secrets.token(key_id, work.key, work.request_id)),
+        expires_us=expires_us,
+        replaces=weaker.mark if weaker else b"",
+        step=step,
+        spent_code=spent_code,
+    )
+    work.record(Happening(passed))
+    methods = tuple(dict.fromkeys(s.method for s in sources))
+    return GrantReply(work.key, work.request_id, key_id, use, level, methods, expires_us)
+
+
+def spend(work: Work, mark: bytes, use: Use, level: int) -> GrantSpent | Refusal:
+    """
+    Return the event that spends a grant for `use`, to be recorded with its effect.
+
+    One that was made for something else is destroyed: whoever offers it does not know what it is for, or hopes that
+    nobody looks. That is recorded at once, and the refusal is the command's answer.
+
+    Raises:
+        PreconditionFailed: there is no such grant any more, or it is of a lower level.
+    """
+    grant = work.identity.grant(mark)
+    if grant is None or work.now_us >= grant.expires_us:
+        raise PreconditionFailed("GRANT_INVALID", "no such grant of this customer is unspent")
+    if grant.use != use:
+        work.record(Happening(GrantSpent(mark, use, grant.level, destroyed="USE")))
+        return refusal_of(PreconditionFailed("GRANT_MISMATCH", "the grant was made for something else; it is void now"))
+    if grant.level < level:
+        raise PreconditionFailed("GRANT_TOO_WEAK", f"a grant of level {level} is needed", level=str(level))
+    return GrantSpent(mark, use, grant.level)
+
+
+def spend_to_bind(work: Work, mark: bytes) -> tuple[GrantSpent, ...] | Refusal:
+    """
+    Return the event that spends the grant which binding a further factor needs; nothing for a customer's first.
+
+    Raises:
+        PermissionRefused: a grant is needed, and none was given.
+        PreconditionFailed: as `spend`.
+    """
+    if not work.identity.bound:
+        return ()
+    if not mark:
+        raise PermissionRefused("GRANT_REQUIRED", "a further factor needs a grant of the customer's highest level")
+    spent = spend(work, mark, Use(Purpose.BINDING), work.identity.highest_level(work.now_us))
+    return spent if isinstance(spent, Refusal) else (spent,)

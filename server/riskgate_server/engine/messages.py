@@ -1,0 +1,49 @@
+"""Messages to customers as they wait in the store, sealed; how each is worded is the edge's business."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+from riskgate_server.domain.identity.grants import Purpose
+
+
+class Channel(IntEnum):
+    """How a message reaches a phone."""
+
+    SMS = 1
+    PUSH = 2
+
+
+class CodeMessage(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=1):
+    """
+    A one-time code. The code is not in it: `key_id` and `challenge_id` give it again when it is sent.
+
+    Amount and payee are those of the purchase it is for, empty otherwise.
+    """
+
+    number: str
+    language: str
+    purpose: Purpose
+    key_id: int
+    challenge_id: str
+    expires_us: int
+    amount_minor: int = 0
+    currency: str = ""
+    payee: str = ""
+
+
+class NoticeMessage(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=2):
+    """A notice that something about the customer's account changed: `notice` names the text, such as FACTOR_BOUND."""
+
+    number: str
+    language: str
+    notice: str
+    expires_us: int
+
+
+Payload = CodeMessage | NoticeMessage
+
+encode_payload = msgspec.msgpack.Encoder().encode
+decode_payload = msgspec.msgpack.Decoder(Payload).decode
