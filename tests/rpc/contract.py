@@ -14,6 +14,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from riskgate.credit.v1 import credit_line_service_pb2 as line_pb
 from riskgate.credit.v1 import ledger_service_pb2 as ledger_pb
+from riskgate.identity.v1 import grant_pb2
+from riskgate.identity.v1 import otp_service_pb2 as otp_pb
 from riskgate.risk.v1 import risk_service_pb2 as risk_pb
 from riskgate_server.rpc.door import required_scope
 from riskgate_server.rpc.server import LATER
@@ -24,6 +26,7 @@ SERVICES: Final = (
     risk_pb.DESCRIPTOR.services_by_name["RiskService"],
     line_pb.DESCRIPTOR.services_by_name["CreditLineService"],
     ledger_pb.DESCRIPTOR.services_by_name["LedgerService"],
+    otp_pb.DESCRIPTOR.services_by_name["OtpService"],
     *LATER,
 )
 OURS: Final[tuple[MethodDescriptor, ...]] = tuple(method for service in SERVICES for method in service.methods)
@@ -49,6 +52,11 @@ def now(seconds: int = 0) -> Timestamp:
 
 
 Sample = Callable[[], Message]
+
+
+def _whose() -> dict[str, str]:
+    return {"request_id": requests.new_id(), "customer_id": "ada"}
+
 
 SAMPLES: Final[dict[str, Sample]] = {
     "CheckTransaction": lambda: requests.buying(
@@ -81,6 +89,24 @@ SAMPLES: Final[dict[str, Sample]] = {
     "GetHold": lambda: ledger_pb.GetHoldRequest(customer_id="ada", hold_id="t-1"),
     "ListHolds": lambda: ledger_pb.ListHoldsRequest(customer_id="ada", page_size=5, page_token="a"),
     "ListEntries": lambda: ledger_pb.ListEntriesRequest(customer_id="ada", page_size=5, page_token="1"),
+    "EnrollPhone": lambda: otp_pb.EnrollPhoneRequest(
+        **_whose(), phone_number="+86 138 1234 5678", language_code="zh-Hans"
+    ),
+    "EnrollTotp": lambda: otp_pb.EnrollTotpRequest(**_whose(), label="ada"),
+    "ConfirmFactor": lambda: otp_pb.ConfirmFactorRequest(**_whose(), factor_id="f-1", code="012345"),
+    "SendCode": lambda: otp_pb.SendCodeRequest(
+        **_whose(), factor_id="f-1", purpose=grant_pb2.PROOF_PURPOSE_SIGN_IN, language_code="en"
+    ),
+    "ResendCode": lambda: otp_pb.ResendCodeRequest(**_whose(), challenge_id="c-1"),
+    "VerifyCode": lambda: otp_pb.VerifyCodeRequest(**_whose(), challenge_id="c-1", code="012345"),
+    "ListFactors": lambda: otp_pb.ListFactorsRequest(customer_id="ada"),
+    "RevokeFactor": lambda: otp_pb.RevokeFactorRequest(
+        **_whose(), factor_id="f-1", reason_code="PHONE_LOST", actor_id="olga"
+    ),
+    "GenerateRecoveryCodes": lambda: otp_pb.GenerateRecoveryCodesRequest(**_whose(), binding_grant="none"),
+    "VerifyRecoveryCode": lambda: otp_pb.VerifyRecoveryCodeRequest(
+        **_whose(), code="ABCD-EFGH-IJKL-MNOP", purpose=grant_pb2.PROOF_PURPOSE_SIGN_IN
+    ),
 }
 """A well-formed request for every served method, about ada of `furnish`."""
 

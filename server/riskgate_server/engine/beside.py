@@ -33,6 +33,15 @@ class Waiting(msgspec.Struct, frozen=True, gc=False):
     data_key: bytes
 
 
+class Changes(msgspec.Struct):
+    """What one command changes: facts across customers, messages that wait anew, and those settled or put off."""
+
+    scopes: dict[ScopeKey, bytes] = msgspec.field(default_factory=dict)
+    messages: list[Waiting] = msgspec.field(default_factory=list)
+    settled: list[tuple[MessageRow, int]] = msgspec.field(default_factory=list)
+    """With until when each is put off, UTC µs; 0 for one that is to be sent no more."""
+
+
 class Beside:
     """One batch's."""
 
@@ -77,35 +86,35 @@ class Beside:
 
     def keep_identity(self, key: CustomerKey, identity: Identity, data_key: bytes) -> None:
         """Make what a command did to a customer's proofs visible to the commands after it."""
-        self._identities[key] = identity
-        self._identities_changed[key] = data_key
+        # What was only looked at is the same object.
+        if identity is not self._identities[key]:
+            self._identities[key] = identity
+            self._identities_changed[key] = data_key
 
-    def keep_scope(self, scope: ScopeKey, state: bytes) -> None:
-        """Replace a fact across customers."""
-        self._scopes[scope] = state
-        self._scopes_changed.add(scope)
+    def keep(self, key: CustomerKey, changes: Changes) -> None:
+        """Make everything else a command changed visible to the commands after it."""
+        self._scopes.update(changes.scopes)
+        self._scopes_changed.update(changes.scopes)
+        for waiting in changes.messages:
+            self._messages[key, waiting.message_id] = self._sealed(key, waiting)
+        for row, retry_us in changes.settled:
+            where = (row.key, row.message_id)
+            if retry_us:
+                self._messages[where] = msgspec.structs.replace(row, due_us=retry_us)
+            else:
+                self._messages.pop(where, None)
+                self._settled.add(where)
 
-    def keep_message(self, key: CustomerKey, waiting: Waiting) -> None:
-        """Have a message wait."""
-        nonce = self._nonce()
+    def _sealed(self, key: CustomerKey, waiting: Waiting) -> MessageRow:
         sealed = sealing.seal_message(
             key,
             waiting.message_id,
             encode_payload(waiting.payload),
             data_key=waiting.data_key,
-            nonce=nonce,
+            nonce=self._nonce(),
             sealer=self._sealer,
         )
-        self._messages[key, waiting.message_id] = MessageRow(key, waiting.message_id, waiting.due_us, sealed)
-
-    def put_off(self, row: MessageRow, due_us: int) -> None:
-        """Have a message wait longer."""
-        self._messages[row.key, row.message_id] = msgspec.structs.replace(row, due_us=due_us)
-
-    def settle(self, key: CustomerKey, message_id: str) -> None:
-        """Have a message wait no longer."""
-        self._messages.pop((key, message_id), None)
-        self._settled.add((key, message_id))
+        return MessageRow(key, waiting.message_id, waiting.due_us, sealed)
 
     def identity_rows(self) -> list[IdentityRow]:
         """Return the proofs that changed, as they will be stored."""

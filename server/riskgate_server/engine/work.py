@@ -29,7 +29,7 @@ from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState, Purchase
 from riskgate_server.domain.ledger.repayment import Payment
 from riskgate_server.engine import sealing
-from riskgate_server.engine.beside import Beside, Waiting
+from riskgate_server.engine.beside import Beside, Changes, Waiting
 from riskgate_server.engine.bounds import Bounds
 from riskgate_server.engine.messages import Payload
 from riskgate_server.engine.ports import (
@@ -228,11 +228,7 @@ class Work:
         """What was recorded, once it is sealed."""
         self._batch = batch
         self._due: tuple[Purchase, ...] = ()
-        self._identity_before: Identity | None = None
-        self._scopes: dict[ScopeKey, bytes] = {}
-        self._messages: list[Waiting] = []
-        self._put_off: dict[str, int] = {}
-        self._settled: list[str] = []
+        self._changes: Changes | None = None
         self._seen_purchases = batch.purchases.get(self.key, {})
         self._seen_payments = batch.payments.get(self.key, {})
 
@@ -245,47 +241,44 @@ class Work:
     def identity(self) -> Identity:
         """What the customer can prove themselves with, after everything recorded so far."""
         if self.aggregate.identity is None:
-            self._identity_before = self._batch.beside.identity(self.key, self.data_key)
-            self.aggregate.identity = self._identity_before
+            self.aggregate.identity = self._batch.beside.identity(self.key, self.data_key)
         return self.aggregate.identity
 
     def scope(self, scope: ScopeKey) -> bytes:
         """Return a fact across customers as it stands; empty if nothing is known."""
-        return self._scopes[scope] if scope in self._scopes else self._batch.beside.scope(scope)
+        changed = self._changed_beside.scopes
+        return changed[scope] if scope in changed else self._batch.beside.scope(scope)
 
     def put_scope(self, scope: ScopeKey, state: bytes) -> None:
         """Replace a fact across customers, with the entries of this command."""
-        self._scopes[scope] = state
+        self._changed_beside.scopes[scope] = state
 
     def send(self, payload: Payload, due_us: int = 0) -> str:
         """Have a message wait to be sent, and return its id."""
-        message_id = f"m-{self.customer.sequence + 1}-{len(self._messages)}"
-        self._messages.append(Waiting(message_id, due_us or self.now_us, payload, self.data_key))
+        messages = self._changed_beside.messages
+        message_id = f"m-{self.customer.sequence + 1}-{len(messages)}"
+        messages.append(Waiting(message_id, due_us or self.now_us, payload, self.data_key))
         return message_id
 
     def settle_message(self, message_id: str, retry_us: int = 0) -> bool:
         """Have a message wait no longer, or until `retry_us`; False if it does not wait."""
         row = self._batch.beside.message(self.key, message_id)
-        if row is not None and retry_us:
-            self._put_off[message_id] = retry_us
-        elif row is not None:
-            self._settled.append(message_id)
+        if row is not None:
+            self._changed_beside.settled.append((row, retry_us))
         return row is not None
 
+    @property
+    def _changed_beside(self) -> Changes:
+        if self._changes is None:
+            self._changes = Changes()
+        return self._changes
+
     def keep_beside(self, beside: Beside) -> None:
-        """Hand over what was changed beside the customer's own row."""
-        if self.aggregate.identity is not None and self.aggregate.identity is not self._identity_before:
+        """Hand over what was changed beside the customer's own row; most commands touch none of it."""
+        if self.aggregate.identity is not None:
             beside.keep_identity(self.key, self.aggregate.identity, self.data_key)
-        for scope, state in self._scopes.items():
-            beside.keep_scope(scope, state)
-        for waiting in self._messages:
-            beside.keep_message(self.key, waiting)
-        for message_id, due_us in self._put_off.items():
-            row = beside.message(self.key, message_id)
-            assert row is not None
-            beside.put_off(row, due_us)
-        for message_id in self._settled:
-            beside.settle(self.key, message_id)
+        if self._changes is not None:
+            beside.keep(self.key, self._changes)
 
     def new_id(self, prefix: str) -> str:
         """Return an id that nobody can guess."""
