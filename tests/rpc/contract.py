@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
@@ -54,7 +54,7 @@ def now(seconds: int = 0) -> Timestamp:
 Sample = Callable[[], Message]
 
 
-def _whose() -> dict[str, str]:
+def _whose() -> dict[str, Any]:
     return {"request_id": requests.new_id(), "customer_id": "ada"}
 
 
