@@ -152,8 +152,11 @@ def test_a_hold_shorter_than_a_minute_is_refused(ada: Api) -> None:
     assert list(refusal.fields) == ["hold_lifetime_seconds"]
 
 
-def test_a_grant_is_not_taken_yet(ada: Api) -> None:
-    assert refused(lambda: ada.risk.CheckTransaction(buying(grant="x"))).name == "UNIMPLEMENTED NOT_SERVED_YET"
+def test_a_grant_brings_no_second_amount(ada: Api) -> None:
+    refusal = refused(lambda: ada.risk.CheckTransaction(buying(grant="x")))
+
+    assert refusal.name == "INVALID_ARGUMENT FIELD_INVALID"
+    assert refusal.fields.keys() == {"amount"}
 
 
 def test_hostile_text_harms_nobody_and_names_nobody(api: Api) -> None:

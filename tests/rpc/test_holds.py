@@ -273,7 +273,7 @@ def test_a_purchase_that_waits_for_a_proof_keeps_its_terms(ada: Api) -> None:
     dearer = refused(lambda: buy(ada, amount=1_001, transaction_id=asked.transaction_id))
     same = buy(ada, amount=1_000, transaction_id=asked.transaction_id)
 
-    assert dearer.name == "ALREADY_EXISTS TRANSACTION_ID_REUSED"
+    assert dearer.name == "FAILED_PRECONDITION TRANSACTION_CHANGED"
     assert same.outcome == risk_pb.OUTCOME_STEP_UP
     assert [reason.code for reason in same.reasons] == ["STEP_UP_UNANSWERED"]
     assert same.step_up == asked.step_up

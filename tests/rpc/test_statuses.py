@@ -21,8 +21,8 @@ PUBLISHED: Final = {name.removeprefix(PREFIX) for name, number in ErrorReason.it
 
 NOT_YET: Final[dict[str, str]] = dict.fromkeys(
     (
-        "CREDENTIAL_EXISTS", "DEVICE_NOT_FOUND", "DEVICE_REVOKED", "GATEWAY_DOWN", "METHOD_NOT_ALLOWED",
-        "PROOF_MALFORMED", "TRANSACTION_CHANGED",
+        "CREDENTIAL_EXISTS", "DEVICE_NOT_FOUND", "DEVICE_REVOKED", "GATEWAY_DOWN",
+        "PROOF_MALFORMED",
     ),
     "comes with devices and resumed purchases",
 )  # fmt: skip

@@ -356,6 +356,8 @@ def open_line(who: Customer, command: c.OpenCreditLine, now_us: int) -> Answer:
 def check(who: Customer, command: c.CheckTransaction, now_us: int) -> Answer:
     before = who.purchases.get(command.transaction_id)
     if before and (before.terms != command.terms or before.state != NONE):
+        if before.state == NONE and now_us < before.step_up_us:
+            raise No("PreconditionFailed", "TRANSACTION_CHANGED")
         raise No("AlreadyExists", "TRANSACTION_ID_REUSED")
     facts = command.facts
     try:
@@ -385,7 +387,10 @@ def check(who: Customer, command: c.CheckTransaction, now_us: int) -> Answer:
     elif amount and who.open >= who.bounds.open_holds:
         outcome, reasons = DECLINE, ("HOLD_BOUND_REACHED", *rule_reasons)
     elif outcome == STEP_UP:
-        proof, proof_us = max(proof, 2 if facts.channel == "strong_step_up" else 1), now_us + STEP_UP_LIFETIME_US
+        proof, proof_us = (
+            max(proof, 2 if facts.channel == "strong_step_up" or 2 * amount >= line.limit else 1),
+            now_us + STEP_UP_LIFETIME_US,
+        )
     elif outcome == APPROVE and proof:
         outcome, reasons = STEP_UP, (*rule_reasons, "STEP_UP_UNANSWERED")
     else:

@@ -76,7 +76,8 @@ class PurchaseDecided(msgspec.Struct, frozen=True, gc=False, array_like=True, ta
 
     `replaces_event_us` is when the attempt this one replaces was counted; 0 for an attempt that counts for itself.
     `step_up_level` and `step_up_expires_us` are the proof without which the purchase is not approved from now on,
-    whichever attempt asked for it; 0 for none.
+    whichever attempt asked for it; 0 for none. `step_up_methods` are the kinds of factor that may give it (`mask_of`).
+    `proven_level` is that of the grant this attempt spent; 0 for none.
     """
 
     line_id: str
@@ -101,6 +102,8 @@ class PurchaseDecided(msgspec.Struct, frozen=True, gc=False, array_like=True, ta
     replaces_event_us: int
     fired: tuple[str, ...]
     step_up_level: int = 0
+    step_up_methods: int = 0
+    proven_level: int = 0
 
 
 class HoldCaptured(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=3):
@@ -337,6 +340,7 @@ def _purchase_decided(
         step_up_expires_us=event.step_up_expires_us,
         event_us=event.event_us,
         step_up_level=event.step_up_level,
+        step_up_methods=event.step_up_methods,
     )
     if isinstance(sealed, PurchaseSecrets):
         profile = _before_attempt(aggregate.customer.profile, sealed.facts, event.replaces_event_us)

@@ -66,6 +66,8 @@ class CheckTransaction(PurchaseCommand, frozen=True, gc=False, kw_only=True):
     Args:
         terms: keyed digest of amount and payee: a transaction id never changes its terms.
         hold_lifetime_us: 0 for the product's own.
+        grant: SHA-256 of the token of a grant for this purchase: it is decided again as it was stored, and terms, facts
+            and line of the command are empty. Empty for a purchase that brings its own.
     """
 
     line_id: str
@@ -74,6 +76,7 @@ class CheckTransaction(PurchaseCommand, frozen=True, gc=False, kw_only=True):
     hold_lifetime_us: int = 0
     allow_partial: bool = False
     validate_only: bool = False
+    grant: bytes = b""
 
 
 class CaptureHold(PurchaseCommand, frozen=True, gc=False, kw_only=True):

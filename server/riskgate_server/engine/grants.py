@@ -12,7 +12,7 @@ from riskgate_server.domain.errors import (
     PreconditionFailed,
 )
 from riskgate_server.domain.identity.events import GrantSpent, ProofPassed
-from riskgate_server.domain.identity.grants import TWO_FACTORS_LEVEL, Purpose, Source, Use, combined
+from riskgate_server.domain.identity.grants import TWO_FACTORS_LEVEL, Purpose, Source, Use, combined, level_by
 from riskgate_server.domain.journal import Happening
 from riskgate_server.domain.ledger.holds import HoldState
 from riskgate_server.engine.replies import GrantReply, Refusal, refusal_of
@@ -82,9 +82,11 @@ def pass_proof(
     return GrantReply(work.key, work.request_id, key_id, use, level, methods, expires_us)
 
 
-def spend(work: Work, mark: bytes, use: Use, level: int) -> GrantSpent | Refusal:
+def spend(work: Work, mark: bytes, use: Use, level: int, methods: int = ~0) -> GrantSpent | Refusal:
     """
     Return the event that spends a grant for `use`, to be recorded with its effect.
+
+    `methods` are the kinds of factor that count (`mask_of`).
 
     One that was made for something else is destroyed: whoever offers it does not know what it is for, or hopes that
     nobody looks. That is recorded at once, and the refusal is the command's answer.
@@ -98,7 +100,7 @@ def spend(work: Work, mark: bytes, use: Use, level: int) -> GrantSpent | Refusal
     if grant.use != use:
         work.record(Happening(GrantSpent(mark, use, grant.level, destroyed="USE")))
         return refusal_of(PreconditionFailed("GRANT_MISMATCH", "the grant was made for something else; it is void now"))
-    if grant.level < level:
+    if level_by(grant, methods) < level:
         raise PreconditionFailed("GRANT_TOO_WEAK", f"a grant of level {level} is needed", level=str(level))
     return GrantSpent(mark, use, grant.level)
 

@@ -27,7 +27,7 @@ from riskgate_server.domain.identity.events import (
     RecoverySecrets,
 )
 from riskgate_server.domain.identity.factors import FOR_GOOD, CodeChallenge, Factor, lock_after
-from riskgate_server.domain.identity.grants import CODE_LEVEL, Method, Purpose, Source, Use
+from riskgate_server.domain.identity.grants import CODE_LEVEL, Method, Purpose, Source, Use, mask_of
 from riskgate_server.domain.identity.identity import source_of
 from riskgate_server.domain.journal import Happening
 from riskgate_server.engine import across, grants
@@ -221,6 +221,7 @@ def send_code(work: Work, command: SendCode) -> CodeReply:
     """
     factor = _phone_of(work, command.factor_id)
     use = grants.use_for(work, command.purpose, command.transaction_id)
+    _require_counts(work, use, factor.method)
     _require_unlocked(work, factor)
     across.charge_send(work, across.recipient_of(factor))
     return CodeReply(work.key, _send(work, factor, use, command.language))
@@ -239,6 +240,13 @@ def _phone_of(work: Work, factor_id: str) -> Factor:
     if factor not in phones:
         raise PreconditionFailed("FACTOR_NOT_ACTIVE", "the factor takes no messages, or is not confirmed")
     return factor
+
+
+def _require_counts(work: Work, use: Use, method: Method) -> None:
+    """Refuse a kind of factor that the purchase does not trust: its grant would open nothing."""
+    purchase = work.purchase(use.transaction_id) if use.transaction_id else None
+    if purchase is not None and not purchase.step_up_methods & mask_of(method):
+        raise PreconditionFailed("METHOD_NOT_ALLOWED", "this kind of factor does not count for the purchase")
 
 
 def _send(work: Work, factor: Factor, use: Use, language: str) -> CodeView:
@@ -357,6 +365,7 @@ def verify_code(work: Work, command: VerifyCode) -> GrantReply | Refusal:
         use = grants.use_for(work, command.purpose, command.transaction_id)
     if factor.expires_us:
         raise PreconditionFailed("FACTOR_NOT_ACTIVE", "the factor is not confirmed")
+    _require_counts(work, use, factor.method)
     _require_unlocked(work, factor)
     across.require_guesses(work)
     step = _compare(work, factor, challenge, command.code)

@@ -7,16 +7,19 @@ from typing import Final
 import msgspec
 
 from riskgate_server.domain.calendar import local_hour
-from riskgate_server.domain.credit.authorisation import NO_STEP_UP, StepUp, Verdict, judge
+from riskgate_server.domain.credit.authorisation import NO_STEP_UP, StepUp, Verdict, judge, methods_trusted
 from riskgate_server.domain.credit.line import SOFT_BLOCK_LIFETIME_US, Block, BlockKind, CreditLine
 from riskgate_server.domain.errors import (
     AlreadyExists,
     FieldViolation,
     InvalidRequest,
     NotFound,
+    PreconditionFailed,
 )
 from riskgate_server.domain.fraud.decision import Assessment
 from riskgate_server.domain.fraud.features import LineFacts
+from riskgate_server.domain.identity.events import GrantSpent
+from riskgate_server.domain.identity.grants import Purpose
 from riskgate_server.domain.journal import (
     BlockPlaced,
     DecisionAnnotated,
@@ -28,10 +31,11 @@ from riskgate_server.domain.journal import (
     ReviewPassed,
 )
 from riskgate_server.domain.ledger import postings
-from riskgate_server.domain.ledger.holds import HoldState, require_pending
+from riskgate_server.domain.ledger.holds import HoldState, Purchase, require_pending
+from riskgate_server.engine import grants
 from riskgate_server.engine.commands import AnnotateDecision, CheckTransaction, ResolveReview
 from riskgate_server.engine.ports import RiskRules
-from riskgate_server.engine.replies import AnnotationReply, DecisionReply, HoldReply
+from riskgate_server.engine.replies import AnnotationReply, DecisionReply, HoldReply, Refusal
 from riskgate_server.engine.work import Work
 
 ENGINE_VERSION: Final = "0.1.0"
@@ -40,22 +44,32 @@ ENGINE_VERSION: Final = "0.1.0"
 _NO_LINE: Final = LineFacts(limit_minor=0, available_minor=0, opened_us=0)
 
 
-def check_transaction(work: Work, command: CheckTransaction, rules: RiskRules) -> DecisionReply:
+def check_transaction(work: Work, command: CheckTransaction, rules: RiskRules) -> DecisionReply | Refusal:
     """
     Decide about a purchase and hold the credit in the same step.
 
     An attempt on a purchase that was declined or asked for a proof is decided again in full, over everything it says
-    anew, and counts anew: only amount and payee are the purchase's own.
+    anew, and counts anew: only amount and payee are the purchase's own. One that brings a grant is decided over what
+    was stored, counts once with the attempt it resumes, and spends the grant in the same step.
 
     Raises:
         AlreadyExists: the transaction id holds credit already, or was used for other terms.
         InvalidRequest: the amount is in another currency than the line's; the line is not clear.
+        PreconditionFailed: the purchase waits for a proof and has other terms; with a grant, as `grants.spend`.
+        NotFound: with a grant, there is no such purchase.
     """
-    customer = work.customer
     previous = work.purchase(command.transaction_id)
-    if previous and (previous.terms != command.terms or previous.state is not HoldState.NONE):
-        reason, message = "TRANSACTION_ID_REUSED", "the transaction id holds credit already, or has other terms"
-        raise AlreadyExists(reason, message, transaction_id=command.transaction_id)
+    spent: GrantSpent | None = None
+    if command.grant:
+        use = grants.use_for(work, Purpose.TRANSACTION, command.transaction_id)
+        assert previous is not None
+        found = grants.spend(work, command.grant, use, previous.step_up_level, previous.step_up_methods)
+        if isinstance(found, Refusal):
+            return found
+        spent = found
+        command = _as_stored(work, command, previous)
+    elif previous:
+        _require_same(previous, command, work.now_us)
     line = _line_for(work, command)
     event_us = command.event_us or work.now_us
     facts = msgspec.structs.replace(
@@ -66,7 +80,8 @@ def check_transaction(work: Work, command: CheckTransaction, rules: RiskRules) -
     line_facts = _NO_LINE
     if line:
         line_facts = LineFacts(postings.limit(line.books), postings.available(line.books), line.opened_us)
-    features = rules.features(customer.profile, facts, line_facts)
+    profile = work.customer.profile
+    features = rules.features(profile, facts, line_facts)
     assessment = rules.assess(features)
     verdict = judge(
         line,
@@ -75,9 +90,13 @@ def check_transaction(work: Work, command: CheckTransaction, rules: RiskRules) -
         allow_partial=command.allow_partial,
         hold_lifetime_us=command.hold_lifetime_us,
         now_us=work.now_us,
-        demanded=StepUp(previous.step_up_level, previous.step_up_expires_us) if previous else NO_STEP_UP,
+        demanded=_demanded(previous) if previous else NO_STEP_UP,
         may_hold=work.open_holds < work.bounds.open_holds,
+        methods=methods_trusted(facts, profile, work.now_us),
+        proven_level=spent.level if spent else 0,
     )
+    if spent:
+        work.record(Happening(spent))
     block = _suspension(work, line, assessment)
     decided = PurchaseDecided(
         line_id=line.line_id if line else "",
@@ -100,11 +119,13 @@ def check_transaction(work: Work, command: CheckTransaction, rules: RiskRules) -
         block_id=block.block_id if block else "",
         degraded=assessment.degraded,
         # Every attempt counts: only one that proves who asks may replace the attempt that was asked for the proof.
-        replaces_event_us=0,
+        replaces_event_us=previous.event_us if previous and spent else 0,
         fired=assessment.fired,
         step_up_level=verdict.step_up.level,
+        step_up_methods=verdict.step_up.methods if verdict.step_up.level else 0,
+        proven_level=spent.level if spent else 0,
     )
-    sequence = customer.sequence + 1
+    sequence = work.customer.sequence + 1
     work.record(_decision(decided, verdict, PurchaseSecrets(facts, features)))
     if block and line:
         work.record(Happening(BlockPlaced(line.line_id, block)))
@@ -117,6 +138,32 @@ def check_transaction(work: Work, command: CheckTransaction, rules: RiskRules) -
         request_id=work.request_id,
         decided=decided,
     )
+
+
+def _as_stored(work: Work, command: CheckTransaction, purchase: Purchase) -> CheckTransaction:
+    """Return the command with what was stored of its purchase: who proves themselves brings no second amount."""
+    facts = work.facts(purchase)
+    # The customer can be read, or nothing of theirs would be decided.
+    assert facts is not None
+    return msgspec.structs.replace(command, line_id=purchase.line_id, terms=purchase.terms, facts=facts)
+
+
+def _require_same(previous: Purchase, command: CheckTransaction, now_us: int) -> None:
+    """Let an attempt on a known purchase go on only while nothing is held for it, and with its own terms."""
+    if previous.state is HoldState.NONE and previous.terms == command.terms:
+        return
+    if previous.state is HoldState.NONE and now_us < previous.step_up_expires_us:
+        reason, message = (
+            "TRANSACTION_CHANGED",
+            "the purchase waits for a proof with other terms; use another id",
+        )
+        raise PreconditionFailed(reason, message, transaction_id=command.transaction_id)
+    reason, message = "TRANSACTION_ID_REUSED", "the transaction id holds credit already, or has other terms"
+    raise AlreadyExists(reason, message, transaction_id=command.transaction_id)
+
+
+def _demanded(previous: Purchase) -> StepUp:
+    return StepUp(previous.step_up_level, previous.step_up_expires_us, previous.step_up_methods)
 
 
 def _decision(decided: PurchaseDecided, verdict: Verdict, secrets: PurchaseSecrets) -> Happening:

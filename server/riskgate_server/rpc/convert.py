@@ -21,6 +21,7 @@ from riskgate.risk.v1 import risk_service_pb2 as risk_pb
 from riskgate_server.domain.credit.line import Block
 from riskgate_server.domain.errors import FieldViolation, InvalidRequest
 from riskgate_server.domain.fraud.profile import PurchaseFacts
+from riskgate_server.domain.identity.grants import Method, mask_of
 from riskgate_server.domain.journal import Outcome
 from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState
@@ -38,7 +39,6 @@ from riskgate_server.engine.replies import (
 CURRENCIES: Final = frozenset(currency.code for currency in iso4217.Currency)
 TIME_ZONES: Final = frozenset(available_timezones())
 DECISION_PREFIX: Final = "d-"
-_FACTORS: Final = {1: ("SMS", "TOTP", "DEVICE_KEY"), 2: ("DEVICE_KEY",)}
 _CHANNELS: Final = {value: name.removeprefix("CHANNEL_") if value else "" for name, value in risk_pb.Channel.items()}
 
 
@@ -137,6 +137,7 @@ def facts_from(request: risk_pb.CheckTransactionRequest) -> PurchaseFacts:
         device.ip_address,
         round(place.latitude * 1_000_000) if place else None,
         round(place.longitude * 1_000_000) if place else None,
+        sim_changed_us=time_from(device, "sim_change_time") if device.HasField("sim_change_time") else 0,
     )
 
 
@@ -144,9 +145,6 @@ def check_command(
     request: risk_pb.CheckTransactionRequest, common: dict[str, Any], *, terms: bytes, event_us: int
 ) -> CheckTransaction:
     """Return the command a CheckTransaction request stands for."""
-    lifetime = request.hold_lifetime_seconds
-    if 0 < lifetime < _HOLD_LIFETIME_LEAST:
-        raise invalid("FIELD_INVALID", "hold_lifetime_seconds", "must be 0 or at least 60")
     return CheckTransaction(
         **common,
         event_us=event_us,
@@ -154,12 +152,48 @@ def check_command(
         line_id=request.line_id,
         terms=terms,
         facts=facts_from(request),
-        hold_lifetime_us=lifetime * 1_000_000,
+        hold_lifetime_us=_hold_lifetime(request),
         allow_partial=request.allow_partial,
         validate_only=request.validate_only,
     )
 
 
+def resume_command(
+    request: risk_pb.CheckTransactionRequest, common: dict[str, Any], *, grant: bytes
+) -> CheckTransaction:
+    """
+    Return the command a CheckTransaction request with a grant stands for.
+
+    Raises:
+        InvalidRequest: it says anew what the stored purchase says.
+    """
+    for field in ("amount", "merchant", "device", "location", "event_time"):
+        if request.HasField(field):
+            raise invalid("FIELD_INVALID", field, "must be absent with a grant: the stored purchase brings its own")
+    if request.line_id or request.channel:
+        field = "line_id" if request.line_id else "channel"
+        raise invalid("FIELD_INVALID", field, "must be absent with a grant: the stored purchase brings its own")
+    return CheckTransaction(
+        **common,
+        transaction_id=request.transaction_id,
+        line_id="",
+        terms=b"",
+        facts=_NO_FACTS,
+        hold_lifetime_us=_hold_lifetime(request),
+        allow_partial=request.allow_partial,
+        validate_only=request.validate_only,
+        grant=grant,
+    )
+
+
+def _hold_lifetime(request: risk_pb.CheckTransactionRequest) -> int:
+    lifetime = request.hold_lifetime_seconds
+    if 0 < lifetime < _HOLD_LIFETIME_LEAST:
+        raise invalid("FIELD_INVALID", "hold_lifetime_seconds", "must be 0 or at least 60")
+    return lifetime * 1_000_000
+
+
+_NO_FACTS: Final = PurchaseFacts(0, 0, "")
 _HOLD_LIFETIME_LEAST: Final = 60
 
 
@@ -219,10 +253,14 @@ class DecisionWriter:
         if decided.review_deadline_us:
             _set_stamp(into.review_deadline, decided.review_deadline_us)
         if decided.outcome is Outcome.STEP_UP:
-            level = decided.step_up_level
-            into.step_up.required_level = level
-            into.step_up.allowed_factors.extend(_FACTORS[level])
+            into.step_up.required_level = decided.step_up_level
+            into.step_up.allowed_factors.extend(_methods(decided.step_up_methods))
             _set_stamp(into.step_up.expire_time, decided.step_up_expires_us)
+
+
+@lru_cache
+def _methods(mask: int) -> tuple[str, ...]:
+    return tuple(method.name for method in Method if mask & mask_of(method))
 
 
 def _set_money(into: money_pb2.Money, currency: str, amount_minor: int) -> None:

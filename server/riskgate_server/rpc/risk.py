@@ -14,10 +14,10 @@ from riskgate_server.domain.errors import (
     ResourceExhausted,
     RiskgateError,
     Unauthenticated,
-    Unimplemented,
 )
 from riskgate_server.domain.journal import Label, Outcome
 from riskgate_server.engine import commands
+from riskgate_server.engine.grants import mark_of
 from riskgate_server.engine.queries import position_of
 from riskgate_server.engine.replies import AnnotationReply, DecisionReply, Failed, Refusal, Reply, error_of
 from riskgate_server.rpc import service
@@ -27,6 +27,7 @@ from riskgate_server.rpc.convert import (
     check_command,
     decision_sequence_from,
     explanation_to_proto,
+    resume_command,
     time_from,
 )
 from riskgate_server.rpc.door import Call, end_of_stream, given_up, is_being_cancelled, parsed, sorting_out
@@ -57,9 +58,9 @@ class RiskServicer:
         return response
 
     def _command(self, request: pb.CheckTransactionRequest, call: Call) -> commands.CheckTransaction:
-        if request.grant:
-            raise Unimplemented("NOT_SERVED_YET", "this version of the engine does not take grants yet")
         rooms = self._rooms
+        if request.grant:
+            return resume_command(request, rooms.head(request, call), grant=mark_of(request.grant))
         amount = request.amount
         terms = f"{amount.currency_code} {amount.amount_minor} {request.line_id} {request.merchant.merchant_id}"
         return check_command(

@@ -176,8 +176,10 @@ def test_every_attempt_on_one_purchase_counts(risk: str) -> None:
 
 def test_a_transaction_id_never_changes_its_terms(desk: Desk) -> None:
     desk.run(f.check("t1", 500, "step_up", request_id="first"))
+    desk.run(f.check("t2", 500, request_id="held"))
 
-    assert desk.reasons(f.check("t1", 501, request_id="second")) == ["TRANSACTION_ID_REUSED"]
+    assert desk.reasons(f.check("t1", 501, request_id="second")) == ["TRANSACTION_CHANGED"]
+    assert desk.reasons(f.check("t2", 501, request_id="third")) == ["TRANSACTION_ID_REUSED"]
 
 
 def test_a_severe_anomaly_suspends_the_line_at_once_and_the_answer_says_so(desk: Desk) -> None:

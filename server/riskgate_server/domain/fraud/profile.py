@@ -27,7 +27,7 @@ CATEGORY_COUNT_MAX: Final = 1_000_000
 """Counting purchases of one category stops here, so that a counter never outgrows its place."""
 
 
-class PurchaseFacts(msgspec.Struct, frozen=True, gc=False):
+class PurchaseFacts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What a caller said about one purchase. Empty text and None mean "not given"."""
 
     event_time_us: int
@@ -46,6 +46,8 @@ class PurchaseFacts(msgspec.Struct, frozen=True, gc=False):
     """Millionths of a degree; a location counts only if both are given."""
     local_hour: int = 12
     """0 to 23 in the line's own time zone."""
+    sim_changed_us: int = 0
+    """When the SIM in the phone was last changed, UTC; 0 when nobody says."""
 
 
 class KnownDevice(msgspec.Struct, frozen=True, gc=False, array_like=True):

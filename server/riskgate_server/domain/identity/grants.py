@@ -31,6 +31,15 @@ class Method(IntEnum):
     RECOVERY_CODE = 4
 
 
+def mask_of(*methods: Method) -> int:
+    """Return kinds of factor as bits, as a purchase keeps those that may answer for it."""
+    return sum(1 << method for method in methods)
+
+
+ANY_METHOD = mask_of(Method.SMS, Method.TOTP, Method.DEVICE_KEY)
+"""What may answer for a purchase; a spare code restores access, it buys nothing."""
+
+
 class Use(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What a proof is for: a purpose and, for TRANSACTION, the purchase with the digest of its terms."""
 
@@ -65,6 +74,15 @@ class Grant(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 CODE_LEVEL = 1
 TWO_FACTORS_LEVEL = 2
+
+
+def level_by(grant: Grant, methods: int) -> int:
+    """Return how strong a grant is where only some kinds of factor (`mask_of`) count; 0 if none of it does."""
+    counted = {source.method for source in grant.sources if methods & 1 << source.method}
+    if len(counted) == len({source.method for source in grant.sources}):
+        return grant.level
+    # What is left of a pair is no pair. A device key is strong alone and never weakens what it is part of.
+    return CODE_LEVEL if counted else 0
 
 
 def combined(grants: tuple[Grant, ...], use: Use, source: Source, level: int, now_us: int) -> Grant | None:

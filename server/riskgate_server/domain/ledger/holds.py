@@ -53,6 +53,7 @@ class Purchase(msgspec.Struct, frozen=True, gc=False, array_like=True):
     owed_since: int = 0
     event_us: int = 0
     step_up_level: int = 0
+    step_up_methods: int = 0
 
     @property
     def remaining_minor(self) -> int:

@@ -87,10 +87,11 @@ def test_a_review_holds_the_credit_and_has_a_deadline() -> None:
 
 
 def test_a_step_up_holds_nothing_and_waits_for_a_while() -> None:
-    expected = Verdict(Outcome.STEP_UP, ("UNUSUAL",), step_up=StepUp(1, NOW_US + STEP_UP_LIFETIME_US))
+    def expected(level: int) -> Verdict:
+        return Verdict(Outcome.STEP_UP, ("UNUSUAL",), step_up=StepUp(level, NOW_US + STEP_UP_LIFETIME_US))
 
-    assert ask(risk="step_up") == expected
-    assert ask(amount=1_500, risk="step_up", partial=True) == expected
+    assert ask(risk="step_up") == expected(1)
+    assert ask(amount=1_500, risk="step_up", partial=True) == expected(2)
 
 
 @pytest.mark.parametrize(
@@ -160,4 +161,6 @@ def test_the_strongest_proof_that_was_asked_for_stands() -> None:
 
 
 def test_more_risk_asks_for_a_stronger_proof() -> None:
-    assert (step_up_level(STRONG_STEP_UP_SCORE - 1), step_up_level(STRONG_STEP_UP_SCORE)) == (1, 2)
+    assert step_up_level(STRONG_STEP_UP_SCORE - 1, 1, 1_000) == 1
+    assert step_up_level(STRONG_STEP_UP_SCORE, 1, 1_000) == 2
+    assert (step_up_level(0, 499, 1_000), step_up_level(0, 500, 1_000)) == (1, 2)

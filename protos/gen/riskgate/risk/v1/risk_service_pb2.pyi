@@ -181,19 +181,27 @@ class Device(_message.Message):
 
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     IP_ADDRESS_FIELD_NUMBER: _builtins.int
+    SIM_CHANGE_TIME_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Stable id of the device, at most 128 characters, none of them a control character; empty when unknown."""
     ip_address: _builtins.str
     """IPv4 or IPv6 address in text; empty when unknown."""
+    @_builtins.property
+    def sim_change_time(self) -> _timestamp_pb2.Timestamp:
+        """When the SIM in the phone was last changed, as the operator of the network tells; absent when unknown. Codes are
+        not sent to a phone whose SIM is younger than seven days for a purchase that asks for a proof.
+        """
+
     def __init__(
         self,
         *,
         device_id: _builtins.str = ...,
         ip_address: _builtins.str = ...,
+        sim_change_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sim_change_time", b"sim_change_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "ip_address", b"ip_address"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "ip_address", b"ip_address", "sim_change_time", b"sim_change_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
