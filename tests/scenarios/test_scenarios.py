@@ -12,11 +12,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
 from riskgate_server.domain.fraud.features import LineFacts
 from riskgate_server.domain.fraud.profile import EMPTY_PROFILE, PurchaseFacts, observe
+from riskgate_server.domain.fraud.safety import Safety
 from riskgate_server.rules.loader import load_ruleset
 
 Scenario = dict[str, Any]
@@ -64,6 +66,14 @@ def purchase(step: Scenario, at_us: int) -> PurchaseFacts:
     )
 
 
+def safety(proofs: Scenario, now_us: int) -> Safety:
+    def ago(name: str) -> int:
+        return now_us - span_us(proofs[name]) if name in proofs else 0
+
+    failed = tuple(now_us - span_us(each) for each in proofs.get("failed", ()))
+    return Safety(ago("changed"), ago("passed"), failed, proofs.get("unanswered", 0), ago("regressed"))
+
+
 def run(rule_id: str, scenario: Scenario) -> None:
     document = {**DOCUMENT, "lists": {**DOCUMENT.get("lists", {}), **scenario.get("lists", {})}}
     ruleset = load_ruleset(yaml.safe_dump(document))
@@ -75,6 +85,8 @@ def run(rule_id: str, scenario: Scenario) -> None:
             at_us += span_us(step["every"])
             profile = observe(profile, purchase(step, at_us), spent=step.get("spent", True))
     facts = purchase(scenario["purchase"], at_us + span_us(scenario["purchase"]["after"]))
+    if proofs := scenario.get("proofs"):
+        profile = msgspec.structs.replace(profile, safety=safety(proofs, facts.event_time_us))
     line_facts = LineFacts(line["limit"], line["available"], START_US - span_us(line["opened"]))
 
     values = ruleset.features(profile, facts, line_facts)

@@ -99,11 +99,16 @@ def lift_block(
     actor_id: str,
     note: str,
     line_id: str = "",
+    grant: str = "",
     **options: Unpack[CommandOptions],
 ) -> Call[LiftedBlock]:
-    """Lift one block, or agree to it as the first of two people (`lifted` is then False)."""
+    """
+    Lift one block, or agree to it as the first of two people (`lifted` is then False).
+
+    With a `grant` for UNLOCK customers lift their own lock, or a soft fraud block, themselves.
+    """
     request = pb.LiftBlockRequest(
-        customer_id=customer_id, line_id=line_id, block_id=block_id, actor_id=actor_id, note=note
+        customer_id=customer_id, line_id=line_id, block_id=block_id, actor_id=actor_id, note=note, grant=grant
     )
     return _lines.command("LiftBlock", request, reader(LiftedBlock), options)
 

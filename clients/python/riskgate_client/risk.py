@@ -52,6 +52,7 @@ def check(
     merchant_country_code: str = "",
     device_id: str = "",
     ip_address: str = "",
+    sim_change_time: dt.datetime | None = None,
     location: Location | None = None,
     channel: Channel = Channel.UNSPECIFIED,
     line_id: str = "",
@@ -66,7 +67,8 @@ def check(
     Decide about one purchase; APPROVE and REVIEW hold the credit in the same durable step.
 
     A purchase that is refused is an answer (`decision.outcome`), not an error. `amount` and `merchant_id`
-    are required unless `grant` resumes a purchase that was answered with STEP_UP.
+    are required unless `grant` resumes a purchase that was answered with STEP_UP: then it is decided as it was stored,
+    and whatever else describes it must be left out.
     """
     request = pb.CheckTransactionRequest(
         customer_id=customer_id,
@@ -88,6 +90,8 @@ def check(
     if device_id or ip_address:
         request.device.device_id = device_id
         request.device.ip_address = ip_address
+    if sim_change_time is not None:
+        request.device.sim_change_time.CopyFrom(timestamp(sim_change_time))
     if location is not None:
         request.location.latitude = location.latitude
         request.location.longitude = location.longitude

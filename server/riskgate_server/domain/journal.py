@@ -19,6 +19,9 @@ import msgspec
 from riskgate_server.domain.credit.line import Block, BlockKind, CreditLine, LifeCycle
 from riskgate_server.domain.customer import Customer
 from riskgate_server.domain.fraud.profile import Profile, PurchaseFacts, observe, retract
+from riskgate_server.domain.fraud.safety import UNTOUCHED
+from riskgate_server.domain.fraud.safety import after as safety_after
+from riskgate_server.domain.fraud.safety import asked as safety_asked
 from riskgate_server.domain.identity.events import IdentityEvent, IdentitySecrets, MessageSettled
 from riskgate_server.domain.identity.identity import EVOLVERS as IDENTITY_EVOLVERS
 from riskgate_server.domain.identity.identity import Identity
@@ -345,6 +348,8 @@ def _purchase_decided(
     if isinstance(sealed, PurchaseSecrets):
         profile = _before_attempt(aggregate.customer.profile, sealed.facts, event.replaces_event_us)
         profile = observe(profile, sealed.facts, spent=event.held_minor > 0)
+        if event.outcome is Outcome.STEP_UP:
+            profile = replace(profile, safety=safety_asked(profile.safety or UNTOUCHED))
         aggregate.customer = replace(aggregate.customer, profile=profile)
     return event.line_id
 
@@ -502,6 +507,10 @@ def _review_passed(
 def _identity(aggregate: Aggregate, event: IdentityEvent, _sequence: int, at_us: int, sealed: Sealed | None) -> str:
     assert aggregate.identity is not None
     secrets = sealed if isinstance(sealed, IdentitySecrets) else None
+    profile = aggregate.customer.profile
+    safety = safety_after(profile.safety or UNTOUCHED, event, at_us, bound=aggregate.identity.bound)
+    if safety != UNTOUCHED:
+        aggregate.customer = aggregate.customer.with_profile(replace(profile, safety=safety))
     aggregate.identity = IDENTITY_EVOLVERS[type(event)](aggregate.identity, event, at_us, secrets)
     return ""
 

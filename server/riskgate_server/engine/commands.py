@@ -136,13 +136,19 @@ class PlaceBlock(Command, frozen=True, gc=False, kw_only=True):
 
 
 class LiftBlock(Command, frozen=True, gc=False, kw_only=True):
-    """Lift one named block. `liftable` are the kinds the caller's scopes allow."""
+    """
+    Lift one named block.
+
+    `liftable` are the kinds the caller's scopes allow; `grant` is the SHA-256 of the token of a grant for UNLOCK, by
+    which the customer lifts it themselves, or empty.
+    """
 
     line_id: str
     block_id: str
     actor_id: str
     note: str
     liftable: frozenset[BlockKind]
+    grant: bytes = b""
 
 
 class CloseCreditLine(Command, frozen=True, gc=False, kw_only=True):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from riskgate_server.domain.credit.line import (
     BLOCKS_MAX,
+    CUSTOMER_LIFT,
+    CUSTOMER_LIFT_LEVEL,
     LINES_MAX,
     SOFT_BLOCK_LIFETIME_US,
     Block,
@@ -12,10 +14,12 @@ from riskgate_server.domain.credit.line import (
     require_liftable,
 )
 from riskgate_server.domain.errors import AlreadyExists, FieldViolation, InvalidRequest, PreconditionFailed
+from riskgate_server.domain.identity.grants import Purpose, Use
 from riskgate_server.domain.journal import BlockLifted, BlockPlaced, Happening, LineClosed, LineOpened, Note
 from riskgate_server.domain.ledger import postings
+from riskgate_server.engine import grants
 from riskgate_server.engine.commands import CloseCreditLine, LiftBlock, OpenCreditLine, PlaceBlock
-from riskgate_server.engine.replies import LineReply
+from riskgate_server.engine.replies import LineReply, Refusal
 from riskgate_server.engine.work import Work
 
 
@@ -83,11 +87,24 @@ def place_block(work: Work, command: PlaceBlock) -> LineReply:
     return _reply(work, line.line_id, block)
 
 
-def lift_block(work: Work, command: LiftBlock) -> LineReply:
-    """Lift one named block, or agree to it as the first of two people."""
+def lift_block(work: Work, command: LiftBlock) -> LineReply | Refusal:
+    """
+    Lift one named block, or agree to it as the first of two people.
+
+    A customer with a grant for it lifts what they may lift themselves, whatever the caller may.
+
+    Raises:
+        PreconditionFailed: as `grants.spend`.
+    """
     line = work.customer.line(command.line_id)
     block = line.block(command.block_id)
-    complete = require_liftable(block, actor_id=command.actor_id, liftable=command.liftable, now_us=work.now_us)
+    liftable = CUSTOMER_LIFT if command.grant else command.liftable
+    complete = require_liftable(block, actor_id=command.actor_id, liftable=liftable, now_us=work.now_us)
+    if command.grant:
+        spent = grants.spend(work, command.grant, Use(Purpose.UNLOCK), CUSTOMER_LIFT_LEVEL)
+        if isinstance(spent, Refusal):
+            return spent
+        work.record(Happening(spent))
     event = BlockLifted(line.line_id, block.block_id, block.kind, command.actor_id, complete)
     work.record(Happening(event, sealed=Note(command.note)))
     left = work.customer.line(line.line_id)

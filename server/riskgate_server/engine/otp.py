@@ -44,6 +44,7 @@ from riskgate_server.engine.commands import (
     VerifyRecoveryCode,
 )
 from riskgate_server.engine.messages import CodeMessage, NoticeMessage
+from riskgate_server.engine.protection import suspend_on_burst
 from riskgate_server.engine.replies import (
     CodeReply,
     CodeView,
@@ -412,6 +413,7 @@ def _fail(work: Work, factor: Factor, challenge: CodeChallenge | None) -> Refusa
         burned=challenge is not None and challenge.wrong + 1 >= limits.code_checks,
     )
     work.record(Happening(failed))
+    suspend_on_burst(work)
     return wrong_proof()
 
 

@@ -26,6 +26,7 @@ from riskgate_server.domain.journal import Outcome
 from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState
 from riskgate_server.engine.commands import CheckTransaction
+from riskgate_server.engine.grants import mark_of
 from riskgate_server.engine.queries import Entry, Explanation
 from riskgate_server.engine.replies import (
     KINDS,
@@ -158,9 +159,12 @@ def check_command(
     )
 
 
-def resume_command(
-    request: risk_pb.CheckTransactionRequest, common: dict[str, Any], *, grant: bytes
-) -> CheckTransaction:
+def mark_from(token: str) -> bytes:
+    """Return what is kept of a grant; empty where none was given."""
+    return mark_of(token) if token else b""
+
+
+def resume_command(request: risk_pb.CheckTransactionRequest, common: dict[str, Any]) -> CheckTransaction:
     """
     Return the command a CheckTransaction request with a grant stands for.
 
@@ -182,7 +186,7 @@ def resume_command(
         hold_lifetime_us=_hold_lifetime(request),
         allow_partial=request.allow_partial,
         validate_only=request.validate_only,
-        grant=grant,
+        grant=mark_from(request.grant),
     )
 
 

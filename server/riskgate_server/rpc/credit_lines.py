@@ -8,7 +8,7 @@ from riskgate.credit.v1 import credit_line_service_pb2 as pb
 from riskgate_server.domain.credit.line import BlockKind
 from riskgate_server.engine.commands import CloseCreditLine, LiftBlock, OpenCreditLine, PlaceBlock
 from riskgate_server.engine.replies import LineReply
-from riskgate_server.rpc.convert import amount_from, block_to_proto, line_to_proto, time_from, time_zone_from
+from riskgate_server.rpc.convert import amount_from, block_to_proto, line_to_proto, mark_from, time_from, time_zone_from
 from riskgate_server.rpc.door import Call
 from riskgate_server.rpc.service import Rooms, key_of
 from riskgate_server.scopes import lift_scope
@@ -95,6 +95,7 @@ class CreditLineServicer:
             actor_id=request.actor_id,
             note=request.note,
             liftable=frozenset(kind for kind in BlockKind if call.caller.may(lift_scope(kind))),
+            grant=mark_from(request.grant),
         )
         reply = await self._submit(command)
         assert reply.block is not None

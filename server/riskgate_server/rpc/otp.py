@@ -12,10 +12,9 @@ from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.errors import PreconditionFailed
 from riskgate_server.domain.identity.grants import Method, Purpose
 from riskgate_server.engine import commands as c
-from riskgate_server.engine.grants import mark_of
 from riskgate_server.engine.ports import KeyRetired
 from riskgate_server.engine.replies import CodeReply, CodeView, FactorReply, FactorView, GrantReply, RevokedReply
-from riskgate_server.rpc.convert import invalid, stamp
+from riskgate_server.rpc.convert import invalid, mark_from, stamp
 from riskgate_server.rpc.door import Call
 from riskgate_server.rpc.service import Rooms, key_of
 
@@ -36,11 +35,6 @@ def grant_to_proto(rooms: Rooms, reply: GrantReply) -> grant_pb2.Grant:
         methods=[int(method) for method in reply.methods],  # type: ignore[misc]
         expire_time=stamp(reply.expires_us),
     )
-
-
-def mark_from(token: str) -> bytes:
-    """Return what is kept of a grant; empty where none was given."""
-    return mark_of(token) if token else b""
 
 
 class OtpServicer:

@@ -17,7 +17,6 @@ from riskgate_server.domain.errors import (
 )
 from riskgate_server.domain.journal import Label, Outcome
 from riskgate_server.engine import commands
-from riskgate_server.engine.grants import mark_of
 from riskgate_server.engine.queries import position_of
 from riskgate_server.engine.replies import AnnotationReply, DecisionReply, Failed, Refusal, Reply, error_of
 from riskgate_server.rpc import service
@@ -60,7 +59,7 @@ class RiskServicer:
     def _command(self, request: pb.CheckTransactionRequest, call: Call) -> commands.CheckTransaction:
         rooms = self._rooms
         if request.grant:
-            return resume_command(request, rooms.head(request, call), grant=mark_of(request.grant))
+            return resume_command(request, rooms.head(request, call))
         amount = request.amount
         terms = f"{amount.currency_code} {amount.amount_minor} {request.line_id} {request.merchant.merchant_id}"
         return check_command(

@@ -60,6 +60,12 @@ _STATE_OF_BLOCK: Final = {
 TWO_PERSON_LIFT: Final = frozenset({BlockKind.FRAUD_HARD})
 """Kinds that only two different people lift together."""
 
+CUSTOMER_LIFT: Final = frozenset({BlockKind.CUSTOMER_LOCK, BlockKind.FRAUD_SOFT})
+"""Kinds that a customer who proves themselves lifts alone."""
+
+CUSTOMER_LIFT_LEVEL: Final = 2
+"""How strong that proof must be: whoever took over the phone reads its codes."""
+
 SOFT_BLOCK_LIFETIME_US: Final = 24 * 3600 * 1_000_000
 """A soft fraud block that nobody looked at lapses after a day; the pattern that placed it can place it again."""
 

@@ -16,6 +16,7 @@ import msgspec
 
 from riskgate_server.domain.fraud.geometry import chord_km
 from riskgate_server.domain.fraud.profile import Profile, PurchaseFacts, merchant_mark
+from riskgate_server.domain.fraud.safety import Safety, failed_since
 from riskgate_server.domain.fraud.windows import (
     DAY_US,
     HOUR_US,
@@ -103,6 +104,19 @@ FEATURES: Final[dict[str, tuple[str, str]]] = {
     "has_last_location": ("bool", "This purchase and an earlier one have a position."),
     "distance_km": ("double", "Straight line through the globe from there to here; 0 without both."),
     "speed_kmh": ("double", "distance_km over the time between, at least a minute; 0 without both."),
+    # Proofs of the customer.
+    "factor_change_seconds": (
+        "int",
+        "Since a factor or device joined others or was revoked; 10,000,000,000 if never.",
+    ),
+    "proof_seconds": ("int", "Since the customer last proved who they are; 10,000,000,000 if never."),
+    "failed_proofs_1h": ("int", "Wrong proofs within an hour, at most 10."),
+    "failed_proofs_24h": ("int", "Wrong proofs within 24 hours, at most 10."),
+    "step_ups_unanswered": ("int", "Purchases that asked for a proof since one was last given for a purchase."),
+    "counter_back_seconds": (
+        "int",
+        "Since a device's counter went back, as a copied key's does; 10,000,000,000 if never.",
+    ),
 }
 """Name → (CEL type, meaning), in the order of `features`. Windows declared by a ruleset follow."""
 
@@ -261,8 +275,27 @@ def features(
         has_last_location,
         distance,
         speed,
+        *(_NO_PROOFS if profile.safety is None else _proofs(profile.safety, now_us)),
     )
     if windows is None:
         return values
     as_of_us = last_us if last_us > now_us else now_us
     return (*values, *windows.read(spend=profile.spend, unheld=profile.unheld, as_of_us=as_of_us))
+
+
+_NO_PROOFS: Final = (NEVER_SECONDS, NEVER_SECONDS, 0, 0, 0, NEVER_SECONDS)
+
+
+def _proofs(safety: Safety, now_us: int) -> FeatureValues:
+    return (
+        _since(safety.changed_us, now_us),
+        _since(safety.passed_us, now_us),
+        failed_since(safety, now_us - HOUR_US),
+        failed_since(safety, now_us - DAY_US),
+        safety.unanswered,
+        _since(safety.regressed_us, now_us),
+    )
+
+
+def _since(at_us: int, now_us: int) -> int:
+    return max(now_us - at_us, 0) // SECOND_US if at_us else NEVER_SECONDS

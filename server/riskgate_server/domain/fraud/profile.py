@@ -7,6 +7,7 @@ from zlib import crc32
 
 import msgspec
 
+from riskgate_server.domain.fraud.safety import Safety
 from riskgate_server.domain.fraud.windows import (
     EMPTY_HISTORY,
     EMPTY_TOTALS,
@@ -95,6 +96,8 @@ class Profile(msgspec.Struct, frozen=True, gc=False, array_like=True):
     countries: tuple[str, ...] = ()
     """All four: least recently used first, the oldest forgotten when full."""
     last_place: Place | None = None
+    safety: Safety | None = None
+    """None until the customer proved, or failed to prove, who they are."""
 
 
 EMPTY_PROFILE: Final = Profile()
@@ -124,6 +127,7 @@ def observe(profile: Profile, facts: PurchaseFacts, *, spent: bool) -> Profile:
             profile.merchants,
             profile.countries,
             profile.last_place,
+            profile.safety,
         )
     place = profile.last_place
     if (
@@ -145,6 +149,7 @@ def observe(profile: Profile, facts: PurchaseFacts, *, spent: bool) -> Profile:
         else profile.merchants,
         _most_recent(profile.countries, facts.country, COUNTRIES_MAX) if facts.country else profile.countries,
         place,
+        profile.safety,
     )
 
 

@@ -569,6 +569,7 @@ class LiftBlockRequest(_message.Message):
     BLOCK_ID_FIELD_NUMBER: _builtins.int
     ACTOR_ID_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    GRANT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Required. Names this attempt; at most one effect ever follows from one (customer, request id)."""
     customer_id: _builtins.str
@@ -581,6 +582,10 @@ class LiftBlockRequest(_message.Message):
     """Required. The person who lifts it."""
     note: _builtins.str
     """Required. Why, in words for colleagues, 1 to 1,000 characters. Kept sealed."""
+    grant: _builtins.str
+    """A grant for PROOF_PURPOSE_UNLOCK of level 2. With it the customer lifts their own lock or a soft fraud block, and no
+    lift scope is needed. Empty when a colleague lifts it.
+    """
     def __init__(
         self,
         *,
@@ -590,10 +595,11 @@ class LiftBlockRequest(_message.Message):
         block_id: _builtins.str = ...,
         actor_id: _builtins.str = ...,
         note: _builtins.str = ...,
+        grant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_id", b"actor_id", "block_id", b"block_id", "customer_id", b"customer_id", "line_id", b"line_id", "note", b"note", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_id", b"actor_id", "block_id", b"block_id", "customer_id", b"customer_id", "grant", b"grant", "line_id", b"line_id", "note", b"note", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
