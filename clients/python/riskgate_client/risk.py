@@ -90,8 +90,8 @@ def check(
     if device_id or ip_address:
         request.device.device_id = device_id
         request.device.ip_address = ip_address
-    if sim_change_time is not None:
-        request.device.sim_change_time.CopyFrom(timestamp(sim_change_time))
+    if changed := timestamp(sim_change_time):
+        request.device.sim_change_time.CopyFrom(changed)
     if location is not None:
         request.location.latitude = location.latitude
         request.location.longitude = location.longitude
