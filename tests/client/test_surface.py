@@ -21,19 +21,25 @@ import riskgate_client
 from riskgate.common.v1 import money_pb2, text_pb2
 from riskgate.credit.v1 import credit_line_service_pb2 as line_pb
 from riskgate.credit.v1 import ledger_service_pb2 as ledger_pb
+from riskgate.identity.v1 import grant_pb2
+from riskgate.identity.v1 import otp_service_pb2 as otp_pb
 from riskgate.risk.v1 import risk_service_pb2 as risk_pb
-from riskgate_client import client, ledger, lines, risk, values
+from riskgate_client import client, ledger, lines, otp, proofs, risk, values
 from riskgate_client.call import Call
 from riskgate_client.reading import ENUMS, number_of, reader
 from riskgate_client.values import BlockKind, Channel, Label, Location, Money, Outcome
 from tests.client.messages import NOON, stamp
 
 PACKAGE = Path(riskgate_client.__file__).parent
-PAIRS = [(client.Risk, client.AsyncRisk), (client.Lines, client.AsyncLines), (client.Ledger, client.AsyncLedger)]
+PAIRS = [
+    (client.Risk, client.AsyncRisk), (client.Lines, client.AsyncLines), (client.Ledger, client.AsyncLedger),
+    (client.Otp, client.AsyncOtp),
+]  # fmt: skip
 SERVICES: list[tuple[ServiceDescriptor, Any, type]] = [
     (risk_pb.DESCRIPTOR.services_by_name["RiskService"], risk, client.Risk),
     (line_pb.DESCRIPTOR.services_by_name["CreditLineService"], lines, client.Lines),
     (ledger_pb.DESCRIPTOR.services_by_name["LedgerService"], ledger, client.Ledger),
+    (otp_pb.DESCRIPTOR.services_by_name["OtpService"], otp, client.Otp),
 ]
 
 # Values whose message has another name.
@@ -43,6 +49,10 @@ RENAMED = {
     "LiftedBlock": line_pb.LiftBlockResponse,
     "Refund": ledger_pb.RefundCaptureResponse,
     "PaymentReceipt": ledger_pb.RecordPaymentResponse,
+    "EnrolledPhone": otp_pb.EnrollPhoneResponse,
+    "EnrolledTotp": otp_pb.EnrollTotpResponse,
+    "RecoveryCodes": otp_pb.GenerateRecoveryCodesResponse,
+    "RecoveryGrant": otp_pb.VerifyRecoveryCodeResponse,
 }
 # Values that are taken only, or read by hand.
 NOT_MIRRORED = {"Page", "CheckResult"}
@@ -64,6 +74,7 @@ def sample(name: str, annotation: str) -> Any:
         "Channel": Channel.WEB,
         "Label": Label.CHARGEBACK,
         "BlockKind": BlockKind.HARDSHIP,
+        "ProofPurpose": proofs.ProofPurpose.UNLOCK,
         "Iterable[Outcome]": [Outcome.REVIEW],
         "Iterable[Call[Decision]]": [risk.check(customer_id="ada", transaction_id="T1")],
     }
@@ -118,9 +129,10 @@ def unset_fields(message: Message) -> set[str]:
     unset = set()
     given = {field.name: value for field, value in message.ListFields()}
     for field in message.DESCRIPTOR.fields:
-        if field.name not in given:
+        chosen = field.containing_oneof and message.WhichOneof(field.containing_oneof.name)
+        if field.name not in given and not chosen:
             unset.add(f"{message.DESCRIPTOR.name}.{field.name}")
-        elif is_ours(given[field.name]):
+        elif field.name in given and is_ours(given[field.name]):
             unset |= unset_fields(given[field.name])
     return unset
 
@@ -158,10 +170,10 @@ def test_both_clients_are_made_with_the_same_arguments() -> None:
 def mirrored() -> list[Any]:
     """Return every value with the message it mirrors."""
     found = []
-    for name, value in vars(values).items():
+    for name, value in {**vars(proofs), **vars(values)}.items():
         if isinstance(value, type) and is_dataclass(value) and name not in NOT_MIRRORED:
             message = RENAMED.get(name)
-            for module in (risk_pb, line_pb, ledger_pb, money_pb2, text_pb2):
+            for module in (risk_pb, line_pb, ledger_pb, otp_pb, grant_pb2, money_pb2, text_pb2):
                 message = message or getattr(module, name, None)
             found.append(pytest.param(value, message, id=name))
     return found
@@ -190,7 +202,7 @@ def full(message_class: Any) -> Any:
             else:
                 getattr(message, field.name).CopyFrom(inner)
         elif field.is_repeated:
-            getattr(message, field.name).append("x")
+            getattr(message, field.name).append("x" if field.cpp_type == FieldDescriptor.CPPTYPE_STRING else 1)
         elif field.containing_oneof is None:
             kinds = {FieldDescriptor.CPPTYPE_STRING: "x", FieldDescriptor.CPPTYPE_BOOL: True}
             given = b"x" if field.type == FieldDescriptor.TYPE_BYTES else kinds.get(field.cpp_type, 1)

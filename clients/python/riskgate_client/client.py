@@ -9,7 +9,7 @@ from typing import Any, Final, Self, TypeVar, cast
 
 import grpc
 
-from riskgate_client import asynchronous, blocking, ledger, lines, risk
+from riskgate_client import asynchronous, blocking, ledger, lines, otp, risk
 from riskgate_client.call import Call
 from riskgate_client.caller import Caller, Service
 from riskgate_client.errors import Unavailable
@@ -138,6 +138,36 @@ class AsyncLedger(Service):
     list_statements = asynchronous.pages(ledger.list_statements)
 
 
+class Otp(Service):
+    """Enrols the factors that codes are made for, has codes sent, and checks them."""
+
+    enroll_phone = blocking.answer(otp.enroll_phone)
+    enroll_totp = blocking.answer(otp.enroll_totp)
+    confirm_factor = blocking.answer(otp.confirm_factor)
+    send_code = blocking.answer(otp.send_code)
+    resend_code = blocking.answer(otp.resend_code)
+    verify_code = blocking.answer(otp.verify_code)
+    list_factors = blocking.answer(otp.list_factors)
+    revoke_factor = blocking.answer(otp.revoke_factor)
+    generate_recovery_codes = blocking.answer(otp.generate_recovery_codes)
+    verify_recovery_code = blocking.answer(otp.verify_recovery_code)
+
+
+class AsyncOtp(Service):
+    """Enrols the factors that codes are made for, has codes sent, and checks them."""
+
+    enroll_phone = asynchronous.answer(otp.enroll_phone)
+    enroll_totp = asynchronous.answer(otp.enroll_totp)
+    confirm_factor = asynchronous.answer(otp.confirm_factor)
+    send_code = asynchronous.answer(otp.send_code)
+    resend_code = asynchronous.answer(otp.resend_code)
+    verify_code = asynchronous.answer(otp.verify_code)
+    list_factors = asynchronous.answer(otp.list_factors)
+    revoke_factor = asynchronous.answer(otp.revoke_factor)
+    generate_recovery_codes = asynchronous.answer(otp.generate_recovery_codes)
+    verify_recovery_code = asynchronous.answer(otp.verify_recovery_code)
+
+
 class Riskgate:
     """
     A connection to the engine. Safe to share between threads; make one and keep it.
@@ -178,6 +208,7 @@ class Riskgate:
         self.risk = Risk(caller)
         self.lines = Lines(caller)
         self.ledger = Ledger(caller)
+        self.otp = Otp(caller)
 
     def __repr__(self) -> str:
         return f"Riskgate({self._target!r})"
@@ -247,6 +278,7 @@ class AsyncRiskgate:
         self.risk = AsyncRisk(caller)
         self.lines = AsyncLines(caller)
         self.ledger = AsyncLedger(caller)
+        self.otp = AsyncOtp(caller)
 
     def __repr__(self) -> str:
         return f"AsyncRiskgate({self._target!r})"

@@ -16,8 +16,11 @@ from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hi
 
 from riskgate.credit.v1 import credit_line_service_pb2 as line_pb
 from riskgate.credit.v1 import ledger_service_pb2 as ledger_pb
+from riskgate.identity.v1 import grant_pb2
+from riskgate.identity.v1 import otp_service_pb2 as otp_pb
 from riskgate.risk.v1 import risk_service_pb2 as risk_pb
 from riskgate_client.errors import Internal
+from riskgate_client.proofs import FactorKind, FactorState, ProofPurpose
 from riskgate_client.values import (
     BlockKind,
     Channel,
@@ -45,6 +48,9 @@ ENUMS: Final[dict[type[StrEnum], tuple[Any, str]]] = {
     HoldState: (ledger_pb.HoldState, "HOLD_STATE_"),
     PaymentState: (ledger_pb.PaymentState, "PAYMENT_STATE_"),
     Layer: (ledger_pb.Layer, "LAYER_"),
+    ProofPurpose: (grant_pb2.ProofPurpose, "PROOF_PURPOSE_"),
+    FactorKind: (grant_pb2.FactorKind, "FACTOR_KIND_"),
+    FactorState: (otp_pb.FactorState, "FACTOR_STATE_"),
 }
 """The contract's enum behind each of ours, and the prefix its names have there."""
 
@@ -70,6 +76,11 @@ def reader(cls: type[T]) -> Callable[[Any], T]:
 def only(field: str, cls: type[T]) -> Callable[[Any], T]:
     """Return a function that reads the one field a response consists of."""
     return _required(field, reader(cls))
+
+
+def moment(field: str) -> Callable[[Any], dt.datetime]:
+    """Return a function that reads the one time a response consists of."""
+    return _required(field, _time)
 
 
 def _field(name: str, hint: Any) -> Read:
