@@ -15,6 +15,7 @@ from hashlib import sha256
 from typing import Final
 
 import pyotp
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from pyotp.exceptions import OTPVerificationError
 
 from riskgate_server.crypto.keys import SECRET_BYTES
@@ -26,6 +27,7 @@ SEED_BYTES: Final = 20
 RECOVERY_CODES: Final = 10
 RECOVERY_CODE_BYTES: Final = 10
 STEP_SECONDS: Final = 30
+_BLOCK_BYTES: Final = 16
 _FAIR: Final = 2**64 // 10**CODE_DIGITS * 10**CODE_DIGITS
 """Numbers below it, taken modulo a million, are all equally likely."""
 
@@ -88,6 +90,40 @@ class DerivedSecrets:
         """Return what is kept of a recovery code."""
         tenant_id, customer_id = customer
         return sha256(f"recovery {len(tenant_id)} {tenant_id}{customer_id} {code}".encode()).digest()
+
+    def decoy(self, customer: tuple[str, str], at_us: int) -> str:
+        """Return the id of a challenge that does not exist: a time and a tag in one enciphered block."""
+        seconds = (at_us // 1_000_000).to_bytes(8, "big")
+        cipher = self._decoy_cipher(self.key_id).encryptor()
+        block = cipher.update(seconds + self._decoy_tag(self.key_id, customer, seconds)) + cipher.finalize()
+        return f"c-{block.hex()}"
+
+    def decoy_time(self, customer: tuple[str, str], challenge_id: str) -> int | None:
+        """Return the time inside a decoy of this customer, under whichever key of the ring it was made."""
+        try:
+            block = bytes.fromhex(challenge_id.removeprefix("c-"))
+        except ValueError:
+            return None
+        if len(block) != _BLOCK_BYTES or not challenge_id.startswith("c-"):
+            return None
+        for key_id in self._keys:
+            cipher = self._decoy_cipher(key_id).decryptor()
+            plain = cipher.update(block) + cipher.finalize()
+            if hmac.compare_digest(plain[8:], self._decoy_tag(key_id, customer, plain[:8])):
+                return int.from_bytes(plain[:8], "big") * 1_000_000
+        return None
+
+    def decoy_digits(self, customer: tuple[str, str], which: int) -> int:
+        """Return a number that is always the same for a customer, while the first key of the ring stays."""
+        return int.from_bytes(self._derive(b"decoy digits", min(self._keys), customer, str(which))[:8], "big")
+
+    def _decoy_cipher(self, key_id: int) -> Cipher[modes.ECB]:
+        # One block that is never the same twice: the mode that shows equal blocks has nothing to show.
+        key = self._derive(b"decoy cipher", key_id, ("", ""), "")
+        return Cipher(algorithms.AES256(key), modes.ECB())  # noqa: S305
+
+    def _decoy_tag(self, key_id: int, customer: tuple[str, str], seconds: bytes) -> bytes:
+        return self._derive(b"decoy tag", key_id, customer, seconds.hex())[:8]
 
     def otpauth_uri(self, seed: bytes, *, issuer: str, label: str) -> str:
         """Return a seed as authenticator apps read it from a QR code (Key Uri Format)."""

@@ -417,6 +417,15 @@ class ProofSecrets(Protocol):
     def recovery_mark(self, customer: CustomerKey, code: str) -> bytes:
         """Return what is kept of a recovery code: 80 random bits need no rotating key."""
 
+    def decoy(self, customer: CustomerKey, at_us: int) -> str:
+        """Return the id of a challenge that does not exist, which carries `at_us` in whole seconds."""
+
+    def decoy_time(self, customer: CustomerKey, challenge_id: str) -> int | None:
+        """Return the time inside a decoy of this customer, UTC µs; None if it is none."""
+
+    def decoy_digits(self, customer: CustomerKey, which: int) -> int:
+        """Return a number that is always the same for a customer and says nothing."""
+
     def otpauth_uri(self, seed: bytes, *, issuer: str, label: str) -> str:
         """Return a seed as authenticator apps read it from a QR code."""
 

@@ -9,12 +9,13 @@ from typing import Final, TypeVar
 from riskgate.identity.v1 import grant_pb2
 from riskgate.identity.v1 import otp_service_pb2 as pb
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.domain.errors import PreconditionFailed
+from riskgate_server.domain.errors import NotFound, PreconditionFailed, RiskgateError
 from riskgate_server.domain.identity.grants import Method, Purpose
 from riskgate_server.engine import commands as c
 from riskgate_server.engine.ports import KeyRetired
 from riskgate_server.engine.replies import CodeReply, CodeView, FactorReply, FactorView, GrantReply, RevokedReply
 from riskgate_server.rpc.convert import invalid, mark_from, stamp
+from riskgate_server.rpc.decoys import Decoys
 from riskgate_server.rpc.door import Call
 from riskgate_server.rpc.service import Rooms, key_of
 
@@ -42,6 +43,7 @@ class OtpServicer:
 
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
+        self._decoys = Decoys(rooms.secrets, rooms.clock)
 
     async def _factor(self, command: c.Command) -> FactorReply:
         reply = await self._rooms.gateway.submit(command)
@@ -104,7 +106,13 @@ class OtpServicer:
             transaction_id=request.transaction_id,
             language=_language(request.language_code),
         )
-        return pb.SendCodeResponse(challenge=_code_to_proto((await self._code(command)).code))
+        try:
+            code = (await self._decoys.timed(self._code(command))).code
+        except (NotFound, PreconditionFailed) as error:
+            if error.reason not in _TELLS_WHO_EXISTS or request.transaction_id or request.factor_id:
+                raise _as_if_known(error) from None
+            code = await self._decoys.send(command.key, request.request_id)
+        return pb.SendCodeResponse(challenge=_code_to_proto(code))
 
     async def ResendCode(self, request: pb.ResendCodeRequest, call: Call) -> pb.ResendCodeResponse:
         """Send the same code again."""
@@ -113,7 +121,13 @@ class OtpServicer:
             challenge_id=request.challenge_id,
             language=_language(request.language_code),
         )
-        return pb.ResendCodeResponse(challenge=_code_to_proto((await self._code(command)).code))
+        try:
+            code = (await self._code(command)).code
+        except NotFound as error:
+            if error.reason not in _MAY_BE_DECOY:
+                raise
+            code = self._decoys.resend(command.key, request.challenge_id)
+        return pb.ResendCodeResponse(challenge=_code_to_proto(code))
 
     async def VerifyCode(self, request: pb.VerifyCodeRequest, call: Call) -> pb.VerifyCodeResponse:
         """Check a code and give a grant."""
@@ -125,7 +139,13 @@ class OtpServicer:
             purpose=Purpose(request.purpose) if request.purpose else None,
             transaction_id=request.transaction_id,
         )
-        return pb.VerifyCodeResponse(grant=grant_to_proto(self._rooms, await self._grant(command)))
+        try:
+            reply = await self._grant(command)
+        except NotFound as error:
+            if error.reason not in _MAY_BE_DECOY or not request.challenge_id:
+                raise _as_if_known(error) from None
+            raise self._decoys.refusal(command.key, request.challenge_id) from None
+        return pb.VerifyCodeResponse(grant=grant_to_proto(self._rooms, reply))
 
     async def ListFactors(self, request: pb.ListFactorsRequest, call: Call) -> pb.ListFactorsResponse:
         """List a customer's factors."""
@@ -165,6 +185,19 @@ class OtpServicer:
         command = c.VerifyRecoveryCode(**self._rooms.head(request, call), code=code, purpose=Purpose(request.purpose))
         reply = await self._grant(command)
         return pb.VerifyRecoveryCodeResponse(grant=grant_to_proto(self._rooms, reply), codes_left=reply.codes_left)
+
+
+_TELLS_WHO_EXISTS: Final = frozenset({"CUSTOMER_NOT_FOUND", "FACTOR_NOT_ACTIVE"})
+"""Reasons from which whoever tries out ids could learn which customers there are, or have a phone."""
+
+_MAY_BE_DECOY: Final = frozenset({"CUSTOMER_NOT_FOUND", "CHALLENGE_NOT_FOUND"})
+
+
+def _as_if_known(error: RiskgateError) -> RiskgateError:
+    """Return the refusal as a customer who exists, without what was named, would have met it."""
+    if error.reason == "CUSTOMER_NOT_FOUND":
+        return NotFound("FACTOR_NOT_FOUND", "the customer has no such factor")
+    return error
 
 
 def _secret(derive: Callable[[int, CustomerKey, str], _T], key_id: int, key: CustomerKey, request_id: str) -> _T:

@@ -13,7 +13,7 @@ import structlog
 
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.errors import PermissionRefused, ResourceExhausted, Unavailable
-from riskgate_server.engine.ports import ProofSecrets, ReadFailed, StoreBusy
+from riskgate_server.engine.ports import Clock, ProofSecrets, ReadFailed, StoreBusy
 from riskgate_server.engine.queries import Queries
 from riskgate_server.rpc.convert import DecisionWriter, invalid
 from riskgate_server.rpc.door import Call, Door
@@ -47,7 +47,7 @@ WATCH_READS_MAX: Final = 2
 RETRY_AFTER_SECONDS: Final = 0.5
 
 
-class ServingClock(Protocol):
+class ServingClock(Clock, Protocol):
     """The engine's clock, and whether the data drives it."""
 
     @property

@@ -1,0 +1,149 @@
+"""
+Challenges for customers who do not exist, or have no phone: whoever tries out ids learns nothing from SendCode.
+
+A decoy has the shape of a real challenge, is answered as a real one that nobody can answer, and takes as long. It
+carries its time inside, enciphered, so that it outlives a restart; how often it was tried is only remembered here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import OrderedDict, deque
+from collections.abc import Awaitable
+from typing import Final, TypeVar
+
+import msgspec
+
+from riskgate_server.domain.calendar import SECOND_US
+from riskgate_server.domain.customer import CustomerKey
+from riskgate_server.domain.errors import NotFound, PermissionRefused, PreconditionFailed, ResourceExhausted
+from riskgate_server.domain.identity.budgets import UNSPENT, Budget, frees_us, spend, spent
+from riskgate_server.domain.identity.identity import SENDS_PERIOD_US
+from riskgate_server.domain.identity.limits import PROOF_LIMITS
+from riskgate_server.engine.ports import Clock, ProofSecrets
+from riskgate_server.engine.replies import CodeView
+
+REMEMBERED_MAX: Final = 10_000
+"""Decoys whose tries, and customers whose messages, are remembered; the oldest is forgotten first."""
+DURATIONS: Final = 64
+
+_T = TypeVar("_T")
+
+
+class _Decoy(msgspec.Struct):
+    challenge_id: str
+    sent_us: int
+    tries: int = 0
+    resend_us: int = 0
+
+
+class Decoys:
+    """For one event loop."""
+
+    def __init__(self, secrets: ProofSecrets, clock: Clock) -> None:
+        self._secrets = secrets
+        self._clock = clock
+        self._by_request: OrderedDict[tuple[CustomerKey, str], _Decoy] = OrderedDict()
+        self._by_id: OrderedDict[tuple[CustomerKey, str], _Decoy] = OrderedDict()
+        self._sends: OrderedDict[CustomerKey, Budget] = OrderedDict()
+        self._durations: deque[float] = deque([0.005], maxlen=DURATIONS)
+
+    async def timed(self, real: Awaitable[_T]) -> _T:
+        """Await what a real challenge takes, and remember how long it took."""
+        began = time.monotonic()
+        result = await real
+        self._durations.append(time.monotonic() - began)
+        return result
+
+    async def send(self, key: CustomerKey, request_id: str) -> CodeView:
+        """
+        Return a challenge that nobody can answer, after as long as a real one would have taken.
+
+        Raises:
+            ResourceExhausted: as often as a real customer would be refused for too many messages.
+        """
+        await asyncio.sleep(random.choice(self._durations))  # noqa: S311 - not a secret
+        now_us = self._clock.now_us()
+        decoy = self._by_request.get((key, request_id))
+        if decoy is None:
+            self._charge(key, now_us)
+            decoy = _Decoy(self._secrets.decoy(key, now_us), now_us)
+            decoy.resend_us = now_us + PROOF_LIMITS.resend_us
+            _remember(self._by_request, (key, request_id), decoy)
+            _remember(self._by_id, (key, decoy.challenge_id), decoy)
+        return self._view(key, decoy)
+
+    def resend(self, key: CustomerKey, challenge_id: str) -> CodeView:
+        """
+        Answer as a real challenge would that is sent again.
+
+        Raises:
+            NotFound: it is no decoy of this customer's.
+            PreconditionFailed, ResourceExhausted: as a real one.
+        """
+        decoy, now_us = self._open(key, challenge_id)
+        if now_us < decoy.resend_us:
+            wait = (decoy.resend_us - now_us) / SECOND_US
+            raise ResourceExhausted("RESEND_TOO_EARLY", "the code was just sent", retry_after_seconds=wait)
+        self._charge(key, now_us)
+        decoy.resend_us = now_us + PROOF_LIMITS.resend_us
+        return self._view(key, decoy)
+
+    def refusal(self, key: CustomerKey, challenge_id: str) -> PermissionRefused:
+        """
+        Return how a code for a decoy is refused: as a wrong one.
+
+        Raises:
+            NotFound: it is no decoy of this customer's.
+            PreconditionFailed: it ended, as a real one would have.
+        """
+        decoy, _ = self._open(key, challenge_id)
+        decoy.tries += 1
+        return PermissionRefused("PROOF_WRONG", "the proof is wrong")
+
+    def _open(self, key: CustomerKey, challenge_id: str) -> tuple[_Decoy, int]:
+        sent_us = self._secrets.decoy_time(key, challenge_id)
+        if sent_us is None:
+            raise NotFound("CHALLENGE_NOT_FOUND", "the customer has no such challenge")
+        decoy = self._by_id.get((key, challenge_id))
+        if decoy is None:
+            decoy = _Decoy(challenge_id, sent_us, resend_us=sent_us + PROOF_LIMITS.resend_us)
+            _remember(self._by_id, (key, challenge_id), decoy)
+        now_us = self._clock.now_us()
+        if decoy.tries >= PROOF_LIMITS.code_checks:
+            raise PreconditionFailed("CHALLENGE_BURNED", "the code is worthless; have a new one sent")
+        if now_us >= decoy.sent_us + PROOF_LIMITS.code_lifetime_us:
+            raise PreconditionFailed("CHALLENGE_EXPIRED", "the code came too late; have a new one sent")
+        return decoy, now_us
+
+    def _charge(self, key: CustomerKey, now_us: int) -> None:
+        budget, limit = self._sends.get(key, UNSPENT), PROOF_LIMITS.sends_per_customer
+        if spent(budget, period_us=SENDS_PERIOD_US, now_us=now_us) >= limit:
+            frees = frees_us(budget, period_us=SENDS_PERIOD_US, limit=limit, now_us=now_us)
+            reason, message = "SEND_BUDGET_SPENT", "too many messages were sent; try again later"
+            raise ResourceExhausted(reason, message, retry_after_seconds=(frees - now_us) / SECOND_US)
+        _remember(self._sends, key, spend(budget, period_us=SENDS_PERIOD_US, now_us=now_us))
+
+    def _view(self, key: CustomerKey, decoy: _Decoy) -> CodeView:
+        return CodeView(
+            challenge_id=decoy.challenge_id,
+            factor_id=f"f-{self._secrets.decoy_digits(key, 1) % 5 + 2}",
+            masked=f"+86 *** **** {self._secrets.decoy_digits(key, 2) % 10_000:04d}",
+            expires_us=decoy.sent_us + PROOF_LIMITS.code_lifetime_us,
+            resend_us=decoy.resend_us,
+            checks_left=PROOF_LIMITS.code_checks - decoy.tries,
+            message_id="",
+        )
+
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+def _remember(where: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:
+    where[key] = value
+    where.move_to_end(key)
+    if len(where) > REMEMBERED_MAX:
+        where.popitem(last=False)

@@ -1,0 +1,381 @@
+"""One-time codes over the wire: attacks and what they meet (the rows are those of the threat table)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import grpc
+import pyotp
+import pytest
+
+from riskgate.identity.v1 import otp_service_pb2 as pb
+from riskgate.risk.v1 import risk_service_pb2 as risk_pb
+from tests.rpc.calling import Api, refused, refused_of
+from tests.rpc.logs import Lines
+from tests.rpc.phones import (
+    BINDING,
+    NUMBER,
+    SIGN_IN,
+    TRANSACTION,
+    code_of,
+    confirmed_phone,
+    messages,
+    other_than,
+    sent,
+    verify,
+    whose,
+)
+from tests.rpc.requests import buy, buying, money, new_id, open_line
+from tests.rpc.serving import Running, Tenant
+
+REPEATS = int(os.environ.get("RACES", "4"))
+"""How often the races are run; a hundred times by `make races`."""
+
+
+@pytest.fixture
+def phone(tenant: Tenant) -> Tenant:
+    """A tenant whose customer ada has a line and a confirmed phone."""
+    open_line(tenant.api)
+    confirmed_phone(tenant)
+    return tenant
+
+
+def answer(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except grpc.RpcError as error:
+        return refused_of(error).name
+    return "OK"
+
+
+def at_once(calls: Sequence[Callable[[], object]]) -> Counter[str]:
+    with ThreadPoolExecutor(64) as threads:
+        return Counter(threads.map(answer, calls))
+
+
+def resuming(transaction_id: str, grant: str, **fields: Any) -> risk_pb.CheckTransactionRequest:
+    return risk_pb.CheckTransactionRequest(**(whose() | {"transaction_id": transaction_id, "grant": grant} | fields))
+
+
+def test_a_challenge_of_another_tenant_is_as_unknown_as_one_that_never_was(phone: Tenant, running: Running) -> None:
+    """Row 6."""
+    stranger = running.tenant()
+    open_line(stranger.api)
+    challenge_id = sent(phone)
+    code = code_of(phone, challenge_id)
+
+    foreign = refused(lambda: verify(stranger, challenge_id, code))
+    unknown = refused(lambda: verify(stranger, "c-" + "0" * 32, code))
+    assert foreign == unknown
+    assert foreign.name == "NOT_FOUND CHALLENGE_NOT_FOUND"
+
+
+def test_a_wrong_code_and_the_sixth_try(phone: Tenant) -> None:
+    """Rows 7 and 8."""
+    challenge_id = sent(phone)
+    code = code_of(phone, challenge_id)
+    for _ in range(5):
+        refusal = refused(lambda: verify(phone, challenge_id, other_than(code)))
+        assert (refusal.name, refusal.metadata) == ("PERMISSION_DENIED PROOF_WRONG", {})
+
+    assert refused(lambda: verify(phone, challenge_id, code)).name == "FAILED_PRECONDITION CHALLENGE_BURNED"
+
+
+def test_wrong_codes_over_several_challenges_and_a_right_one_while_locked(phone: Tenant) -> None:
+    """Rows 9 and 10."""
+    first = sent(phone)
+    for _ in range(3):
+        refused(lambda: verify(phone, first, other_than(code_of(phone, first))))
+    second = sent(phone)
+    code = code_of(phone, second)
+    for _ in range(2):
+        refused(lambda: verify(phone, second, other_than(code)))
+
+    right, wrong = (refused(partial(verify, phone, second, each)) for each in (code, other_than(code)))
+    assert right.name == wrong.name == "RESOURCE_EXHAUSTED PROOF_LOCKED"
+    assert (right.message, right.metadata) == (wrong.message, wrong.metadata)
+    assert 25 < wrong.retry_seconds <= right.retry_seconds <= 30
+
+
+def test_of_64_at_once_with_the_right_code_exactly_one_is_let_in(tenant: Tenant) -> None:
+    """Row 11."""
+    for n in range(REPEATS):
+        customer = f"c{n}"
+        open_line(tenant.api, customer)
+        confirmed_phone(tenant, customer, f"+86 139 {n:04d} 0000")
+        challenge_id = sent(tenant, customer)
+        code = code_of(tenant, challenge_id, customer)
+
+        found = at_once([partial(verify, tenant, challenge_id, code, customer)] * 64)
+        assert found == {"OK": 1, "FAILED_PRECONDITION CHALLENGE_USED": 63}
+
+
+def test_of_200_wrong_codes_at_once_no_more_than_five_are_compared(phone: Tenant) -> None:
+    """Row 12."""
+    challenge_id = sent(phone)
+    code = other_than(code_of(phone, challenge_id))
+
+    found = at_once([lambda: verify(phone, challenge_id, code)] * 200)
+    assert found["PERMISSION_DENIED PROOF_WRONG"] == 5
+    assert set(found) == {"PERMISSION_DENIED PROOF_WRONG", "FAILED_PRECONDITION CHALLENGE_BURNED"}
+
+
+def test_an_older_code_after_a_newer_one(phone: Tenant) -> None:
+    """Row 13; the rest of it needs time that tests do not have: see the engine's own tests."""
+    older = sent(phone)
+    sent(phone)
+
+    assert refused(lambda: verify(phone, older, code_of(phone, older))).name.endswith("CHALLENGE_SUPERSEDED")
+
+
+def confirmed_app(tenant: Tenant, grant: str = "") -> tuple[str, pyotp.TOTP, str]:
+    otp = tenant.api.otp
+    enrolled = otp.EnrollTotp(pb.EnrollTotpRequest(**whose(), label="ada's phone", binding_grant=grant))
+    app = pyotp.parse_uri(enrolled.otpauth_uri)
+    assert isinstance(app, pyotp.TOTP)
+    assert app.secret == enrolled.seed_base32
+    code = app.now()
+    otp.ConfirmFactor(pb.ConfirmFactorRequest(**whose(), factor_id=enrolled.factor.factor_id, code=code))
+    return enrolled.factor.factor_id, app, code
+
+
+def verify_app(tenant: Tenant, factor_id: str, code: str) -> object:
+    return tenant.api.otp.VerifyCode(pb.VerifyCodeRequest(**whose(), factor_id=factor_id, code=code, purpose=SIGN_IN))
+
+
+def test_a_code_of_an_app_is_spent_by_its_confirmation_and_one_step_ahead_is_accepted_once(tenant: Tenant) -> None:
+    """Rows 14 to 16."""
+    open_line(tenant.api)
+    factor_id, app, spent = confirmed_app(tenant)
+    now = time.time()
+
+    assert refused(lambda: verify_app(tenant, factor_id, spent)).name == "PERMISSION_DENIED PROOF_WRONG"
+    found = at_once([lambda: verify_app(tenant, factor_id, app.at(now + 30))] * 3)
+    assert found == {"OK": 1, "PERMISSION_DENIED PROOF_WRONG": 2}
+    assert refused(lambda: verify_app(tenant, factor_id, app.at(now + 90))).name.startswith("PERMISSION_DENIED")
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["１２３４５６", "٠١٢٣٤٥", " 12345", "123456\n", "12345", "1234567", "1" * 10_000, "12345a", ""],
+    ids=["full width", "arabic", "blank", "newline", "five", "seven", "10 kB", "letter", "empty"],
+)
+def test_what_is_no_code_is_malformed_and_counts_as_no_try(phone: Tenant, code: str) -> None:
+    """Row 17."""
+    challenge_id = sent(phone)
+    for _ in range(6):
+        refusal = refused(lambda: verify(phone, challenge_id, code))
+        assert (refusal.name, set(refusal.fields)) == ("INVALID_ARGUMENT FIELD_INVALID", {"code"})
+
+    assert verify(phone, challenge_id, code_of(phone, challenge_id)).level == 1
+
+
+def test_a_second_factor_without_a_grant(phone: Tenant) -> None:
+    """Row 20."""
+    request = pb.EnrollPhoneRequest(**whose(), phone_number="+86 139 0000 0000")
+    assert refused(lambda: phone.api.otp.EnrollPhone(request)).name == "PERMISSION_DENIED GRANT_REQUIRED"
+    challenge_id = sent(phone, purpose=BINDING)
+    grant = verify(phone, challenge_id, code_of(phone, challenge_id))
+    confirmed_app(phone, grant.token)
+    kinds = [f.kind for f in phone.api.otp.ListFactors(pb.ListFactorsRequest(customer_id="ada")).factors]
+    assert kinds == [1, 2]
+
+
+def test_six_messages_in_ten_minutes_and_a_number_that_costs(phone: Tenant) -> None:
+    """Row 21; eleven numbers of one prefix are in the engine's own tests."""
+    # The one that confirmed the phone was the first.
+    for _ in range(4):
+        sent(phone)
+
+    refusal = refused(lambda: sent(phone))
+    assert refusal.name == "RESOURCE_EXHAUSTED SEND_BUDGET_SPENT"
+    assert 0 < refusal.retry_seconds <= 660
+    for number in ("+44 909 879 0000", "+1 900 555 0123", "+86 1234567", "+999 12345678"):
+        request = pb.EnrollPhoneRequest(**whose(), phone_number=number)
+        refusal = refused(partial(phone.api.otp.EnrollPhone, request))
+        assert refusal.name == "INVALID_ARGUMENT PHONE_NUMBER_REFUSED"
+
+
+def test_five_spellings_are_one_number_with_one_budget(tenant: Tenant) -> None:
+    """Row 22."""
+    spellings = ["+8613812345678", "+86 138 1234 5678", "0086-138-1234-5678", "+86 (138) 1234.5678", "+86-13812345678"]
+    answers = []
+    for n, number in enumerate([*spellings, spellings[0]]):
+        open_line(tenant.api, f"c{n}")
+        request = pb.EnrollPhoneRequest(**whose(f"c{n}"), phone_number=number)
+        answers.append(answer(partial(tenant.api.otp.EnrollPhone, request)))
+
+    assert answers == ["OK"] * 5 + ["RESOURCE_EXHAUSTED SEND_BUDGET_SPENT"]
+    assert messages(tenant, "c1")[0].number == "+8613812345678"
+
+
+def test_a_customer_who_does_not_exist_is_answered_as_one_who_does(phone: Tenant) -> None:
+    """Row 23: the challenge, its tries, its end, and how often."""
+    real = phone.api.otp.SendCode(pb.SendCodeRequest(**whose(), purpose=SIGN_IN)).challenge
+    request = pb.SendCodeRequest(**whose("nobody"), purpose=SIGN_IN)
+    decoy = phone.api.otp.SendCode(request).challenge
+
+    assert [f.name for f, _ in decoy.ListFields()] == [f.name for f, _ in real.ListFields()]
+    assert (len(decoy.challenge_id), len(decoy.masked_destination)) == (
+        len(real.challenge_id), len(real.masked_destination),
+    )  # fmt: skip
+    assert phone.api.otp.SendCode(request).challenge == decoy
+    for customer, challenge_id in (("nobody", decoy.challenge_id), ("ada", real.challenge_id)):
+        code = "000000" if customer == "nobody" else other_than(code_of(phone, challenge_id))
+        answers = [answer(partial(verify, phone, challenge_id, code, customer)) for _ in range(6)]
+        assert answers == ["PERMISSION_DENIED PROOF_WRONG"] * 5 + ["FAILED_PRECONDITION CHALLENGE_BURNED"]
+        resend = pb.ResendCodeRequest(**whose(customer), challenge_id=challenge_id)
+        assert answer(partial(phone.api.otp.ResendCode, resend)) == "FAILED_PRECONDITION CHALLENGE_BURNED"
+    for _ in range(4):
+        sent(phone, "nobody")
+    assert answer(lambda: sent(phone, "nobody")) == "RESOURCE_EXHAUSTED SEND_BUDGET_SPENT"
+    assert answer(lambda: verify(phone, "c-unknown", "000000", "nobody")) == "NOT_FOUND CHALLENGE_NOT_FOUND"
+
+
+def test_a_customer_without_a_phone_is_answered_as_one_with(tenant: Tenant) -> None:
+    open_line(tenant.api)
+    challenge_id = sent(tenant)
+
+    assert answer(lambda: verify(tenant, challenge_id, "000000")) == "PERMISSION_DENIED PROOF_WRONG"
+
+
+def test_a_grant_used_64_times_at_once_buys_once(tenant: Tenant) -> None:
+    """Row 50."""
+    for n in range(REPEATS):
+        customer = f"c{n}"
+        open_line(tenant.api, customer)
+        confirmed_phone(tenant, customer, f"+86 137 {n:04d} 0000")
+        asked = buy(tenant.api, customer, amount=1_000, phone="ask")
+        assert asked.outcome == risk_pb.OUTCOME_STEP_UP
+        challenge_id = sent(tenant, customer, TRANSACTION, asked.transaction_id)
+        grant = verify(tenant, challenge_id, code_of(tenant, challenge_id, customer), customer)
+        resume = resuming(asked.transaction_id, grant.token, customer_id=customer)
+        calls = [partial(_resume, tenant, resume.SerializeToString())] * 64
+
+        assert at_once(calls) == {"OK": 1, "FAILED_PRECONDITION STEP_UP_NOT_ASKED": 63}
+
+
+def _resume(tenant: Tenant, raw: bytes) -> object:
+    request = risk_pb.CheckTransactionRequest.FromString(raw)
+    request.request_id = new_id()
+    return tenant.api.risk.CheckTransaction(request)
+
+
+def granted(tenant: Tenant, transaction_id: str) -> str:
+    challenge_id = sent(tenant, purpose=TRANSACTION, transaction_id=transaction_id)
+    token: str = verify(tenant, challenge_id, code_of(tenant, challenge_id)).token
+    return token
+
+
+def test_a_grant_for_one_purchase_is_void_once_it_is_offered_for_another(phone: Tenant, running: Running) -> None:
+    """Rows 51 and 54."""
+    asked = [buy(phone.api, amount=amount, phone="ask") for amount in (1_000, 10_000)]
+    token = granted(phone, asked[0].transaction_id)
+    stranger = running.tenant()
+    open_line(stranger.api)
+    open_line(phone.api, "bo")
+
+    foreign = answer(lambda: stranger.api.risk.CheckTransaction(resuming(asked[0].transaction_id, token)))
+    assert foreign == "NOT_FOUND TRANSACTION_NOT_FOUND"
+    of_bo = buy(phone.api, "bo", amount=1_000, phone="ask")
+    other = answer(lambda: phone.api.risk.CheckTransaction(resuming(of_bo.transaction_id, token, customer_id="bo")))
+    assert other == "FAILED_PRECONDITION GRANT_INVALID"
+    dearer = answer(lambda: phone.api.risk.CheckTransaction(resuming(asked[1].transaction_id, token)))
+    assert dearer == "FAILED_PRECONDITION GRANT_MISMATCH"
+    own = answer(lambda: phone.api.risk.CheckTransaction(resuming(asked[0].transaction_id, token)))
+    assert own == "FAILED_PRECONDITION GRANT_INVALID"
+
+
+def test_the_amount_of_a_purchase_that_waits_cannot_be_changed(phone: Tenant) -> None:
+    """Row 52."""
+    asked = buy(phone.api, amount=1_000, phone="ask")
+    token = granted(phone, asked.transaction_id)
+
+    assert answer(
+        lambda: buy(phone.api, amount=10_000, transaction_id=asked.transaction_id)
+    ) == "FAILED_PRECONDITION TRANSACTION_CHANGED"  # fmt: skip
+    both = resuming(asked.transaction_id, token, amount=money(10_000))
+    assert refused(lambda: phone.api.risk.CheckTransaction(both)).fields.keys() == {"amount"}
+    held = phone.api.risk.CheckTransaction(resuming(asked.transaction_id, token)).decision
+    assert (held.outcome, held.held_amount.amount_minor) == (risk_pb.OUTCOME_APPROVE, 1_000)
+
+
+def test_a_repeated_verification_gives_the_same_grant_and_never_a_second(phone: Tenant) -> None:
+    """Row 58."""
+    challenge_id = sent(phone)
+    code = code_of(phone, challenge_id)
+    request_id = new_id()
+    tokens = {verify(phone, challenge_id, code, request_id=request_id).token for _ in range(5)}
+
+    assert len(tokens) == 1
+    assert refused(lambda: verify(phone, challenge_id, code)).name == "FAILED_PRECONDITION CHALLENGE_USED"
+    changed = refused(lambda: verify(phone, challenge_id, other_than(code), request_id=request_id))
+    assert changed.name == "ALREADY_EXISTS REQUEST_ID_REUSED"
+
+
+def test_nothing_that_is_stored_can_be_tried_against_all_codes(phone: Tenant) -> None:
+    """Row 61: neither a code nor a plain hash of it, or of it with what stands beside it, is anywhere."""
+    challenge_id = sent(phone)
+    code = code_of(phone, challenge_id)
+    directory = phone.running.deployment.directory
+    stored = b"".join(path.read_bytes() for path in sorted(directory.root.glob("*.db*")))
+    texts = [code, f"{challenge_id}{code}", f"{code}{challenge_id}", f"{phone.name}ada{code}"]
+    hashes = [hashlib.new(name, text.encode()).digest() for text in texts for name in ("sha256", "sha1", "blake2b")]
+
+    assert not any(value[:16] in stored for value in hashes)
+
+
+def test_no_secret_is_in_any_file_log_or_metric(phone: Tenant, log: Lines) -> None:
+    """Row 60."""
+    challenge_id = sent(phone)
+    code = code_of(phone, challenge_id)
+    refused(lambda: verify(phone, challenge_id, other_than(code)))
+    grant = verify(phone, challenge_id, code)
+    challenge_id = sent(phone, purpose=BINDING)
+    binding = verify(phone, challenge_id, code_of(phone, challenge_id)).token
+    enrolled = phone.api.otp.EnrollTotp(pb.EnrollTotpRequest(**whose(), label="canary label", binding_grant=binding))
+    seed = base64.b32decode(enrolled.seed_base32)
+    canaries = [
+        grant.token.encode(), binding.encode(), enrolled.seed_base32.encode(), seed, b"13812345678", b"canary label",
+    ]  # fmt: skip
+    written = [
+        form
+        for canary in canaries
+        for form in (
+            canary,
+            canary.hex().encode(),
+            base64.b64encode(canary).rstrip(b"="),
+            base64.urlsafe_b64encode(canary),
+        )
+    ]
+    directory = phone.running.deployment.directory
+    files = [path.read_bytes() for path in directory.root.rglob("*") if path.is_file()]
+    told = [phone.running.scrape().encode(), str(log).encode(), repr(vars(log)).encode()]
+
+    assert not [form for form, where in itertools.product(written, [*files, *told]) if form in where]
+
+
+def test_scopes_are_apart(phone: Tenant) -> None:
+    """Row 2."""
+    verifier: Api = phone.caller("otp:verify")
+    request = pb.SendCodeRequest(**whose(), purpose=SIGN_IN)
+
+    assert refused(lambda: verifier.otp.SendCode(request)).name == "PERMISSION_DENIED SCOPE_MISSING"
+
+
+def test_a_purchase_in_a_batch_takes_a_grant_too(phone: Tenant) -> None:
+    asked = buy(phone.api, amount=1_000, phone="ask")
+    items = [resuming(asked.transaction_id, granted(phone, asked.transaction_id)), buying(amount=5)]
+    results = phone.api.risk.BatchCheckTransactions(risk_pb.BatchCheckTransactionsRequest(checks=items)).results
+
+    assert [result.decision.outcome for result in results] == [risk_pb.OUTCOME_APPROVE] * 2
+    assert NUMBER.startswith("+86")
