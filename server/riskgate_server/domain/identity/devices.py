@@ -131,8 +131,8 @@ class ProofPolicy(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         audience: `aud` of a compact JWS.
         payment_instrument: what Secure Payment Confirmation names; absent means that it is not taken.
         user_verification: passkeys must have verified the user. False only where UV is judged elsewhere.
-        attestation: a raw key without a chain of Android is refused.
-        guarded_use: an Android key must be proven to need the user for every use.
+        attestation: a key of the Android Keystore is refused without a chain that vouches for it.
+        guarded_use: such a key must be proven to need the user for every use.
         android_apps: apps whose Android keys are taken; empty means any.
         app_attest: a key of the iOS Secure Enclave without App Attest is refused.
         apple_app_ids: `TEAMID.bundle.id` of the apps whose App Attest is taken.
