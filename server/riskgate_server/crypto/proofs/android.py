@@ -17,7 +17,7 @@ from cryptography.hazmat import asn1
 
 from riskgate_server.crypto.proofs import chains
 from riskgate_server.crypto.proofs.reading import Unreadable
-from riskgate_server.domain.identity.devices import AndroidApp, BootState, Fault, ProofPolicy, ProofRefused
+from riskgate_server.domain.identity.devices import AndroidApp, BootState, Fault, ProofRefused
 
 KEY_DESCRIPTION: Final = "1.3.6.1.4.1.11129.2.1.17"
 
@@ -108,7 +108,6 @@ def check(
     *,
     spki: bytes,
     challenge: bytes,
-    policy: ProofPolicy,
     root_keys: Collection[bytes],
     revoked: Collection[int],
     now_us: int,
@@ -118,7 +117,7 @@ def check(
 
     Raises:
         Unreadable: the chain or the description of the key is not what it must be.
-        ProofRefused: it is, and does not hold, or the policy asks for more.
+        ProofRefused: it is, and does not hold.
     """
     certificates = chains.read(ders)
     chains.check(certificates, root_keys=root_keys, revoked=revoked, now_us=now_us)
@@ -136,10 +135,6 @@ def check(
         raise ProofRefused(Fault.KEY_NOT_GENERATED_THERE)
     if not found.locked or found.boot_state not in {BootState.VERIFIED, BootState.SELF_SIGNED}:
         raise ProofRefused(Fault.BOOT_NOT_VERIFIED)
-    if policy.guarded_use and not found.guarded:
-        raise ProofRefused(Fault.USE_NOT_GUARDED)
-    if policy.android_apps and not set(found.apps) & set(policy.android_apps):
-        raise ProofRefused(Fault.APP_UNKNOWN)
     return found
 
 

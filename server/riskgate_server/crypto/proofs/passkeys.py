@@ -8,7 +8,6 @@ objects we read, never the text, so that it cannot see other things in it than w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any, Final
 
@@ -27,12 +26,14 @@ from webauthn.helpers.structs import (
     RegistrationCredential,
 )
 
-from riskgate_server.crypto.proofs import authenticator_data, cbor, client_data, keys, payments
+from riskgate_server.crypto.proofs import android, authenticator_data, cbor, client_data, keys, payments
 from riskgate_server.crypto.proofs.reading import Unreadable, base64url, json_object, malformed
+from riskgate_server.crypto.proofs.trust import AttestationTrust
 from riskgate_server.domain.identity.challenges import base64url as text_of_bytes
 from riskgate_server.domain.identity.devices import (
     Algorithm,
     Assurance,
+    BootState,
     Credential,
     DeviceKey,
     Fault,
@@ -55,11 +56,9 @@ _ASSERTION_FIELD: Final = "webauthn_assertion_json"
 
 _FORMATS: Final = frozenset({"none", "packed", "tpm", "android-key", "apple", "fido-u2f"})
 """Attestation formats that are read. SafetyNet is not: Google switched it off."""
-_CERTIFIED_BY_LIBRARY: Final = frozenset({"android-key", "apple"})
+_ANDROID: Final = "android-key"
+_CERTIFIED_BY_LIBRARY: Final = frozenset({_ANDROID, "apple"})
 """Formats whose chain the library always holds against the makers' roots it carries."""
-
-PasskeyRoots = Mapping[str, tuple[bytes, ...]]
-"""Attestation format to the root certificates (PEM) trusted for it."""
 
 
 class _Assertion(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -72,10 +71,15 @@ class _Assertion(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 def verify_registration(
-    answer: PasskeyRegistration, asked: RegistrationAsked, policy: ProofPolicy, roots: PasskeyRoots
+    answer: PasskeyRegistration,
+    asked: RegistrationAsked,
+    policy: ProofPolicy,
+    trust: AttestationTrust,
+    *,
+    now_us: int,
 ) -> RegistrationVerdict:
     """
-    Check a new passkey. What its maker vouches for counts only up to a root in `roots`; without one it is unattested.
+    Check a new passkey. What its maker vouches for counts only up to a root that is trusted; else it is unattested.
 
     Raises:
         InvalidRequest: it cannot be read, or its key is of a kind that is not verified here.
@@ -111,13 +115,18 @@ def verify_registration(
             expected_origin=list(policy.origins),
             require_user_verification=policy.user_verification,
             supported_pub_key_algs=[COSEAlgorithmIdentifier(algorithm) for algorithm in Algorithm],
-            pem_root_certs_bytes_by_fmt={AttestationFormat(name): list(pems) for name, pems in roots.items()},
+            pem_root_certs_bytes_by_fmt={
+                AttestationFormat(name): list(pems) for name, pems in trust.passkey_roots.items()
+            },
         )
     except Exception:  # noqa: BLE001  statements are an attacker's bytes; the library lets KeyError and more out
         raise ProofRefused(Fault.ATTESTATION_WRONG) from None
     made_by, statement = attestation["fmt"], attestation["attStmt"]
+    boot_state = BootState.UNATTESTED
+    if made_by == _ANDROID:
+        boot_state = _android_boot_state(statement["x5c"], spki, sha256(client_bytes).digest(), trust, now_us=now_us)
     # A chain that no root was given for says nothing: whoever made the key may have made the chain.
-    attested = "x5c" in statement and (made_by in _CERTIFIED_BY_LIBRARY or bool(roots.get(made_by)))
+    attested = "x5c" in statement and (made_by in _CERTIFIED_BY_LIBRARY or bool(trust.passkey_roots.get(made_by)))
     return RegistrationVerdict(
         key=DeviceKey(
             Platform.WEBAUTHN,
@@ -132,6 +141,7 @@ def verify_registration(
             hardware_backed=attested,
             attested=attested,
             user_verified_per_use=policy.user_verification,
+            boot_state=boot_state,
         ),
         fingerprint=keys.fingerprint(spki),
         challenge=asked.challenge,
@@ -183,6 +193,23 @@ def verify_assertion(answer: PasskeyAssertion, asked: ProofAsked, policy: ProofP
         device_bound=not read.data.backup_eligible,
         backed_up=read.data.backed_up,
     )
+
+
+def _android_boot_state(
+    chain: list[bytes], spki: bytes, challenge: bytes, trust: AttestationTrust, *, now_us: int
+) -> BootState:
+    """Hold a chain to what raw keys are held to: the library knows no revocations and asks not how a phone started."""
+    try:
+        return android.check(
+            chain,
+            spki=spki,
+            challenge=challenge,
+            root_keys=trust.android_roots,
+            revoked=trust.android_revoked,
+            now_us=now_us,
+        ).boot_state
+    except Unreadable as error:
+        raise malformed(_REGISTRATION_FIELD, error.what) from None
 
 
 def _check_signature(read: _Assertion, key: DeviceKey, asked: ProofAsked, policy: ProofPolicy, *, paying: bool) -> None:

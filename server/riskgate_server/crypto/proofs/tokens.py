@@ -82,18 +82,26 @@ def verify_signature(token: str, algorithm: Algorithm, spki: bytes, *, credentia
     return payload
 
 
-def _read(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def parts(token: str) -> tuple[bytes, bytes, bytes]:
+    """
+    Return header, payload and signature of a compact JWS, which has one spelling: no padding, no stray bits.
+
+    Raises:
+        Unreadable: it is another serialisation, in another spelling, or of more than 4 KiB.
+    """
     if len(token) > TOKEN_BYTES_MAX:
         raise Unreadable(f"more than {TOKEN_BYTES_MAX} bytes")
     if not _COMPACT.fullmatch(token):
         raise Unreadable("not a compact JWS without padding")
-    header, payload, signature = token.split(".")
-    base64url(signature, bytes_max=TOKEN_BYTES_MAX)
-    read = [
-        json_object(base64url(part, bytes_max=TOKEN_BYTES_MAX), bytes_max=TOKEN_BYTES_MAX) for part in (header, payload)
-    ]
-    text_of(read[0].get("kid"), "kid")
-    return read[0], read[1]
+    header, payload, signature = (base64url(part, bytes_max=TOKEN_BYTES_MAX) for part in token.split("."))
+    return header, payload, signature
+
+
+def _read(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    header, payload, _ = parts(token)
+    said = json_object(header, bytes_max=TOKEN_BYTES_MAX)
+    text_of(said.get("kid"), "kid")
+    return said, json_object(payload, bytes_max=TOKEN_BYTES_MAX)
 
 
 def _signing(header: dict[str, Any], credentials: tuple[Credential, ...]) -> Credential:

@@ -8,7 +8,6 @@ from riskgate_server.crypto.proofs.trust import AttestationTrust
 from riskgate_server.domain.identity.devices import (
     AppAttestKey,
     Assurance,
-    BootState,
     CompactJWS,
     Credential,
     DeviceKey,
@@ -56,7 +55,7 @@ class ProofVerifier:
         if isinstance(answer, PasskeyRegistration):
             if asked.platform != Platform.WEBAUTHN:
                 raise ProofRefused(Fault.FORMAT_WRONG)
-            return passkeys.verify_registration(answer, asked, policy, self._trust.passkey_roots)
+            return passkeys.verify_registration(answer, asked, policy, self._trust, now_us=now_us)
         if asked.platform == Platform.WEBAUTHN:
             raise ProofRefused(Fault.FORMAT_WRONG)
         return self._verify_raw_key(answer, asked, policy, now_us=now_us)
@@ -128,19 +127,22 @@ class ProofVerifier:
                 answer.android_chain,
                 spki=spki,
                 challenge=asked.challenge,
-                policy=policy,
                 root_keys=self._trust.android_roots,
                 revoked=self._trust.android_revoked,
                 now_us=now_us,
             )
         except Unreadable as error:
             raise malformed("raw_key.android_chain", error.what) from None
+        if policy.guarded_use and not found.guarded:
+            raise ProofRefused(Fault.USE_NOT_GUARDED)
+        if policy.android_apps and not set(found.apps) & set(policy.android_apps):
+            raise ProofRefused(Fault.APP_UNKNOWN)
         return Assurance(
             device_bound=True,
             hardware_backed=True,
             attested=True,
             user_verified_per_use=found.guarded,
-            boot_state=BootState(found.boot_state),
+            boot_state=found.boot_state,
         ), "android-key"
 
     def _app_attest(
