@@ -79,7 +79,7 @@ def shipped(name: str) -> bytes:
 
 def _keys(what: str, pem: bytes) -> frozenset[bytes]:
     keys = []
-    for block in _blocks(pem):
+    for block in _blocks(what, pem):
         try:
             certified = block.startswith(_CERTIFICATE)
             key: PublicKeyTypes = (
@@ -92,7 +92,7 @@ def _keys(what: str, pem: bytes) -> frozenset[bytes]:
 
 
 def _certificates(what: str, pem: bytes) -> tuple[bytes, ...]:
-    blocks = _blocks(pem)
+    blocks = _blocks(f"roots of {what}", pem)
     for block in blocks:
         try:
             x509.load_pem_x509_certificate(block)
@@ -101,8 +101,11 @@ def _certificates(what: str, pem: bytes) -> tuple[bytes, ...]:
     return blocks
 
 
-def _blocks(pem: bytes) -> tuple[bytes, ...]:
+def _blocks(what: str, pem: bytes) -> tuple[bytes, ...]:
     _, *blocks = pem.split(_BEGIN)
+    if not blocks:
+        # An empty file is a mistake: no roots at all would refuse every phone.
+        raise TrustFileBroken(f"{what}: nothing in PEM")
     return tuple(_BEGIN + block for block in blocks)
 
 
