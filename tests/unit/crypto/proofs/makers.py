@@ -163,11 +163,12 @@ def issue(
     *,
     key: ec.EllipticCurvePrivateKey | None = None,
     authority: bool = False,
+    signs_certificates: bool | None = None,
     extensions: Sequence[tuple[str, bytes]] = (),
     valid: tuple[datetime, datetime] = EVERY_YEAR,
     serial: int | None = None,
 ) -> x509.Certificate:
-    """Sign a certificate by `issuer`, or by `key` for itself."""
+    """Sign a certificate by `issuer`, or by `key` for itself. Its two marks of an authority may be told apart."""
     name = _name(subject)
     builder = (
         x509.CertificateBuilder()
@@ -177,7 +178,7 @@ def issue(
         .serial_number(serial or x509.random_serial_number())
         .not_valid_before(valid[0])
         .not_valid_after(valid[1])
-        .add_extension(_usage(authority=authority), critical=True)
+        .add_extension(_usage(authority=authority if signs_certificates is None else signs_certificates), critical=True)
     )
     if authority:
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
@@ -209,7 +210,11 @@ TRUST: Final = AttestationTrust(android_roots=ROOT.key_pem, apple_roots=ROOT.key
 
 
 def android_chain(
-    described: Described | None = None, *, batch: Issuer = TEE, root: Issuer = ROOT
+    described: Described | None = None,
+    *,
+    batch: Issuer = TEE,
+    root: Issuer = ROOT,
+    valid: tuple[datetime, datetime] = EVERY_YEAR,
 ) -> Callable[[bytes, bytes], list[bytes]]:
     """What the Keystore of a phone answers when an app asks it to vouch for a new key."""
     said = described or Described()
@@ -217,7 +222,8 @@ def android_chain(
     def made(spki: bytes, challenge: bytes) -> list[bytes]:
         key = load_der_public_key(spki)
         assert isinstance(key, ec.EllipticCurvePublicKey)
-        leaf = issue("Android Keystore Key", key, batch, extensions=[(KEY_DESCRIPTION, said.encoded(challenge))])
+        extensions = [(KEY_DESCRIPTION, said.encoded(challenge))]
+        leaf = issue("Android Keystore Key", key, batch, extensions=extensions, valid=valid)
         return [leaf.public_bytes(Encoding.DER), batch.der, root.der]
 
     return made
@@ -231,6 +237,8 @@ class AppleApp:
     aaguid: bytes = b"appattest" + bytes(7)
     key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
     key_id: bytes | None = None
+    credential_id: bytes | None = None
+    cose_of: ec.EllipticCurvePrivateKey | None = None
     sign_count: int = 0
     batch: Issuer = TEE
 
@@ -243,15 +251,16 @@ class AppleApp:
 
     def attest(self, challenge: bytes, *, nonce: bytes | None = None) -> AppAttestObject:
         key_id = self.key_id or hashlib.sha256(self.point).digest()
-        numbers = self.key.public_key().public_numbers()
+        credential_id = self.credential_id or key_id
+        numbers = (self.cose_of or self.key).public_key().public_numbers()
         cose = cbor2.dumps({1: 2, 3: -7, -1: 1, -2: numbers.x.to_bytes(32, "big"), -3: numbers.y.to_bytes(32, "big")})
         data = (
             hashlib.sha256(self.app_id.encode()).digest()
             + b"\x40"
             + self.sign_count.to_bytes(4, "big")
             + self.aaguid
-            + len(key_id).to_bytes(2, "big")
-            + key_id
+            + len(credential_id).to_bytes(2, "big")
+            + credential_id
             + cose
         )
         seen = nonce or hashlib.sha256(data + hashlib.sha256(challenge).digest()).digest()

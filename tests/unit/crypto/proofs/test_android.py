@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+import cbor2
 import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from riskgate_client.phone import AndroidPhone, Chain
+from riskgate_client.phone import AndroidPhone, Chain, Passkey
 from riskgate_server.crypto.proofs import AttestationTrust, ProofVerifier, android, chains
 from riskgate_server.crypto.proofs.reading import Unreadable
 from riskgate_server.crypto.proofs.trust import TrustFileBroken
@@ -24,6 +26,7 @@ from riskgate_server.domain.identity.devices import (
     BootState,
     Fault,
     KeySignature,
+    PasskeyRegistration,
     Platform,
     RawKeyRegistration,
     RegistrationVerdict,
@@ -264,6 +267,19 @@ def test_a_chain_drawn_out_by_an_attested_key_is_refused() -> None:
             enrolled(lambda *_, leaf=forged: [leaf.public_bytes(Encoding.DER), *genuine], phone=mine)
 
 
+def test_only_an_authority_issues() -> None:
+    """Both marks are needed: the basic constraints, and the use of its key for certificates."""
+    key = ec.generate_private_key(ec.SECP256R1())
+
+    def batch(**marks: Any) -> Issuer:
+        return Issuer(key, issue("Batch of phones", key.public_key(), ROOT, **marks))
+
+    assert enrolled(android_chain(batch=batch(authority=True))).assurance.attested
+    for marks in ({}, {"authority": True, "signs_certificates": False}, {"signs_certificates": True}):
+        with refused(Fault.ATTESTATION_WRONG):
+            enrolled(android_chain(batch=batch(**marks)))
+
+
 def test_a_second_description_above_the_leaf_is_refused() -> None:
     batch = authority("Batch", ROOT, extensions=[(KEY_DESCRIPTION, Described().encoded(CHALLENGE))])
 
@@ -359,6 +375,60 @@ def test_a_signature_must_hold_whatever_the_chain_says() -> None:
             Platform.ANDROID_KEYSTORE,
             verifier=ProofVerifier(TRUST),
         )
+
+
+# --- the same under a passkey ---
+
+EVER: Final = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+"""The library judges dates by the clock of the process, and has no other."""
+LASTING_ROOT: Final = authority("Root of a maker", valid=EVER)
+LASTING: Final = authority("Batch of phones", LASTING_ROOT, valid=EVER, serial=0xC0FFEE)
+
+
+def passkey_of_a_phone(described: Described, *, status: bytes = b'{"entries":{}}') -> RegistrationVerdict:
+    """Register a passkey whose key lies in the Android Keystore, and whose phone vouches for it."""
+    made = Passkey(origin=POLICY.origins[0])
+    client_data = made.client_data("webauthn.create", challenges.base64url(CHALLENGE))
+    hashed = hashlib.sha256(client_data).digest()
+    data = made.authenticator_data(POLICY.rp_id, attested=True)
+    chain = android_chain(described, batch=LASTING, root=LASTING_ROOT, valid=EVER)
+    statement = {
+        "alg": -7,
+        "sig": made.key.sign(data + hashed, ec.ECDSA(SHA256())),
+        "x5c": list(chain(AndroidPhone(key=made.key).public_key, hashed)),
+    }
+    attestation = cbor2.dumps({"fmt": "android-key", "attStmt": statement, "authData": data})
+    certificate = LASTING_ROOT.certificate.public_bytes(Encoding.PEM)
+    trust = AttestationTrust(
+        android_roots=certificate, android_status=status, passkey_roots={"android-key": certificate}
+    )
+    return register(
+        PasskeyRegistration(made.credential(clientDataJSON=client_data, attestationObject=attestation)),
+        Platform.WEBAUTHN,
+        verifier=ProofVerifier(trust),
+    )
+
+
+def test_a_passkey_that_an_android_phone_vouches_for_reaches_level_3() -> None:
+    verdict = passkey_of_a_phone(Described())
+
+    assert (verdict.attestation, verdict.assurance.level) == ("android-key", 3)
+    assert verdict.assurance.boot_state == BootState.VERIFIED
+
+
+@pytest.mark.parametrize(
+    ("described", "status", "fault"),
+    [
+        (Described(locked=b"\0"), b'{"entries":{}}', Fault.BOOT_NOT_VERIFIED),
+        (Described(attestation_level=0), b'{"entries":{}}', Fault.KEY_NOT_IN_HARDWARE),
+        (Described(), b'{"entries":{"c0ffee":{"status":"REVOKED"}}}', Fault.ATTESTATION_REVOKED),
+        (Described(challenge=bytes(32)), b'{"entries":{}}', Fault.ATTESTATION_WRONG),
+    ],
+    ids=["unlocked", "software", "revoked", "challenge"],
+)
+def test_a_passkey_is_held_to_what_raw_keys_are_held_to(described: Described, status: bytes, fault: Fault) -> None:
+    with refused(fault):
+        passkey_of_a_phone(described, status=status)
 
 
 # --- files of roots and revocations ---

@@ -88,6 +88,8 @@ def test_an_app_of_the_tenant_is_vouched_for_beside_the_key_of_the_phone() -> No
         (APP.with_(aaguid=bytes(16)), Fault.APP_ATTEST_WRONG),
         (APP.with_(sign_count=1), Fault.APP_ATTEST_WRONG),
         (APP.with_(key_id=bytes(32)), Fault.APP_ATTEST_WRONG),
+        (APP.with_(credential_id=bytes(32)), Fault.APP_ATTEST_WRONG),
+        (APP.with_(cose_of=AppleApp().key), Fault.APP_ATTEST_WRONG),
         (APP.with_(batch=authority("Apple App Attestation CA 1")), Fault.ATTESTATION_ROOT_UNKNOWN),
     ],
     ids=lambda value: getattr(value, "name", ""),

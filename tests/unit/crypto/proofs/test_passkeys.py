@@ -485,6 +485,7 @@ Y: Final = ON_CURVE.y.to_bytes(32, "big")
         {1: 1, 3: -8, -1: 6, -2: bytes(31)},
         {1: 3, 3: -257, -1: b"\xff" * 128, -2: b"\1\0\1"},
         {1: 3, 3: -257, -1: b"\xff" * 256, -2: b"\xff" * 256},
+        {1: 3, 3: -257, -1: b"\xff" * 256, -2: b"\2\0\0\0\1"},
         {1: 3, 3: -257, -1: b"\xff" * 1024, -2: b"\1\0\1"},
         {1: 3, 3: -65535, -1: b"\xff" * 256, -2: b"\1\0\1"},
         {1: 7, 3: -48, -1: bytes(1312)},
@@ -528,6 +529,15 @@ def test_a_statement_that_does_not_hold_is_refused(attestation: dict[str, Any], 
             PasskeyRegistration(made.credential(clientDataJSON=client_data, attestationObject=encoded)),
             Platform.WEBAUTHN,
         )
+
+
+def test_the_id_beside_a_new_key_must_be_the_one_that_is_signed() -> None:
+    made, other = Passkey(origin=WEB), Passkey(origin=WEB)
+    created = json.loads(made.create(creation()))
+    created["id"] = created["rawId"] = b64(other.webauthn_id)
+
+    with refused(Fault.FORMAT_WRONG):
+        register(PasskeyRegistration(json.dumps(created)), Platform.WEBAUTHN)
 
 
 def test_one_key_has_one_fingerprint_whatever_id_it_comes_with() -> None:
