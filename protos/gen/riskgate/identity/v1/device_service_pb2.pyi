@@ -231,11 +231,13 @@ class BeginEnrollmentResponse(_message.Message):
     enrollment_id: _builtins.str
     """Names the enrolment within its customer."""
     challenge: _builtins.bytes
-    """32 random bytes. Native attestation takes them as its challenge."""
+    """32 bytes that nobody can guess. Android key attestation takes them as its challenge; for App Attest their SHA-256
+    is the client data hash.
+    """
     creation_options_json: _builtins.str
     """Options for navigator.credentials.create() or Credential Manager, as JSON; empty unless the platform is WEBAUTHN."""
     signing_input: _builtins.bytes
-    """The exact bytes a raw key must sign; empty when the platform is WEBAUTHN."""
+    """The exact bytes a raw key must sign: UTF-8 JSON. Empty when the platform is WEBAUTHN."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """Until when FinishEnrollment is accepted."""
@@ -312,7 +314,9 @@ class RawKeyRegistration(_message.Message):
     public_key: _builtins.bytes
     """Required. The public key: X.509 SubjectPublicKeyInfo in DER, or the 65-byte point of the iOS Secure Enclave."""
     signature: _builtins.bytes
-    """Required. Signature over signing_input: DER for ECDSA, 64 bytes for Ed25519."""
+    """Required. Signature over signing_input. Keys of a phone's store give DER, a JOSE library 64 bytes (RFC 7518 section
+    3.4, RFC 8037).
+    """
     @_builtins.property
     def android_chain(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Android key attestation, X.509 certificates in DER, leaf first, at most 10 of 8 KiB; empty when there is none."""
@@ -489,7 +493,10 @@ class VerifyChallengeRequest(_message.Message):
     webauthn_assertion_json: _builtins.str
     """What navigator.credentials.get() or Credential Manager returned, as JSON, unchanged. At most 16 KiB."""
     compact_jws: _builtins.str
-    """A compact JWS by ES256 or EdDSA whose key id is the credential id. At most 4 KiB."""
+    """A compact JWS by ES256 or EdDSA. Header: alg, typ "riskgate-proof+jwt", kid the credential id, and nothing else.
+    Claims, to be copied from signing_input: aud (its audience), jti (challenge_id), nonce (challenge), digest, and exp
+    (expires, or sooner). At most 4 KiB.
+    """
     app_attest_assertion: _builtins.bytes
     """App Attest assertion of iOS over signing_input, CBOR, at most 4 KiB; empty when there is none. Beside a device
     signature it vouches for the app; alone it proves nothing.
@@ -530,7 +537,7 @@ class DeviceSignature(_message.Message):
     credential_id: _builtins.str
     """Required. The key."""
     signature: _builtins.bytes
-    """Required. Signature over signing_input: DER for ECDSA, 64 bytes for Ed25519."""
+    """Required. Signature over signing_input: ECDSA with SHA-256 in DER."""
     def __init__(
         self,
         *,
