@@ -22,7 +22,6 @@ PUBLISHED: Final = {name.removeprefix(PREFIX) for name, number in ErrorReason.it
 NOT_YET: Final[dict[str, str]] = dict.fromkeys(
     (
         "CREDENTIAL_EXISTS", "DEVICE_NOT_FOUND", "DEVICE_REVOKED", "GATEWAY_DOWN",
-        "PROOF_MALFORMED",
     ),
     "comes with devices and resumed purchases",
 )  # fmt: skip

@@ -33,7 +33,7 @@ class Unreadable(Exception):
 
 def malformed(field: str, what: str) -> InvalidRequest:
     """Return the refusal of a request whose `field` cannot be read."""
-    return InvalidRequest("FIELD_INVALID", f"{field}: {what}", FieldViolation(field, what))
+    return InvalidRequest("PROOF_MALFORMED", f"{field}: {what}", FieldViolation(field, what))
 
 
 def json_object(text: bytes, *, bytes_max: int) -> dict[str, Any]:

@@ -145,4 +145,4 @@ def refused(fault: Fault) -> Iterator[None]:
 
 def malformed(field: str) -> Any:
     """`with malformed("compact_jws"):` it cannot be read, and the refusal names the field."""
-    return pytest.raises(InvalidRequest, match=f"^FIELD_INVALID: {field}")
+    return pytest.raises(InvalidRequest, match=f"^PROOF_MALFORMED: {field}")

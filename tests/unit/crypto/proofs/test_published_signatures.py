@@ -1,12 +1,10 @@
-"""Signatures, tokens and public keys that Wycheproof made to be mistaken for good ones, and the codes of the RFCs."""
+"""Signatures, tokens and public keys that Wycheproof made to be mistaken for good ones."""
 
 from __future__ import annotations
 
-import base64
 from typing import Any, Final
 
 import jwt
-import pyotp
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -14,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from riskgate_server.crypto.proofs import keys, tokens
 from riskgate_server.crypto.proofs.reading import Unreadable
 from riskgate_server.domain.identity.devices import Algorithm, Platform, ProofRefused
-from tests.vectors import load, published, wycheproof
+from tests.vectors import published, wycheproof
 
 pytestmark = published
 
@@ -145,24 +143,3 @@ def test_every_hostile_bare_point_is_found_what_it_is() -> None:
 
     assert len(taken_ids) == 330
     assert taken_ids == {case["tcId"] for case in cases if case["result"] == "valid"}
-
-
-def test_one_time_codes_are_those_of_rfc_4226() -> None:
-    vectors = load("rfc/rfc4226_hotp.json")
-    seed = base64.b32encode(b"12345678901234567890").decode()
-
-    codes = [pyotp.HOTP(seed).at(count) for count in range(10)]
-
-    assert codes == [vector["hotp"] for vector in vectors["vectors"]]
-
-
-def test_one_time_codes_are_those_of_rfc_6238_as_we_use_them() -> None:
-    """Six digits, SHA-1, steps of 30 seconds; the step a code belongs to is what is remembered."""
-    vectors = load("rfc/rfc6238_totp.json")
-    seed = vectors["seeds"]["SHA1"]["base32"]
-    cases = [vector for vector in vectors["vectors"] if vector["algorithm"] == "SHA1"]
-
-    codes = [pyotp.TOTP(seed).at(vector["unix_time"]) for vector in cases]
-
-    assert cases
-    assert codes == [vector["totp6"] for vector in cases]
