@@ -4,6 +4,7 @@ Passkeys: registrations and assertions of WebAuthn Level 3, checked here and the
 Our own check comes first because the library is lenient where it matters: it takes an embedded page (`crossOrigin`),
 names that occur twice, and any spelling of Base64. It judges attestation statements and signatures. It is given the
 objects we read, never the text, so that it cannot see other things in it than we did. Counters are not judged here.
+The dates of a statement's certificates it judges by the clock of the process: it has no other.
 """
 
 from __future__ import annotations

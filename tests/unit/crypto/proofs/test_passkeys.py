@@ -106,6 +106,14 @@ def test_a_passkey_enrols_and_approves_a_purchase(origin: str, synced: bool, esc
     assert (proof.user_verified, proof.device_bound, proof.backed_up) == (True, not synced, synced)
 
 
+def test_names_that_nobody_knows_yet_are_read_over() -> None:
+    """Android says which app asked, and browsers add names on purpose so that nobody relies on there being none."""
+    made, key = passkey(origin=APP)
+    answer = answered(made, androidPackageName="com.bank.app", other_keys_can_be_added_here="do not compare")
+
+    assert prove(answer, key).user_verified
+
+
 def test_the_counter_is_told_and_not_judged() -> None:
     made, key = passkey()
     made.sign_count = 41
