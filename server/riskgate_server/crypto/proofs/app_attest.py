@@ -14,7 +14,6 @@ from collections.abc import Collection
 from hashlib import sha256
 from typing import Annotated, Final
 
-import msgspec
 from cryptography.hazmat import asn1
 
 from riskgate_server.crypto.proofs import authenticator_data, cbor, chains, keys
@@ -42,12 +41,6 @@ _DEVELOPMENT: Final = b"appattestdevelop"
 @asn1.sequence
 class _Nonce:
     nonce: Annotated[bytes, asn1.Explicit(1)]
-
-
-class Assertion(msgspec.Struct, frozen=True, gc=False):
-    """An assertion that holds: the counter it showed, not yet judged."""
-
-    sign_count: int
 
 
 def check_attestation(
@@ -91,9 +84,9 @@ def check_attestation(
     return AppAttestKey(key_id=key_id, public_key=spki, app_id=app_id, sign_count=0)
 
 
-def check_assertion(evidence: bytes, key: AppAttestKey, *, signed: bytes, policy: ProofPolicy) -> Assertion:
+def check_assertion(evidence: bytes, key: AppAttestKey, *, signed: bytes, policy: ProofPolicy) -> int:
     """
-    Check that the app instance saw the bytes `signed`. Whether its counter has grown is the engine's to judge.
+    Check that the app instance saw the bytes `signed`; return its counter, whose growth is the engine's to judge.
 
     Raises:
         Unreadable: it is not an assertion.
@@ -113,7 +106,7 @@ def check_assertion(evidence: bytes, key: AppAttestKey, *, signed: bytes, policy
     nonce = sha256(data + sha256(signed).digest()).digest()
     if not keys.verify_der(key.public_key, signature, nonce):
         raise ProofRefused(Fault.APP_ATTEST_WRONG)
-    return Assertion(sign_count=int.from_bytes(data[33:], "big"))
+    return int.from_bytes(data[33:], "big")
 
 
 def _key_id(text: str) -> bytes:

@@ -65,7 +65,7 @@ def raw_key(platform: Platform, public_key: bytes) -> tuple[Algorithm, bytes]:
         return Algorithm.EDDSA, public_key
     if len(public_key) != P256_SPKI_BYTES or not public_key.startswith(_P256_PREFIX + _UNCOMPRESSED):
         raise Unreadable("not a P-256 key as SubjectPublicKeyInfo of 91 bytes")
-    _loaded(public_key)
+    load(public_key)
     return Algorithm.ES256, public_key
 
 
@@ -97,7 +97,7 @@ def fingerprint(spki: bytes) -> bytes:
 
 def verify_der(spki: bytes, signature: bytes, message: bytes) -> bool:
     """Whether `signature` is that of ECDSA with P-256 and SHA-256 over `message`, as strict DER."""
-    key = _loaded(spki)
+    key = load(spki)
     if not isinstance(key, ec.EllipticCurvePublicKey):
         return False
     try:
@@ -114,7 +114,7 @@ def verify_pair(algorithm: Algorithm, spki: bytes, signature: bytes, message: by
     if algorithm == Algorithm.ES256:
         r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
         return verify_der(spki, encode_dss_signature(r, s), message)
-    key = _loaded(spki)
+    key = load(spki)
     if not isinstance(key, Ed25519PublicKey):
         return False
     try:
@@ -125,11 +125,12 @@ def verify_pair(algorithm: Algorithm, spki: bytes, signature: bytes, message: by
 
 
 def load(spki: bytes) -> PublicKeyTypes:
-    """Return the key object of a key that was read by this module before."""
-    return _loaded(spki)
+    """
+    Return the key object of a SubjectPublicKeyInfo.
 
-
-def _loaded(spki: bytes) -> PublicKeyTypes:
+    Raises:
+        Unreadable: it is none, or no point of its curve.
+    """
     try:
         return load_der_public_key(spki)
     except (ValueError, UnsupportedAlgorithm):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import resources
-from typing import Final, Self
+from typing import Final
 
 import msgspec
 from cryptography import x509
@@ -65,11 +65,6 @@ class AttestationTrust:
         self.apple_roots = _keys("apple roots", shipped("apple_app_attest.pem") if apple_roots is None else apple_roots)
         self.android_revoked = _revoked(android_status)
         self.passkey_roots = {name: _certificates(name, pem) for name, pem in (passkey_roots or {}).items()}
-
-    @classmethod
-    def default(cls) -> Self:
-        """Return the roots that are shipped, and no revocations."""
-        return cls()
 
 
 def shipped(name: str) -> bytes:

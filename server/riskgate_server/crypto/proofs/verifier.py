@@ -190,12 +190,11 @@ def _app_sign_count(answer: KeySignature, credential: Credential, asked: ProofAs
     if app is None:
         raise ProofRefused(Fault.APP_ATTEST_WRONG, name)
     try:
-        found = app_attest.check_assertion(answer.app_attest_assertion, app, signed=asked.signing_input, policy=policy)
+        return app_attest.check_assertion(answer.app_attest_assertion, app, signed=asked.signing_input, policy=policy)
     except Unreadable as error:
         raise malformed("app_attest_assertion", error.what) from None
     except ProofRefused as refused:
         raise ProofRefused(refused.fault, name) from None
-    return found.sign_count
 
 
 def _named(credential_id: str, credentials: tuple[Credential, ...]) -> Credential:

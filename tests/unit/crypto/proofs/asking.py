@@ -58,7 +58,7 @@ ENROLMENT: Final = msgspec.structs.replace(
     ASKED, purpose=challenges.ENROLMENT, subject_id="E1", credential_ids=(), transaction=None
 )
 
-VERIFIER: Final = ProofVerifier(AttestationTrust.default())
+VERIFIER: Final = ProofVerifier(AttestationTrust())
 
 
 def enrolment(platform: Platform, asked: challenges.Asked = ENROLMENT) -> RegistrationAsked:

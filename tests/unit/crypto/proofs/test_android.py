@@ -302,7 +302,7 @@ def test_a_chain_up_to_a_root_of_ones_own_is_refused() -> None:
     with refused(Fault.ATTESTATION_WRONG):
         enrolled(android_chain(batch=authority("Batch of phones", root)))
     with refused(Fault.ATTESTATION_ROOT_UNKNOWN):
-        enrolled(android_chain(), verifier=ProofVerifier(AttestationTrust.default()))
+        enrolled(android_chain(), verifier=ProofVerifier(AttestationTrust()))
 
 
 def test_a_leaf_that_signs_itself_is_refused() -> None:
@@ -439,7 +439,7 @@ def test_roots_may_be_certificates_or_keys() -> None:
 
     assert AttestationTrust(android_roots=certificate).android_roots == TRUST.android_roots
     assert len(AttestationTrust(android_roots=certificate + TEE.key_pem).android_roots) == 2
-    assert len(AttestationTrust.default().android_roots) == 2
+    assert len(AttestationTrust().android_roots) == 2
 
 
 @pytest.mark.parametrize(
@@ -510,7 +510,7 @@ def test_a_recorded_chain_is_read_as_it_was_published(path: Path) -> None:
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: "/".join(path.parts[-3:]))
 def test_a_recorded_chain_ends_in_a_key_of_google_if_hardware_made_it(path: Path) -> None:
     certificates = chains.read(read_pem(path))
-    trust = AttestationTrust.default()
+    trust = AttestationTrust()
 
     def check() -> None:
         chains.check(
