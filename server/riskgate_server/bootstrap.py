@@ -55,6 +55,7 @@ from riskgate_server.rpc.service import Readers, Rooms
 from riskgate_server.rules.loader import CompiledRuleset, declared_version, load_ruleset
 from riskgate_server.settings import Settings
 from riskgate_server.stores.access.registry import CallerRegistry, RegistryUnusable
+from riskgate_server.stores.erasures import Erasures
 from riskgate_server.stores.refusals import SchemaTooNew, SettingsRefused, VaultUnusable
 
 log = structlog.get_logger()
@@ -277,6 +278,9 @@ class Server:
             readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
             closing.callback(readers.shutdown)
             queries = Queries(store, vault=opened.vault, sealer=opened.sealer, clock=clock, rulesets=load_ruleset)
+            erasures = Erasures(directory.erased, opened.vault)
+            if back := erasures.again():
+                log.warning("erased again", customers=back)
             proofs = DerivedSecrets(secret_ring(PROOFS, directory.proofs_key))
             hashes = FingerprintKey(secret(FINGERPRINT, directory.fingerprint_key))
             rooms = Rooms(
@@ -289,6 +293,7 @@ class Server:
                 fingerprint=hashes.of_content,
                 secrets=proofs,
                 phones=PhoneBook(hashes.fingerprint),
+                erase=erasures.erase,
                 write_decision=DecisionWriter(ReasonTexts(rules.reason_text)),
             )
             pipeline = Pipeline(

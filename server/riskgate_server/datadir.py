@@ -109,6 +109,11 @@ class DataDirectory(msgspec.Struct, frozen=True):
         return self.secrets / "heads.key"
 
     @property
+    def erased(self) -> Path:
+        """Who was erased, so that a restored backup does not bring them back."""
+        return self.root / "erased.log"
+
+    @property
     def proofs_key(self) -> Path:
         """Keys that codes, grants and seeds are derived from; the last one is current."""
         return self.secrets / "proofs.key"
@@ -122,6 +127,7 @@ class DataDirectory(msgspec.Struct, frozen=True):
             self.fingerprint_key,
             self.heads_key,
             self.proofs_key,
+            self.erased,
             self.ca_key,
             self.server_key,
             *databases,

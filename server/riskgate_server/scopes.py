@@ -40,6 +40,7 @@ SCOPES: Final[dict[str, str]] = {
     "device:enroll": "register customers' devices",
     "device:verify": "verify device proofs",
     "device:revoke": "revoke devices",
+    "customer:erase": "erase customers: destroy what can be read of them",
     "rules:read": "read rulesets and run simulations on them",
     "rules:write": "propose rulesets",
     "rules:approve": "approve and activate rulesets that somebody else proposed",

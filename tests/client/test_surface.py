@@ -23,8 +23,9 @@ from riskgate.credit.v1 import credit_line_service_pb2 as line_pb
 from riskgate.credit.v1 import ledger_service_pb2 as ledger_pb
 from riskgate.identity.v1 import grant_pb2
 from riskgate.identity.v1 import otp_service_pb2 as otp_pb
+from riskgate.operations.v1 import customer_service_pb2 as customer_pb
 from riskgate.risk.v1 import risk_service_pb2 as risk_pb
-from riskgate_client import client, ledger, lines, otp, proofs, risk, values
+from riskgate_client import client, customers, ledger, lines, otp, proofs, risk, values
 from riskgate_client.call import Call
 from riskgate_client.reading import ENUMS, number_of, reader
 from riskgate_client.values import BlockKind, Channel, Label, Location, Money, Outcome
@@ -33,13 +34,14 @@ from tests.client.messages import NOON, stamp
 PACKAGE = Path(riskgate_client.__file__).parent
 PAIRS = [
     (client.Risk, client.AsyncRisk), (client.Lines, client.AsyncLines), (client.Ledger, client.AsyncLedger),
-    (client.Otp, client.AsyncOtp),
+    (client.Otp, client.AsyncOtp), (client.Customers, client.AsyncCustomers),
 ]  # fmt: skip
 SERVICES: list[tuple[ServiceDescriptor, Any, type]] = [
     (risk_pb.DESCRIPTOR.services_by_name["RiskService"], risk, client.Risk),
     (line_pb.DESCRIPTOR.services_by_name["CreditLineService"], lines, client.Lines),
     (ledger_pb.DESCRIPTOR.services_by_name["LedgerService"], ledger, client.Ledger),
     (otp_pb.DESCRIPTOR.services_by_name["OtpService"], otp, client.Otp),
+    (customer_pb.DESCRIPTOR.services_by_name["CustomerService"], customers, client.Customers),
 ]
 
 # Values whose message has another name.

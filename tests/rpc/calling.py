@@ -15,6 +15,7 @@ from grpc_status import rpc_status
 
 from riskgate.credit.v1 import credit_line_service_pb2_grpc, ledger_service_pb2_grpc
 from riskgate.identity.v1 import otp_service_pb2_grpc
+from riskgate.operations.v1 import customer_service_pb2_grpc
 from riskgate.risk.v1 import risk_service_pb2_grpc
 
 TIMEOUT_SECONDS: Final = 10.0
@@ -145,6 +146,7 @@ class Api:
         presenting = grpc.intercept_channel(channel, _Presenting(metadata))
         self.risk = risk_service_pb2_grpc.RiskServiceStub(presenting)
         self.lines = credit_line_service_pb2_grpc.CreditLineServiceStub(presenting)
+        self.customers = customer_service_pb2_grpc.CustomerServiceStub(presenting)
         self.otp = otp_service_pb2_grpc.OtpServiceStub(presenting)
         self.ledger = ledger_service_pb2_grpc.LedgerServiceStub(presenting)
         self.health: Any = health_pb2_grpc.HealthStub(presenting)

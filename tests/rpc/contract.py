@@ -16,6 +16,7 @@ from riskgate.credit.v1 import credit_line_service_pb2 as line_pb
 from riskgate.credit.v1 import ledger_service_pb2 as ledger_pb
 from riskgate.identity.v1 import grant_pb2
 from riskgate.identity.v1 import otp_service_pb2 as otp_pb
+from riskgate.operations.v1 import customer_service_pb2 as customer_pb
 from riskgate.risk.v1 import risk_service_pb2 as risk_pb
 from riskgate_server.rpc.door import required_scope
 from riskgate_server.rpc.server import LATER
@@ -27,6 +28,7 @@ SERVICES: Final = (
     line_pb.DESCRIPTOR.services_by_name["CreditLineService"],
     ledger_pb.DESCRIPTOR.services_by_name["LedgerService"],
     otp_pb.DESCRIPTOR.services_by_name["OtpService"],
+    customer_pb.DESCRIPTOR.services_by_name["CustomerService"],
     *LATER,
 )
 OURS: Final[tuple[MethodDescriptor, ...]] = tuple(method for service in SERVICES for method in service.methods)
@@ -106,6 +108,9 @@ SAMPLES: Final[dict[str, Sample]] = {
     "GenerateRecoveryCodes": lambda: otp_pb.GenerateRecoveryCodesRequest(**_whose(), binding_grant="none"),
     "VerifyRecoveryCode": lambda: otp_pb.VerifyRecoveryCodeRequest(
         **_whose(), code="ABCD-EFGH-IJKL-MNOP", purpose=grant_pb2.PROOF_PURPOSE_SIGN_IN
+    ),
+    "EraseCustomer": lambda: customer_pb.EraseCustomerRequest(
+        **_whose(), reason_code="CUSTOMER_ASKED", actor_id="olga"
     ),
 }
 """A well-formed request for every served method, about ada of `furnish`."""

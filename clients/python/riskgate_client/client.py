@@ -9,7 +9,7 @@ from typing import Any, Final, Self, TypeVar, cast
 
 import grpc
 
-from riskgate_client import asynchronous, blocking, ledger, lines, otp, risk
+from riskgate_client import asynchronous, blocking, customers, ledger, lines, otp, risk
 from riskgate_client.call import Call
 from riskgate_client.caller import Caller, Service
 from riskgate_client.errors import Unavailable
@@ -168,6 +168,18 @@ class AsyncOtp(Service):
     verify_recovery_code = asynchronous.answer(otp.verify_recovery_code)
 
 
+class Customers(Service):
+    """Looks after customers as people."""
+
+    erase = blocking.answer(customers.erase)
+
+
+class AsyncCustomers(Service):
+    """Looks after customers as people."""
+
+    erase = asynchronous.answer(customers.erase)
+
+
 class Riskgate:
     """
     A connection to the engine. Safe to share between threads; make one and keep it.
@@ -209,6 +221,7 @@ class Riskgate:
         self.lines = Lines(caller)
         self.ledger = Ledger(caller)
         self.otp = Otp(caller)
+        self.customers = Customers(caller)
 
     def __repr__(self) -> str:
         return f"Riskgate({self._target!r})"
@@ -279,6 +292,7 @@ class AsyncRiskgate:
         self.lines = AsyncLines(caller)
         self.ledger = AsyncLedger(caller)
         self.otp = AsyncOtp(caller)
+        self.customers = AsyncCustomers(caller)
 
     def __repr__(self) -> str:
         return f"AsyncRiskgate({self._target!r})"

@@ -17,7 +17,7 @@ class Customer(msgspec.Struct, frozen=True, gc=False, array_like=True):
     State of one customer after the journal entry numbered `sequence`.
 
     `last_us` is the time of that entry: the customer's clock never goes below it. `head` is its
-    hash, to which the next entry is chained.
+    hash, to which the next entry is chained. Of one who is `erased` nothing happens any more but the end of holds.
     """
 
     tenant_id: str
@@ -27,6 +27,7 @@ class Customer(msgspec.Struct, frozen=True, gc=False, array_like=True):
     head: bytes
     lines: tuple[CreditLine, ...]
     profile: Profile
+    erased: bool = False
 
     def line(self, line_id: str) -> CreditLine:
         """

@@ -228,6 +228,13 @@ class CreditUsed(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=16)
     uses: tuple[CreditUse, ...]
 
 
+class CustomerErased(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=40):
+    """The customer is to be forgotten: their key is destroyed after this, and nothing but the end of holds follows."""
+
+    reason_code: str
+    actor_id: str
+
+
 Event = (
     LineOpened
     | PurchaseDecided
@@ -245,6 +252,7 @@ Event = (
     | ReviewPassed
     | CommandRefused
     | CreditUsed
+    | CustomerErased
     | IdentityEvent
 )
 
@@ -515,6 +523,13 @@ def _identity(aggregate: Aggregate, event: IdentityEvent, _sequence: int, at_us:
     return ""
 
 
+def _customer_erased(
+    aggregate: Aggregate, _event: CustomerErased, _sequence: int, _at_us: int, _sealed: Sealed | None
+) -> str:
+    aggregate.customer = replace(aggregate.customer, erased=True)
+    return ""
+
+
 def _nothing(_aggregate: Aggregate, _event: Event, _sequence: int, _at_us: int, _sealed: Sealed | None) -> str:
     return ""
 
@@ -536,6 +551,7 @@ _EVOLVERS: Final[dict[type, Callable[[Aggregate, Any, int, int, Sealed | None], 
     ReviewPassed: _review_passed,
     CommandRefused: _nothing,
     CreditUsed: _credit_used,
+    CustomerErased: _customer_erased,
     MessageSettled: _nothing,
     **dict.fromkeys(IDENTITY_EVOLVERS, _identity),
 }

@@ -84,6 +84,12 @@ class Beside:
             return None
         return self._messages.get(where) or self._tx.message(key, message_id)
 
+    def messages(self, key: CustomerKey) -> list[MessageRow]:
+        """Return the customer's messages that wait."""
+        stored = {(row.key, row.message_id): row for row in self._tx.messages(key)}
+        waiting = stored | {where: row for where, row in self._messages.items() if where[0] == key}
+        return [row for where, row in sorted(waiting.items()) if where not in self._settled]
+
     def keep_identity(self, key: CustomerKey, identity: Identity, data_key: bytes) -> None:
         """Make what a command did to a customer's proofs visible to the commands after it."""
         # What was only looked at is the same object.

@@ -261,6 +261,13 @@ class VerifyRecoveryCode(Command, frozen=True, gc=False, kw_only=True):
     purpose: Purpose
 
 
+class EraseCustomer(Command, frozen=True, gc=False, kw_only=True):
+    """Let a customer be forgotten."""
+
+    reason_code: str
+    actor_id: str
+
+
 class SettleMessage(Command, frozen=True, gc=False, kw_only=True):
     """
     A message was delivered, or given up, or is to be tried again. The deliverer's own command: no request id.

@@ -342,6 +342,9 @@ class Pipeline:
             reason, message = "CUSTOMER_NOT_FOUND", "no such customer"
             raise errors.NotFound(reason, message)
         work = Work(batch, key, request_id=request_id, at_us=self._clock.at(command, batch.now_us))
+        if work.customer.erased and not isinstance(command, SettleLapsed):
+            # Whether or not their key is destroyed by now, in this process and in every other.
+            raise errors.PreconditionFailed(*ERASED)
         settled = work.settle_lapsed(command.transaction_id if isinstance(command, PurchaseCommand) else "")
         before = len(work.recorded)
         reply: Reply

@@ -210,6 +210,9 @@ class Reads(Protocol):
     def message(self, key: CustomerKey, message_id: str) -> MessageRow | None:
         """Return one message that was not delivered yet."""
 
+    def messages(self, key: CustomerKey) -> Sequence[MessageRow]:
+        """Return the customer's messages that were not delivered yet, by message id."""
+
     def lapsed(self, key: CustomerKey, now_us: int) -> Sequence[PurchaseRow]:
         """Return the customer's open holds with `lapses_us` at or before `now_us`, by (lapses_us, transaction_id)."""
 
@@ -282,9 +285,6 @@ class Snapshot(Reads, AbstractContextManager["Snapshot"], Protocol):
 
     def messages_due(self, now_us: int, limit: int) -> Sequence[MessageRow]:
         """Return messages to be sent at or before `now_us`, the longest due first, at most `limit`."""
-
-    def messages(self, key: CustomerKey) -> Sequence[MessageRow]:
-        """Return the customer's messages that were not delivered yet, by message id."""
 
     def customers(self, *, after: CustomerKey, limit: int) -> Sequence[CustomerRow]:
         """Return customers with a key above `after`, ascending, at most `limit`."""

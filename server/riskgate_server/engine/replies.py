@@ -211,6 +211,7 @@ KINDS: Final[dict[type[Event], str]] = {
     journal.ReviewPassed: "REVIEW_PASSED",
     journal.CommandRefused: "COMMAND_REFUSED",
     journal.CreditUsed: "CREDIT_USED",
+    journal.CustomerErased: "CUSTOMER_ERASED",
     events.FactorEnrolled: "FACTOR_ENROLLED",
     events.FactorConfirmed: "FACTOR_CONFIRMED",
     events.FactorRevoked: "FACTOR_REVOKED",

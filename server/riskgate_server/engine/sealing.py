@@ -58,6 +58,7 @@ class _State(msgspec.Struct, frozen=True, gc=False, array_like=True):
     last_us: int
     head: bytes
     lines: tuple[CreditLine, ...]
+    erased: bool = False
 
 
 encode: Final = msgspec.msgpack.Encoder().encode
@@ -150,7 +151,7 @@ def seal_profile(
 
 def encode_state(customer: Customer) -> bytes:
     """Encode everything but the profile."""
-    return encode((customer.sequence, customer.last_us, customer.head, customer.lines))
+    return encode((customer.sequence, customer.last_us, customer.head, customer.lines, customer.erased))
 
 
 def _profile_aad(key: CustomerKey, sequence: int) -> bytes:
@@ -160,7 +161,7 @@ def _profile_aad(key: CustomerKey, sequence: int) -> bytes:
 def decode_customer(key: CustomerKey, state: bytes, profile: bytes = EMPTY_PROFILE_BYTES) -> Customer:
     """Decode a customer from the encoded state and, unless only the state is wanted, the encoded profile."""
     s = _decode_state(state)
-    return Customer(key[0], key[1], s.sequence, s.last_us, s.head, s.lines, _decode_profile(profile))
+    return Customer(key[0], key[1], s.sequence, s.last_us, s.head, s.lines, _decode_profile(profile), s.erased)
 
 
 def unseal_profile(row: CustomerRow, data_key: bytes, sealer: Sealer) -> bytes:

@@ -267,6 +267,11 @@ class Work:
             self._changed_beside.settled.append((row, retry_us))
         return row is not None
 
+    def drop_messages(self) -> None:
+        """Have no message wait any longer."""
+        changes = self._changed_beside
+        changes.settled += [(row, 0) for row in self._batch.beside.messages(self.key)]
+
     @property
     def _changed_beside(self) -> Changes:
         if self._changes is None:

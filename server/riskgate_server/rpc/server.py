@@ -17,11 +17,13 @@ from riskgate.operations.v1 import (
     audit_service_pb2,
     caller_service_pb2,
     case_service_pb2,
+    customer_service_pb2,
     list_service_pb2,
     ruleset_service_pb2,
 )
 from riskgate.risk.v1 import risk_service_pb2
 from riskgate_server.rpc.credit_lines import CreditLineServicer
+from riskgate_server.rpc.customers import CustomerServicer
 from riskgate_server.rpc.door import MESSAGE_BYTES_MAX
 from riskgate_server.rpc.ledger import LedgerServicer
 from riskgate_server.rpc.otp import OtpServicer
@@ -113,6 +115,7 @@ class RpcServer:
             credit_line_service_pb2.DESCRIPTOR.services_by_name["CreditLineService"]: CreditLineServicer(rooms),
             ledger_service_pb2.DESCRIPTOR.services_by_name["LedgerService"]: LedgerServicer(rooms),
             otp_service_pb2.DESCRIPTOR.services_by_name["OtpService"]: OtpServicer(rooms),
+            customer_service_pb2.DESCRIPTOR.services_by_name["CustomerService"]: CustomerServicer(rooms),
             **dict.fromkeys(LATER),
         }
         self._names = tuple(service.full_name for service in served)

@@ -124,6 +124,7 @@ class Rooms(msgspec.Struct, frozen=True):
     write_decision: DecisionWriter
     secrets: ProofSecrets
     phones: PhoneBook
+    erase: Callable[[CustomerKey, int], None]
 
     async def change(self, changed: asyncio.Event) -> None:
         """

@@ -70,6 +70,7 @@ EVENTS = {
     "ReviewPassed": (14, "transaction_id actor_id"),
     "CommandRefused": (15, "command reason family"),
     "CreditUsed": (16, "line_id uses"),
+    "CustomerErased": (40, "reason_code actor_id"),
     "FactorEnrolled": (17, "factor_id method mark prefix expires_us"),
     "FactorConfirmed": (18, "factor_id challenge_id step full_strength_us"),
     "FactorRevoked": (19, "factor_id reason_code actor_id"),

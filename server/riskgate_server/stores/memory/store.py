@@ -130,6 +130,10 @@ class _MemoryReads:
         """Return one message."""
         return self._tables.messages.get((key, message_id))
 
+    def messages(self, key: CustomerKey) -> Sequence[MessageRow]:
+        """Return the customer's messages by id."""
+        return [row for (whose, _), row in sorted(self._tables.messages.items()) if whose == key]
+
     def lapsed(self, key: CustomerKey, now_us: int) -> Sequence[PurchaseRow]:
         """Return the customer's open holds that lapsed."""
         rows = [p for p in self._tables.purchases.get(key, {}).values() if 0 < p.lapses_us <= now_us]
@@ -273,10 +277,6 @@ class MemorySnapshot(_MemoryReads):
         """Return messages to be sent, the longest due first."""
         due = [row for row in self._tables.messages.values() if row.due_us <= now_us]
         return sorted(due, key=lambda row: (row.due_us, row.key, row.message_id))[:limit]
-
-    def messages(self, key: CustomerKey) -> Sequence[MessageRow]:
-        """Return the customer's messages by id."""
-        return [row for (whose, _), row in sorted(self._tables.messages.items()) if whose == key]
 
     def requests(self, key: CustomerKey, *, after: str, limit: int) -> Sequence[RequestRow]:
         """Return the customer's requests by id."""

@@ -100,6 +100,11 @@ class PostgresReads:
         row = self._one(f"SELECT {MESSAGE} FROM messages WHERE {OF_CUSTOMER} AND message_id = $3", (*key, message_id))
         return _as_message(row) if row else None
 
+    def messages(self, key: CustomerKey) -> Sequence[MessageRow]:
+        """Return the customer's messages by id."""
+        rows = self._all(f"SELECT {MESSAGE} FROM messages WHERE {OF_CUSTOMER} ORDER BY message_id", key)
+        return [_as_message(row) for row in rows]
+
     def lapsed(self, key: CustomerKey, now_us: int) -> Sequence[PurchaseRow]:
         """Return the customer's open holds that lapsed."""
         rows = self._all(
@@ -196,11 +201,6 @@ class PostgresSnapshot(PostgresReads):
             " ORDER BY due_us, tenant_id, customer_id, message_id LIMIT $2",
             (now_us, limit),
         )
-        return [_as_message(row) for row in rows]
-
-    def messages(self, key: CustomerKey) -> Sequence[MessageRow]:
-        """Return the customer's messages by id."""
-        rows = self._all(f"SELECT {MESSAGE} FROM messages WHERE {OF_CUSTOMER} ORDER BY message_id", key)
         return [_as_message(row) for row in rows]
 
     def customers(self, *, after: CustomerKey, limit: int) -> Sequence[CustomerRow]:

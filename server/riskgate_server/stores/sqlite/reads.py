@@ -107,6 +107,11 @@ class SQLiteReads:
         row = self._one(f"SELECT {MESSAGE} FROM messages WHERE {OF_CUSTOMER} AND message_id = ?", (*key, message_id))
         return message_row(row) if row else None
 
+    def messages(self, key: CustomerKey) -> Sequence[MessageRow]:
+        """Return the customer's messages by id."""
+        rows = self._all(f"SELECT {MESSAGE} FROM messages WHERE {OF_CUSTOMER} ORDER BY message_id", key)
+        return [message_row(row) for row in rows]
+
     def lapsed(self, key: CustomerKey, now_us: int) -> Sequence[PurchaseRow]:
         """Return the customer's open holds that lapsed."""
         rows = self._all(
@@ -236,11 +241,6 @@ class SQLiteSnapshot(SQLiteReads):
             " ORDER BY due_us, tenant_id, customer_id, message_id LIMIT ?",
             (now_us, limit),
         )
-        return [message_row(row) for row in rows]
-
-    def messages(self, key: CustomerKey) -> Sequence[MessageRow]:
-        """Return the customer's messages by id."""
-        rows = self._all(f"SELECT {MESSAGE} FROM messages WHERE {OF_CUSTOMER} ORDER BY message_id", key)
         return [message_row(row) for row in rows]
 
     def customers(self, *, after: CustomerKey, limit: int) -> Sequence[CustomerRow]:

@@ -1,0 +1,81 @@
+"""
+Who was erased, in a file outside every database: a backup that still has their key must not bring them back.
+
+One JSON line per customer, appended and synced before the key is destroyed.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from riskgate_server.datadir import create_empty_private
+from riskgate_server.domain.customer import CustomerKey
+from riskgate_server.engine.ports import NoKey, StoreInUse, Vault
+
+
+class _Line(msgspec.Struct):
+    tenant_id: str
+    customer_id: str
+    at_us: int
+
+
+class Erasures:
+    """Keeps `engine.ports.Eraser` over one vault and one file. Safe from any thread."""
+
+    def __init__(self, path: Path, vault: Vault) -> None:
+        self._path = path
+        self._vault = vault
+        self._lock = threading.Lock()
+        create_empty_private(path)
+
+    def erase(self, customer: CustomerKey, at_us: int) -> None:
+        """
+        Destroy a customer's key for good; again is no effect.
+
+        Raises:
+            StoreInUse: the key is destroyed, but a reader still holds a copy: erase again.
+        """
+        with self._lock:
+            if customer not in set(self._erased()):
+                self._append(_Line(*customer, at_us))
+            self._vault.forget(customer)
+
+    def again(self) -> int:
+        """Destroy every key that a restored backup has brought back; return how many there were."""
+        with self._lock:
+            erased = list(dict.fromkeys(self._erased()))
+            back = [customer for customer, key in self._vault.keys(erased).items() if key is not NoKey.FORGOTTEN]
+            known = [customer for customer in back if self._vault.keys([customer])[customer] is not NoKey.ABSENT]
+            for customer in known:
+                self._forget(customer)
+        return len(known)
+
+    def _forget(self, customer: CustomerKey) -> None:
+        try:
+            self._vault.forget(customer)
+        except StoreInUse:
+            # It is destroyed; what a reader holds goes with the reader.
+            return
+
+    def _erased(self) -> Iterator[CustomerKey]:
+        for line in self._path.read_bytes().splitlines():
+            try:
+                found = msgspec.json.decode(line, type=_Line)
+            except msgspec.DecodeError:
+                # Torn by a crash before anything was destroyed: the request is repeated.
+                continue
+            yield (found.tenant_id, found.customer_id)
+
+    def _append(self, line: _Line) -> None:
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            # Behind a torn line, a line of its own.
+            os.write(descriptor, b"\n" + msgspec.json.encode(line) + b"\n")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,111 @@
+"""A person is forgotten: nothing of theirs can be read any more, and the books still verify."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from riskgate.credit.v1 import credit_line_service_pb2 as line_pb
+from riskgate.identity.v1 import otp_service_pb2 as otp_pb
+from riskgate.operations.v1 import customer_service_pb2 as pb
+from riskgate_server.crypto.keys import MASTER, MasterKey
+from riskgate_server.domain.customer import CustomerKey
+from riskgate_server.engine.ports import NoKey
+from riskgate_server.opening import secret, verify_directory
+from riskgate_server.stores.sqlite.vault import SqliteVault
+from tests.rpc.calling import refused
+from tests.rpc.phones import confirmed_phone, sent, whose
+from tests.rpc.requests import buy, buying, capturing, closing, open_line, paying
+from tests.rpc.serving import Deployment, Loop, Running, Tenant, serving
+
+
+@contextmanager
+def serving_keys(running: Running) -> Iterator[Callable[[CustomerKey], bytes | NoKey]]:
+    """Look into the vault of a running server."""
+    directory = running.deployment.directory
+    master = MasterKey(secret(MASTER, directory.master_key))
+    vault = SqliteVault(directory.vault, wrap=master.wrap, unwrap=master.unwrap, read_only=True)
+    try:
+        yield lambda key: vault.keys([key])[key]
+    finally:
+        vault.close()
+
+
+CANARIES = [b"canary-shop", b"canary-phone", b"13812345678"]
+
+
+def erasing(customer: str = "ada") -> pb.EraseCustomerRequest:
+    return pb.EraseCustomerRequest(**whose(customer), reason_code="CUSTOMER_ASKED", actor_id="olga")
+
+
+def live(tenant: Tenant) -> None:
+    """Leave traces everywhere a customer leaves traces."""
+    api = tenant.api
+    open_line(api)
+    confirmed_phone(tenant)
+    sent(tenant)
+    held = buy(api, amount=1_000, phone="canary-phone", merchant={"merchant_id": "canary-shop"})
+    api.ledger.CaptureHold(capturing(held.transaction_id))
+    api.ledger.RecordPayment(paying(1_000))
+
+
+def test_a_customer_whose_line_is_open_is_not_erased(tenant: Tenant) -> None:
+    open_line(tenant.api)
+
+    refusal = refused(lambda: tenant.api.customers.EraseCustomer(erasing()))
+    assert refusal.name == "FAILED_PRECONDITION LINE_IN_USE"
+    assert buy(tenant.api).held_amount.amount_minor
+
+
+def test_who_was_erased_is_refused_from_then_on_and_the_repeated_request_is_answered(tenant: Tenant) -> None:
+    live(tenant)
+    tenant.api.lines.CloseCreditLine(closing())
+    request = erasing()
+    answers = [tenant.api.customers.EraseCustomer(request) for _ in range(3)]
+
+    assert answers[0] == answers[1] == answers[2]
+    for call in (
+        lambda: tenant.api.risk.CheckTransaction(buying()),
+        lambda: open_line(tenant.api, line_id="another"),
+        lambda: tenant.api.otp.ListFactors(otp_pb.ListFactorsRequest(customer_id="ada")),
+        lambda: tenant.api.customers.EraseCustomer(erasing()),
+    ):
+        assert refused(call).name == "FAILED_PRECONDITION CUSTOMER_ERASED"
+    line = tenant.api.lines.GetCreditLine(line_pb.GetCreditLineRequest(customer_id="ada")).credit_line
+    assert line.state == line_pb.LINE_STATE_CLOSED
+
+
+def test_nothing_of_an_erased_customer_is_in_any_file_and_the_ledger_verifies(
+    loop: Loop,
+    tmp_path: Path,
+) -> None:
+    deployment = Deployment(tmp_path / "data")
+    backup = tmp_path / "backup"
+    with serving(loop, deployment) as running:
+        tenant = running.tenant()
+        live(tenant)
+        tenant.api.lines.CloseCreditLine(closing())
+        key = (tenant.name, "ada")
+        with serving_keys(running) as keys:
+            data_key = keys(key)
+        assert isinstance(data_key, bytes)
+        shutil.copytree(deployment.directory.root, backup)
+        tenant.api.customers.EraseCustomer(erasing())
+
+    files = {path: path.read_bytes() for path in deployment.directory.root.rglob("*") if path.is_file()}
+    for canary in [*CANARIES, data_key]:
+        found = [path.name for path, content in files.items() if canary in content or canary.hex().encode() in content]
+        assert found == []
+    report = verify_directory(deployment.directory, lambda *_: None)
+    assert (report.faults, report.erased) == ([], 1)
+
+    # The vault is restored from a backup that still has the key: the server destroys it again as it starts.
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{deployment.directory.vault}{suffix}").unlink(missing_ok=True)
+        if (copy := Path(f"{backup / deployment.directory.vault.name}{suffix}")).exists():
+            shutil.copy(copy, f"{deployment.directory.vault}{suffix}")
+    with serving(loop, deployment) as running, serving_keys(running) as keys:
+        assert keys(key) is NoKey.FORGOTTEN
+    deployment.close()
