@@ -358,7 +358,7 @@ def test_a_chain_in_another_order_or_with_a_link_missing_is_refused() -> None:
 @pytest.mark.parametrize(
     "chain",
     [(b"",), (b"\x30\0",), (ROOT.der[:-1],), (ROOT.der + b"\0",), (ROOT.der,) * 11, (bytes(8193),)],
-    ids=lambda chain: f"{len(chain)} of {len(chain[0])}",
+    ids=lambda _: "chain",
 )
 def test_a_chain_that_cannot_be_read_is_malformed(chain: tuple[bytes, ...]) -> None:
     with malformed(CHAIN):

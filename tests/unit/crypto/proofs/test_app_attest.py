@@ -147,7 +147,7 @@ GOOD: Final = APP.attest(CHALLENGE)
         changed(GOOD, authData=b"short"),
         changed(GOOD, authData="text"),
     ],
-    ids=lambda value: repr(value)[-24:],
+    ids=lambda _: "form",
 )
 def test_evidence_that_cannot_be_read_is_malformed(evidence: AppAttestObject) -> None:
     with malformed("raw_key.app_attest"):
@@ -245,7 +245,7 @@ def test_a_phone_without_app_attest_proves_itself_where_the_policy_does_not_ask_
         cbor2.dumps({"signature": "x", "authenticatorData": bytes(37)}),
         cbor2.dumps({"signature": b"x", "authenticatorData": bytes(37), "more": 1}),
     ],
-    ids=lambda value: repr(value[:12]),
+    ids=lambda _: "form",
 )
 def test_an_assertion_that_cannot_be_read_is_malformed(assertion: bytes) -> None:
     phone, key = phone_and_key()
