@@ -196,6 +196,7 @@ def test_a_key_in_another_form_or_off_its_curve_is_malformed(platform: Platform,
         (Platform.ANDROID_KEYSTORE, GOOD[26:]),
         (Platform.JOSE, GOOD[26:]),
     ],
+    ids=lambda value: getattr(value, "name", "key"),
 )
 def test_each_platform_has_its_own_forms_of_key(platform: Platform, key: bytes) -> None:
     with malformed("raw_key.public_key"):
