@@ -24,6 +24,17 @@ CERTIFICATES_MAX: Final = 10
 CERTIFICATE_BYTES_MAX: Final = 8192
 
 
+_NO_CERTIFICATE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What reading bytes that are none may raise."""
+
+
 def read(ders: Sequence[bytes]) -> tuple[x509.Certificate, ...]:
     """
     Read certificates in DER, leaf first.
@@ -41,7 +52,7 @@ def read(ders: Sequence[bytes]) -> tuple[x509.Certificate, ...]:
             _ = certificate.signature_algorithm_parameters
             _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.serial_number
             certificate.public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except _NO_CERTIFICATE:
         raise Unreadable("not a certificate in DER") from None
     return certificates
 
