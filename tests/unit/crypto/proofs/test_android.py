@@ -366,7 +366,7 @@ def test_a_chain_in_another_order_or_with_a_link_missing_is_refused() -> None:
         (bytes(8193),),
         # Of a version that X.509 has not.
         (ROOT.der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x03"),),
-    ],  # fmt: skip
+    ],
     ids=lambda _: "chain",
 )
 def test_a_chain_that_cannot_be_read_is_malformed(chain: tuple[bytes, ...]) -> None:
