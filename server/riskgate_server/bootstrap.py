@@ -33,6 +33,7 @@ from riskgate_server.crypto.signing import (
     HeadLog,
     HeadsBroken,
     HeadSigner,
+    HeadsInUse,
 )
 from riskgate_server.crypto.tls import require_certificate, require_key_of
 from riskgate_server.datadir import DataDirectory, DataDirectoryError, create_empty_private
@@ -215,6 +216,7 @@ REFUSALS_TO_START: Final = (
     DataDirectoryError,
     FilesTooFew,
     HeadsBroken,
+    HeadsInUse,
     ListenRefused,
     MasterKeyMismatch,
     OtherPast,
@@ -256,15 +258,15 @@ class Server:
             closing.callback(opened.close)
             store = opened.store
             with store.snapshot() as snapshot:
-                last = snapshot.last_batch()
+                last_us = max((lane.batch.at_us for lane in snapshot.lanes() if lane.batch), default=0)
                 _warn_of_same_version(rules, snapshot.ruleset_sources())
-            clock = DataClock(last.at_us if last else 0) if settings.clock == "data" else SystemClock()
+            clock = DataClock(last_us) if settings.clock == "data" else SystemClock()
             store.remember_ruleset(bytes.fromhex(rules.hash), source, clock.now_us())
             registry = CallerRegistry(directory.access)
             closing.callback(registry.close)
             # Its name must be as durable as its lines.
-            create_empty_private(directory.heads)
-            heads = HeadLog(directory.heads, HeadSigner(secret(HEADS, directory.heads_key)))
+            create_empty_private(directory.heads_of(store.writer))
+            heads = HeadLog(directory.heads_of(store.writer), HeadSigner(secret(HEADS, directory.heads_key)))
             closing.callback(heads.close)
             refuse_other_past(heads, store)
             directory.live_by(settings.clock)

@@ -48,10 +48,13 @@ class DataDirectory(msgspec.Struct, frozen=True):
         """Callers, their keys, and the log of changes to them."""
         return self.root / "access.db"
 
-    @property
-    def heads(self) -> Path:
-        """Signed heads of the journal, one JSON object per line."""
-        return self.root / "heads.log"
+    def heads_of(self, writer: int) -> Path:
+        """Signed heads of a writer's lane, one JSON object per line."""
+        return self.root / (f"heads-{writer}.log" if writer else "heads.log")
+
+    def all_heads(self) -> list[Path]:
+        """Return every file of heads that is here, by name: each process that served the directory wrote its own."""
+        return sorted(self.root.glob("heads*.log"))
 
     @property
     def clock(self) -> Path:

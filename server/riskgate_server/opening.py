@@ -35,9 +35,10 @@ from riskgate_server.crypto.signing import (
     without_torn_end,
 )
 from riskgate_server.datadir import DataDirectory, DataDirectoryError
+from riskgate_server.engine.lanes import lane_of
 from riskgate_server.engine.ports import ReadFailed, Snapshots, Store, StoreBroken, StoreBusy, Vault
 from riskgate_server.engine.report import Report
-from riskgate_server.engine.sealing import GENESIS, batch_hash, merkle_root
+from riskgate_server.engine.sealing import batch_hash, genesis, merkle_root
 from riskgate_server.engine.verify import Progress, verify
 from riskgate_server.engine.writer import BATCH_MAX
 from riskgate_server.stores.refusals import SchemaTooNew, SettingsRefused, VaultUnusable
@@ -52,9 +53,6 @@ KEYS_OF_A_CRASH_MAX: Final = BATCH_MAX
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 _STRANGERS: Final = "do not belong together: restore both from one backup"
-
-WRITER: Final = "w0"
-"""Name of the one writer of an embedded store, in signed heads."""
 
 
 class OpenedStore(msgspec.Struct, frozen=True):
@@ -197,7 +195,7 @@ def verify_directory(directory: DataDirectory, progress: Progress, dsn: str = ""
         report = verify(snapshots, vault, Sealer(), progress, heads)
     # Every server signs where it begins, before anything is written.
     if report.entries and not heads and not faults:
-        faults.append(f"{directory.heads.name} has no head of this journal: it was lost or emptied")
+        faults.append(f"{directory.heads_of(0).name} has no head of this journal: it was lost or emptied")
     report.faults[:0] = faults
     return report
 
@@ -232,15 +230,15 @@ def _look_at_database(dsn: str, master: MasterKey, closing: contextlib.ExitStack
 
 
 def _signed_heads(directory: DataDirectory, faults: list[str]) -> list[Head]:
-    """Return the heads of the log up to the first that is no good, which is a fault."""
+    """Return the heads of every log up to the first that is no good, which is a fault."""
     verifier = HeadVerifier(directory.heads_public_key.read_bytes())
     heads: list[Head] = []
-    if directory.heads.exists():
-        lines = without_torn_end(directory.heads.read_bytes()).splitlines(keepends=True)
+    for path in directory.all_heads():
+        lines = without_torn_end(path.read_bytes()).splitlines(keepends=True)
         try:
             heads.extend(read_heads(lines, verifier))
         except HeadsBroken as error:
-            faults.append(f"{directory.heads.name}: {error}")
+            faults.append(f"{path.name}: {error}")
     return heads
 
 
@@ -250,24 +248,38 @@ class OtherPast(Exception):
 
 def refuse_other_past(heads: HeadLog, store: Store) -> None:
     """
-    Refuse to go on from a store that contradicts the last signed head.
+    Refuse to go on in the store's own lane if it contradicts the last head that was signed of it, or itself.
+
+    Others may have gone on from that head since, under the same number from another directory.
 
     Raises:
         OtherPast: a file was lost, an old copy restored, or history rewritten.
     """
-    signed = heads.last
-    if signed is None or not signed.batch:
-        return
+    signed, writer = heads.last, store.writer
+    if signed is not None and signed.writer != writer:
+        raise OtherPast(
+            f"the heads of lane {signed.writer} are in the file of lane {writer}: put each where it belongs"
+        )
     with store.snapshot() as snapshot:
-        batches = snapshot.batches(after=signed.batch - 2, limit=2)
-        found = batches[-1] if batches else None
-        if found is None or (found.sequence, found.hash) != (signed.batch, signed.batch_hash):
+        lane = lane_of(snapshot, writer)
+        end = lane.batch.sequence if lane and lane.batch else 0
+        stored = snapshot.batches(writer, after=max(end - 1, 0), limit=2)
+        if [(b.sequence, b.hash) for b in stored] != ([(end, lane.batch.hash)] if lane and lane.batch else []):
+            raise OtherPast(
+                f"lane {writer} would go on from commit {end}, which is not the last one stored: rows are missing, or"
+                " the row of its writer is from another time; restore the database as a whole"
+            )
+        if signed is None or not signed.batch:
+            return
+        batches = snapshot.batches(writer, after=signed.batch - 2, limit=2)
+        found = next((batch for batch in batches if batch.sequence == signed.batch), None)
+        if found is None or found.hash != signed.batch_hash or end < signed.batch:
             raise OtherPast(
                 f"the store does not hold commit {signed.batch}, whose head was signed: it is missing, older or"
-                " rewritten; restore the right file, or move heads.log away to accept this one"
+                f" rewritten; restore the right file, or move {heads.name} away to accept this one"
             )
-        before = batches[0].hash if signed.batch > 1 else GENESIS
-        entries = snapshot.entries_by_position(after=signed.entries - found.count, limit=found.count)
+        before = batches[0].hash if signed.batch > 1 else genesis(writer)
+        entries = snapshot.entries_by_position(writer, after=signed.entries - found.count, limit=found.count)
     hashes = [entry.hash for entry in entries if entry.batch == signed.batch]
     whole = len(hashes) == found.count and entries[-1].position == signed.entries
     if not whole or merkle_root(hashes) != found.root or batch_hash(found, before) != found.hash:
@@ -277,20 +289,26 @@ def refuse_other_past(heads: HeadLog, store: Store) -> None:
         )
 
 
+def head_of(store: Store) -> Head:
+    """Return the head of the store's own lane, as it stands now."""
+    with store.snapshot() as snapshot:
+        lane = lane_of(snapshot, store.writer)
+    if lane is None or lane.batch is None:
+        return Head(writer=store.writer, batch=0, batch_hash=genesis(store.writer), entries=0, at_us=0)
+    batch = lane.batch
+    return Head(
+        writer=store.writer, batch=batch.sequence, batch_hash=batch.hash, entries=lane.position, at_us=batch.at_us
+    )
+
+
 def sign_head(heads: HeadLog, store: Store) -> None:
-    """Write the journal's head, signed, outside the database: who rewrites the database cannot rewrite this."""
+    """Write the head of the store's own lane, signed, outside the database: who rewrites that cannot rewrite this."""
     try:
-        with store.snapshot() as snapshot:
-            position = snapshot.last_position()
-            batch = snapshot.last_batch()
+        head = head_of(store)
     except ReadFailed:
         # The next head vouches for what this one would have.
         log.exception("head put off")
         return
-    if batch is None:
-        head = Head(writer=WRITER, batch=0, batch_hash=GENESIS, entries=0, at_us=0)
-    else:
-        head = Head(writer=WRITER, batch=batch.sequence, batch_hash=batch.hash, entries=position, at_us=batch.at_us)
     try:
         heads.append(head)
     except OSError as error:

@@ -170,7 +170,7 @@ def judge(image: Path, instant: float, answers: Sequence[Told]) -> Verdict:
         directory.check()
         opened = open_store(directory)
         opened.close()
-        HeadLog(directory.heads, HeadSigner(decode_secret(HEADS, directory.heads_key.read_bytes()))).close()
+        HeadLog(directory.heads_of(0), HeadSigner(decode_secret(HEADS, directory.heads_key.read_bytes()))).close()
         report = verify_directory(directory, lambda *_: None)
         with closing(sqlite3.connect(directory.store)) as db:
             integrity = [row[0] for row in db.execute("PRAGMA integrity_check")]

@@ -27,6 +27,12 @@ def clean_databases(tmp_path: Path) -> Iterator[None]:
     postgres.give_back(tmp_path)
 
 
+@pytest.fixture
+def dsn(tmp_path: Path) -> str:
+    """A database without a table."""
+    return postgres.database(tmp_path)
+
+
 @pytest.fixture(params=BACKENDS)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """An empty store of each kind."""

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -17,6 +16,7 @@ import pytest
 from psycopg import errors
 
 from riskgate_server.engine.ports import (
+    Lane,
     OutcomeUnknown,
     ReadFailed,
     StoreBroken,
@@ -34,12 +34,6 @@ from riskgate_server.stores.postgres.store import PostgresStore
 from tests import postgres
 from tests.contract.rows import ADA, BO, batch, batch_write, commit, customer, entry, purchase, request
 from tests.contract.sessions import Cut, ask, counted, fail_with, kill, until
-
-
-@pytest.fixture
-def dsn(tmp_path: Path) -> str:
-    """A database without a table."""
-    return postgres.database(tmp_path)
 
 
 @pytest.fixture
@@ -141,15 +135,29 @@ def test_each_server_writes_a_lane_of_its_own(store: PostgresStore, rival: Postg
     commit(rival, customer(BO), other_entry, other_batch)
     commit(store, entry(2, 2, batch=2), batch(2, first=2))
 
-    for each, entries, batches in ((store, [entry(), entry(2, 2, batch=2)], 2), (rival, [other_entry], 1)):
-        with each.transaction() as tx, each.snapshot() as snapshot:
-            last = snapshot.last_batch()
-            assert last is not None
-            assert tx.tail() == (last, len(entries))
-            assert (last.writer, last.sequence) == (each.writer, batches)
-            assert snapshot.entries_by_position(after=0, limit=9) == entries
-            assert snapshot.last_position() == len(entries)
-            assert [row.key for row in snapshot.customers(after=("", ""), limit=9)] == [ADA, BO]
+    with store.transaction() as tx, rival.transaction() as others:
+        assert (tx.tail(), others.tail()) == ((batch(2, first=2), 2), (other_batch, 1))
+    for each in (store, rival):
+        with each.snapshot() as snapshot:
+            assert snapshot.lanes() == [Lane(0, batch(2, first=2), 2), Lane(1, other_batch, 1)]
+            assert snapshot.batches(0, after=0, limit=9) == [batch(), batch(2, first=2)]
+            assert snapshot.batches(1, after=0, limit=9) == [other_batch]
+            assert snapshot.entries_by_position(0, after=0, limit=9) == [entry(), entry(2, 2, batch=2)]
+            assert snapshot.entries_by_position(1, after=0, limit=9) == [other_entry]
+            assert snapshot.entries_before(1, position=9, limit=9, tenant_id="acme", tag=2) == [other_entry]
+            assert (snapshot.changed(0, after=1, limit=9), snapshot.changed(1, after=0, limit=9)) == ([ADA], [BO])
+            assert snapshot.counts()["entries"] == 3
+
+
+@pytest.mark.parametrize("kept", ["writers", "batches", "entries"])
+def test_a_writer_is_known_by_any_row_of_it(store: PostgresStore, rival: PostgresStore, dsn: str, kept: str) -> None:
+    commit(rival, customer(BO), _of_writer(1, entry(1, 1, BO)), _of_writer(1, batch()))
+    for lost in {"writers", "batches", "entries"} - {kept}:
+        ask(dsn, f"DELETE FROM {lost} WHERE writer = 1")
+
+    with store.snapshot() as snapshot:
+        assert snapshot.writers() == [0, 1]
+        assert [lane.writer for lane in snapshot.lanes()] == ([0, 1] if kept == "writers" else [0])
 
 
 def _of_writer(writer: int, row: Any) -> Any:
@@ -449,11 +457,11 @@ def test_readers_are_bounded_and_who_comes_too_late_is_told(
     monkeypatch.setattr(session, "READER_WAIT_SECONDS", 0.01)
     readers = Readers(dsn, most=1)
 
-    with PostgresSnapshot(readers, 0) as first:
-        with pytest.raises(ReadFailed), PostgresSnapshot(readers, 0):
+    with PostgresSnapshot(readers) as first:
+        with pytest.raises(ReadFailed), PostgresSnapshot(readers):
             pass
         assert first.customer(ADA) is None
-    with PostgresSnapshot(readers, 0) as again:
+    with PostgresSnapshot(readers) as again:
         assert again.customer(ADA) is None
     readers.close()
 

@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -23,12 +22,6 @@ from riskgate_server.stores.refusals import SchemaTooNew, SettingsRefused
 from tests import postgres
 from tests.contract.rows import batch, commit, customer, entry
 from tests.contract.sessions import Cut, ask, counted
-
-
-@pytest.fixture
-def dsn(tmp_path: Path) -> str:
-    """A database without a table."""
-    return postgres.database(tmp_path)
 
 
 @pytest.fixture
@@ -342,8 +335,8 @@ def test_what_is_asked_about_many_goes_by_key_whatever_the_statistics_say(store:
 @pytest.mark.parametrize(
     ("question", "end"),
     [
-        (lambda s: s.entries_before(position=10, limit=5, tenant_id="t", tag=2), "<"),
-        (lambda s: s.entries_by_position(after=10, limit=5, tenant_id="t", tag=2), ">"),
+        (lambda s: s.entries_before(0, position=10, limit=5, tenant_id="t", tag=2), "<"),
+        (lambda s: s.entries_by_position(0, after=10, limit=5, tenant_id="t", tag=2), ">"),
     ],
     ids=["backwards", "forwards"],
 )

@@ -21,8 +21,8 @@ KEY, OTHER_KEY = b"k" * 32, b"o" * 32
 
 
 @pytest.fixture
-def dsn(tmp_path: Path) -> str:
-    dsn = postgres.database(tmp_path)
+def dsn(dsn: str) -> str:
+    """A database with an empty vault."""
     create_vault(dsn, MASTER.wrap)
     return dsn
 

@@ -19,14 +19,8 @@ from riskgate_server.engine.replies import DecisionReply, Failed, LineReply, Rep
 from riskgate_server.stores.memory import MemoryVault
 from riskgate_server.stores.postgres.store import PostgresStore
 from tests import factories as f
-from tests import postgres
 from tests.contract.backends import BACKENDS
 from tests.contract.sessions import Cut, fail_with, kill
-
-
-@pytest.fixture
-def dsn(tmp_path: Path) -> str:
-    return postgres.database(tmp_path)
 
 
 @pytest.fixture
@@ -92,8 +86,8 @@ def test_one_trace_gives_the_same_replies_and_the_same_journal_on_every_store(tm
         told[name] = [pipeline.run(batch) for batch in trace(seed)]
         with store.snapshot() as snapshot:
             written[name] = (
-                snapshot.entries_by_position(after=0, limit=10_000),
-                snapshot.batches(after=0, limit=10_000),
+                snapshot.entries_by_position(0, after=0, limit=10_000),
+                snapshot.batches(0, after=0, limit=10_000),
                 snapshot.customers(after=("", ""), limit=100),
             )
         store.close()

@@ -453,8 +453,8 @@ def test_a_store_that_another_program_locks_is_busy_and_nothing_happened(store: 
 @pytest.mark.parametrize(
     ("question", "end"),
     [
-        (lambda s: s.entries_before(position=10, limit=5, tenant_id="t", tag=2), "<"),
-        (lambda s: s.entries_by_position(after=10, limit=5, tenant_id="t", tag=2), ">"),
+        (lambda s: s.entries_before(0, position=10, limit=5, tenant_id="t", tag=2), "<"),
+        (lambda s: s.entries_by_position(0, after=10, limit=5, tenant_id="t", tag=2), ">"),
     ],
     ids=["backwards", "forwards"],
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from riskgate_server.engine.ports import EntryRow, Snapshot, Store
+from riskgate_server.engine.ports import EntryRow, Lane, Snapshot, Store
 from tests.contract.backends import BACKENDS
 from tests.contract.rows import (
     ADA,
@@ -40,7 +40,7 @@ def everything() -> tuple[Any, ...]:
 def assert_empty(store: Store) -> None:
     with store.snapshot() as snapshot:
         assert set(snapshot.counts().values()) == {0}
-        assert snapshot.last_position() == 0
+        assert snapshot.lanes() == [Lane(0, None, 0)]
     with store.transaction() as tx:
         assert tx.requests([(ADA, "r1")]) == []
         assert tx.tail() == (None, 0)
@@ -67,7 +67,7 @@ def test_what_is_committed_is_read_back_by_a_transaction_and_by_a_snapshot(store
         assert snapshot.purchase(ADA, "t1") == purchase()
         assert snapshot.payment(ADA, "p1") == payment()
         assert snapshot.entries(ADA, after=0, limit=9) == [entry()]
-        assert snapshot.batches(after=0, limit=9) == [batch()]
+        assert snapshot.batches(0, after=0, limit=9) == [batch()]
 
 
 class Interruption(BaseException):
@@ -130,8 +130,8 @@ def test_state_is_replaced_and_the_journal_is_added_to(store: Store) -> None:
     with store.snapshot() as snapshot:
         assert snapshot.customer(ADA) == customer(sequence=2, state=b"later")
         assert snapshot.purchase(ADA, "t1") == purchase(lapses_us=7)
-        assert [e.position for e in snapshot.entries_by_position(after=0, limit=9)] == [1, 2]
-        assert [b.sequence for b in snapshot.batches(after=0, limit=9)] == [1, 2]
+        assert [e.position for e in snapshot.entries_by_position(0, after=0, limit=9)] == [1, 2]
+        assert [b.sequence for b in snapshot.batches(0, after=0, limit=9)] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -472,16 +472,16 @@ Ask = Callable[[Snapshot], Any]
 @pytest.mark.parametrize(
     ("ask", "positions"),
     [
-        (lambda s: s.entries_by_position(after=0, limit=99), list(range(1, 13))),
-        (lambda s: s.entries_by_position(after=10, limit=99), [11, 12]),
-        (lambda s: s.entries_by_position(after=12, limit=99), []),
-        (lambda s: s.entries_by_position(after=2, limit=3), [3, 4, 5]),
-        (lambda s: s.entries_by_position(after=0, limit=99, tenant_id="zeta"), [3, 6, 9, 12]),
-        (lambda s: s.entries_by_position(after=0, limit=99, tag=3), [1, 3, 5, 7, 9, 11]),
-        (lambda s: s.entries_by_position(after=3, limit=2, tenant_id="acme", tag=2), [4, 8]),
-        (lambda s: s.entries_before(position=9, limit=3, tenant_id="acme", tag=2), [8, 4, 2]),
-        (lambda s: s.entries_before(position=2**62, limit=2, tenant_id="zeta", tag=3), [9, 3]),
-        (lambda s: s.entries_before(position=1, limit=2, tenant_id="acme", tag=3), []),
+        (lambda s: s.entries_by_position(0, after=0, limit=99), list(range(1, 13))),
+        (lambda s: s.entries_by_position(0, after=10, limit=99), [11, 12]),
+        (lambda s: s.entries_by_position(0, after=12, limit=99), []),
+        (lambda s: s.entries_by_position(0, after=2, limit=3), [3, 4, 5]),
+        (lambda s: s.entries_by_position(0, after=0, limit=99, tenant_id="zeta"), [3, 6, 9, 12]),
+        (lambda s: s.entries_by_position(0, after=0, limit=99, tag=3), [1, 3, 5, 7, 9, 11]),
+        (lambda s: s.entries_by_position(0, after=3, limit=2, tenant_id="acme", tag=2), [4, 8]),
+        (lambda s: s.entries_before(0, position=9, limit=3, tenant_id="acme", tag=2), [8, 4, 2]),
+        (lambda s: s.entries_before(0, position=2**62, limit=2, tenant_id="zeta", tag=3), [9, 3]),
+        (lambda s: s.entries_before(0, position=1, limit=2, tenant_id="acme", tag=3), []),
         (lambda s: s.customer_entries_before(ADA, sequence=4, limit=9, tag=3), [7, 1]),
         (lambda s: s.customer_entries_before(ADA, sequence=2**62, limit=1, tag=2), [10]),
         (lambda s: s.entries(BO, after=1, limit=2), [5, 8]),
@@ -493,12 +493,30 @@ def test_entries_come_in_order_and_as_many_as_asked_for(full: Store, ask: Ask, p
         assert [e.position for e in ask(snapshot)] == positions
 
 
-def test_batches_and_the_last_position_are_there(full: Store) -> None:
+def test_batches_and_the_end_of_the_lane_are_there(full: Store) -> None:
     with full.snapshot() as snapshot:
-        assert [b.sequence for b in snapshot.batches(after=1, limit=2)] == [2, 3]
-        assert snapshot.last_position() == 12
+        assert [b.sequence for b in snapshot.batches(0, after=1, limit=2)] == [2, 3]
+        assert snapshot.lanes() == [Lane(0, batch(4, 10, 3), 12)]
+        assert snapshot.writers() == [0]
     with full.transaction() as tx:
         assert tx.tail() == (batch(4, 10, 3), 12)
+
+
+def test_those_whose_entries_follow_a_position_are_told_once_each(full: Store) -> None:
+    with full.snapshot() as snapshot:
+        assert snapshot.changed(0, after=1, limit=99) == [BO, ADA_ELSEWHERE, ADA]
+        assert snapshot.changed(0, after=10, limit=99) == [BO, ADA_ELSEWHERE]
+        assert snapshot.changed(0, after=0, limit=2) == [ADA, BO]
+        assert snapshot.changed(0, after=12, limit=99) == []
+
+
+def test_a_lane_that_nobody_wrote_is_empty(full: Store) -> None:
+    with full.snapshot() as snapshot:
+        assert snapshot.batches(7, after=0, limit=9) == []
+        assert snapshot.entries_by_position(7, after=0, limit=9) == []
+        assert snapshot.entries_by_position(7, after=0, limit=9, tenant_id="acme", tag=2) == []
+        assert snapshot.entries_before(7, position=99, limit=9, tenant_id="acme", tag=2) == []
+        assert snapshot.changed(7, after=0, limit=9) == []
 
 
 def test_purchases_and_payments_come_by_id(store: Store) -> None:
@@ -562,7 +580,7 @@ def test_a_snapshot_shows_one_moment_however_much_is_committed_meanwhile(store: 
         commit(store, customer(BO), entry(1, 2, BO, batch=2), batch(2, 2))
         assert snapshot.customer(BO) is None
         assert snapshot.counts() == before
-        assert snapshot.last_position() == 1
+        assert snapshot.lanes()[0].position == 1
     with store.snapshot() as snapshot:
         assert snapshot.customer(BO) == customer(BO)
 

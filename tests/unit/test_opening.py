@@ -52,7 +52,7 @@ def copied(directory: DataDirectory, to: Path) -> DataDirectory:
 
 
 def head_log(directory: DataDirectory) -> HeadLog:
-    return HeadLog(directory.heads, HeadSigner(secret(HEADS, directory.heads_key)))
+    return HeadLog(directory.heads_of(0), HeadSigner(secret(HEADS, directory.heads_key)))
 
 
 def live(directory: DataDirectory, life: Callable[[OpenedStore], None]) -> None:
@@ -114,8 +114,8 @@ def test_a_directory_that_was_never_served_is_clean(empty: DataDirectory) -> Non
 ADA: Final = "customer_id = 'ada'"
 DAMAGES: Final[dict[str, tuple[Change, str]]] = {
     "no store": (lambda d: d.store.unlink(), "riskgate.db is missing"),
-    "no heads": (lambda d: d.heads.unlink(), "heads.log has no head"),
-    "emptied heads": (lambda d: d.heads.write_bytes(b""), "heads.log has no head"),
+    "no heads": (lambda d: d.heads_of(0).unlink(), "heads.log has no head"),
+    "emptied heads": (lambda d: d.heads_of(0).write_bytes(b""), "heads.log has no head"),
     "a trigger": (
         sql("CREATE TRIGGER x AFTER INSERT ON records BEGIN DELETE FROM records WHERE id = new.id; END"),
         "the schema has a foreign trigger x",

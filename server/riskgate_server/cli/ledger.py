@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from riskgate_server.cli.common import checked_directory, counted, data_option, json_option, say, store_option
 
@@ -28,9 +29,9 @@ def verify(data: Path, store: str, as_json: bool) -> None:
     """
     Recompute everything from the journal and compare it with what is stored.
 
-    Checks every hash chain, every commit's Merkle root, the signed heads, the schema, and that folding the
-    journal gives the stored lines, holds, payments, request ids and profiles. Reads one snapshot: it may run
-    beside a live server. Exit code 0 when clean, 1 when not.
+    Checks every hash chain, every writer's lane of commits with their Merkle roots, the signed heads, the schema,
+    and that folding the journal gives the stored lines, holds, payments, request ids and profiles. Reads one snapshot:
+    it may run beside live servers. Exit code 0 when clean, 1 when not.
     """
     from riskgate_server.opening import UNREADABLE, verify_directory
 
@@ -85,7 +86,7 @@ def _answer(report: Report) -> dict[str, Any]:
         "erased": report.erased,
         "outstanding_minor": report.outstanding_minor,
         "held_minor": report.held_minor,
-        "head": report.head.hex(),
+        "lanes": [msgspec.structs.asdict(lane) | {"head": lane.head.hex()} for lane in report.lanes],
         "faults": report.faults,
     }
 
@@ -99,7 +100,14 @@ def _text(report: Report) -> str:
         f"{verdict}: {counted(report.entries, 'entry', plural='entries')} of {counted(report.customers, 'customer')}",
         f"{counted(report.batches, 'commit')}, {counted(report.heads, 'signed head')}",
         f"owed {sums(report.outstanding_minor)}; held {sums(report.held_minor)} (minor units)",
-        f"head {report.head.hex()}",
     ]
+    if len(report.lanes) == 1:
+        lines.append(f"head {report.lanes[0].head.hex()}")
+    else:
+        lines += [
+            f"lane {lane.writer}: {counted(lane.batches, 'commit')}, {counted(lane.heads, 'signed head')},"
+            f" head {lane.head.hex()}"
+            for lane in report.lanes
+        ]
     lines += [f"fault: {fault}" for fault in report.faults]
     return "\n".join(lines)

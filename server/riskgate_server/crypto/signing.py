@@ -1,5 +1,5 @@
 """
-Signed heads: what the journal's end was and when, kept outside the database.
+Signed heads: what the end of a writer's lane was and when, kept outside the database.
 
 Whoever can write the database can rewrite a whole chain of hashes. They cannot rewrite a head that
 was signed and copied elsewhere before. Each line names the hash of the line before it, so a line
@@ -12,6 +12,7 @@ import base64
 import binascii
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -43,14 +44,18 @@ class HeadsBroken(Exception):
         self.why = why
 
 
+class HeadsInUse(Exception):
+    """Another process signs into the log."""
+
+
 class HeadRefused(Exception):
     """The head contradicts one signed before: the journal was rewritten, or an old copy was restored."""
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of a writer's journal at one instant: its last batch row and how many entries there were."""
+    """The end of a writer's lane at one instant: its last batch row and how many entries there were."""
 
-    writer: str
+    writer: int
     batch: int
     batch_hash: bytes
     entries: int
@@ -59,7 +64,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     v: int
-    writer: str
+    writer: int
     batch: int
     batch_hash: str
     entries: int
@@ -172,7 +177,7 @@ def read_heads(lines: Iterable[bytes], verifier: HeadVerifier) -> Iterator[Head]
         HeadsBroken: at the first line that is not what was signed, does not follow, or goes back.
     """
     previous = _FIRST
-    last: dict[str, Head] = {}
+    last: dict[int, Head] = {}
     for number, line in enumerate(lines, start=1):
         if not line.endswith(b"\n"):
             raise HeadsBroken(number, "the line is incomplete")
@@ -196,7 +201,7 @@ def without_torn_end(log: bytes) -> bytes:
 
 
 class HeadLog:
-    """The growing file of heads, for the one process that writes the journal."""
+    """The growing file of heads of one lane, held by the one process that writes the lane."""
 
     def __init__(self, path: Path, signer: HeadSigner) -> None:
         """
@@ -204,6 +209,7 @@ class HeadLog:
 
         Raises:
             HeadsBroken: the last line is not one this key signed.
+            HeadsInUse: another process has it open.
         """
         self._path = path
         self._signer = signer
@@ -212,6 +218,7 @@ class HeadLog:
         self._size = 0
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
+            self._hold()
             self._read_last()
         except BaseException:
             os.close(self._descriptor)
@@ -245,9 +252,21 @@ class HeadLog:
         self.last = head
         return True
 
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return self._path.name
+
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
+
+    def _hold(self) -> None:
+        """Take the file for this process, until it closes it or ends: what two wrote would not be one chain."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HeadsInUse(f"{self._path} is signed into by another process") from None
 
     def _read_last(self) -> None:
         size = os.fstat(self._descriptor).st_size

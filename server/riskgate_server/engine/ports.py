@@ -167,6 +167,15 @@ class BatchRow(msgspec.Struct, frozen=True, gc=False):
     writer: int = 0
 
 
+class Lane(msgspec.Struct, frozen=True):
+    """Where the lane of one writer ends, as its next commit will find it: `position` is that of the last entry."""
+
+    writer: int
+    batch: BatchRow | None
+    """None, and position 0, before the first commit."""
+    position: int
+
+
 class Locked(msgspec.Struct, frozen=True):
     """Which customers a transaction may now change."""
 
@@ -264,15 +273,28 @@ class Transaction(Reads, Protocol):
 
 
 class Snapshot(Reads, AbstractContextManager["Snapshot"], Protocol):
-    """A consistent view for reading; never sees an uncommitted row."""
+    """
+    A consistent view for reading; never sees an uncommitted row.
+
+    Positions and batches are counted in the lane of each writer; a lane that nobody wrote is an empty one.
+    """
+
+    def lanes(self) -> Sequence[Lane]:
+        """Return where every lane ends, by writer: what its writer goes on from, whatever rows there are."""
+
+    def writers(self) -> Sequence[int]:
+        """Return the numbers of all writers of whom a lane, a batch row or an entry is stored, ascending."""
 
     def entries_by_position(
-        self, *, after: int, limit: int, tenant_id: str = "", tag: int | None = None
+        self, writer: int, *, after: int, limit: int, tenant_id: str = "", tag: int | None = None
     ) -> Sequence[EntryRow]:
-        """Return entries with a position above `after`, ascending, at most `limit`; of one tenant and tag if named."""
+        """Return a lane's entries with a position above `after`, ascending, at most `limit`; of one tenant and tag."""
 
-    def entries_before(self, *, position: int, limit: int, tenant_id: str, tag: int) -> Sequence[EntryRow]:
-        """Return a tenant's entries of one tag with a position below `position`, descending, at most `limit`."""
+    def entries_before(self, writer: int, *, position: int, limit: int, tenant_id: str, tag: int) -> Sequence[EntryRow]:
+        """Return a tenant's entries of one tag in a lane below `position`, descending, at most `limit`."""
+
+    def changed(self, writer: int, *, after: int, limit: int) -> Sequence[CustomerKey]:
+        """Return whose the entries of a lane above `after` are, in the order of the first `limit` entries."""
 
     def customer_entries_before(self, key: CustomerKey, *, sequence: int, limit: int, tag: int) -> Sequence[EntryRow]:
         """Return a customer's entries of one tag with a sequence below `sequence`, descending, at most `limit`."""
@@ -289,17 +311,11 @@ class Snapshot(Reads, AbstractContextManager["Snapshot"], Protocol):
     def customers(self, *, after: CustomerKey, limit: int) -> Sequence[CustomerRow]:
         """Return customers with a key above `after`, ascending, at most `limit`."""
 
-    def batches(self, *, after: int, limit: int) -> Sequence[BatchRow]:
-        """Return batch rows with a sequence above `after`, ascending, at most `limit`."""
+    def batches(self, writer: int, *, after: int, limit: int) -> Sequence[BatchRow]:
+        """Return a lane's batch rows with a sequence above `after`, ascending, at most `limit`."""
 
     def requests(self, key: CustomerKey, *, after: str, limit: int) -> Sequence[RequestRow]:
         """Return the customer's requests with an id above `after`, ascending, at most `limit`."""
-
-    def last_batch(self) -> BatchRow | None:
-        """Return the last batch row."""
-
-    def last_position(self) -> int:
-        """Return the position of the last entry; 0 before the first."""
 
     def counts(self) -> Mapping[str, int]:
         """Return how many rows there are: customers and identities, purchases, and so on."""

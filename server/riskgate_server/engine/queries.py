@@ -221,7 +221,9 @@ class Queries:
                 _customer_row(snapshot, key)
                 rows = snapshot.customer_entries_before(key, sequence=before, limit=SCAN_MAX, tag=DECISION_TAG)
             else:
-                rows = snapshot.entries_before(position=before, limit=SCAN_MAX, tenant_id=tenant_id, tag=DECISION_TAG)
+                rows = snapshot.entries_before(
+                    self._store.writer, position=before, limit=SCAN_MAX, tenant_id=tenant_id, tag=DECISION_TAG
+                )
         for row in rows:
             place = row.sequence if customer_id else row.position
             reply = decision_of(row)
@@ -237,8 +239,10 @@ class Queries:
     ) -> tuple[list[tuple[int, DecisionReply]], int]:
         """Return decisions committed after `position` with their positions, and up to where that looked."""
         with self._store.snapshot() as snapshot:
-            last = snapshot.last_position()
-            rows = snapshot.entries_by_position(after=position, limit=limit, tenant_id=tenant_id, tag=DECISION_TAG)
+            last = self._end(snapshot)
+            rows = snapshot.entries_by_position(
+                self._store.writer, after=position, limit=limit, tenant_id=tenant_id, tag=DECISION_TAG
+            )
         seen = rows[-1].position if len(rows) == limit else last
         wanted = [row for row in rows if not customer_id or row.key[1] == customer_id]
         return [(row.position, decision_of(row)) for row in wanted], max(seen, position)
@@ -246,7 +250,10 @@ class Queries:
     def last_position(self) -> int:
         """Return the position of the last entry."""
         with self._store.snapshot() as snapshot:
-            return snapshot.last_position()
+            return self._end(snapshot)
+
+    def _end(self, snapshot: Snapshot) -> int:
+        return max((lane.position for lane in snapshot.lanes() if lane.writer == self._store.writer), default=0)
 
     def explain(self, key: CustomerKey, sequence: int) -> Explanation:
         """

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from riskgate_server.engine import sealing
+from riskgate_server.engine.lanes import LaneReport
 
 FAULTS_MAX: Final = 100
 """Faults that are told one by one; a store with more is broken as a whole."""
@@ -22,7 +22,7 @@ class Report(msgspec.Struct):
     erased: int = 0
     outstanding_minor: dict[str, int] = msgspec.field(default_factory=dict)
     held_minor: dict[str, int] = msgspec.field(default_factory=dict)
-    head: bytes = sealing.GENESIS
+    lanes: list[LaneReport] = msgspec.field(default_factory=list)
     faults: list[str] = msgspec.field(default_factory=list)
 
     def fault(self, text: str) -> None:

@@ -36,7 +36,6 @@ from riskgate_server.engine.replies import Reply
 
 NONCE_SIZE: Final = 12
 REPLY_DIGEST_SIZE: Final = 16
-GENESIS: Final = bytes(32)
 
 
 class ClearPart(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -251,9 +250,15 @@ def batch_row(
     sequence = previous.sequence + 1 if previous else 1
     root = merkle_root(hashes)
     row = BatchRow(sequence, at_us, first_position, len(hashes), root, b"", writer)
-    return msgspec.structs.replace(row, hash=batch_hash(row, previous.hash if previous else GENESIS))
+    return msgspec.structs.replace(row, hash=batch_hash(row, previous.hash if previous else genesis(writer)))
+
+
+def genesis(writer: int) -> bytes:
+    """Return the hash that the first batch row of a lane follows: no two lanes begin alike."""
+    return sha256(b"riskgate lane %d" % writer).digest()
 
 
 def batch_hash(row: BatchRow, previous: bytes) -> bytes:
-    """Return the hash of a batch row that follows the row with hash `previous`."""
-    return sha256(previous + encode((row.sequence, row.at_us, row.first_position, row.count, row.root))).digest()
+    """Return the hash of a batch row that follows the row with hash `previous`; in another lane it is another one."""
+    fields = (row.writer, row.sequence, row.at_us, row.first_position, row.count, row.root)
+    return sha256(previous + encode(fields)).digest()

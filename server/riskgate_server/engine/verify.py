@@ -1,9 +1,10 @@
 """
 Is the book right? Recompute everything from the journal and compare with what is stored.
 
-Two passes. Over batches: every commit's Merkle root and the chain from commit to commit, dense from
-the first. Over customers, one at a time (`refold.py`): the chain, the events folded anew, and every
-stored row. What then is stored beyond what was compared belongs to nobody.
+Two passes. Over every writer's lane (`lanes.py`): each commit's Merkle root and the chain from commit to
+commit, dense from the first to where the writer goes on. Over customers, one at a time (`refold.py`): the
+chain, the events folded anew, and every stored row. What then is stored beyond what was compared belongs
+to nobody.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from hashlib import sha256
 from typing import Final, Protocol
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine import sealing
+from riskgate_server.engine.lanes import LaneReport, walk
 from riskgate_server.engine.ports import CustomerRow, ReadFailed, Sealer, Snapshot, Snapshots, StoreBusy, Vault
 from riskgate_server.engine.refold import refold
 from riskgate_server.engine.report import Report
+from riskgate_server.engine.sealing import genesis
 
 CHUNK: Final = 2_000
 Progress = Callable[[str, int, int], None]
@@ -25,7 +27,11 @@ Progress = Callable[[str, int, int], None]
 
 
 class SignedHead(Protocol):
-    """The end of the journal as it was signed at some instant, outside the database."""
+    """The end of a lane as it was signed at some instant, outside the database."""
+
+    @property
+    def writer(self) -> int:
+        """Whose lane it is."""
 
     @property
     def batch(self) -> int:
@@ -46,11 +52,10 @@ def verify(
     """Recompute the whole store from its journal. Reads one snapshot, so it may run beside a live server."""
     report = Report()
     # Heads first: those signed after the snapshot was taken would seem to be cut off.
-    signed = {head.batch: head.batch_hash for head in heads}
-    report.heads = len(signed)
+    signed = _by_lane(heads, report)
     try:
         with snapshots.snapshot() as snapshot:
-            _verify_batches(snapshot, report, snapshot.counts()["batches"], progress, signed)
+            _verify_lanes(snapshot, report, snapshot.counts()["batches"], progress, signed)
             _verify_customers(snapshot, vault, sealer, progress, report)
     except (ReadFailed, StoreBusy) as error:
         report.fault(f"the store cannot be read any further: {error}")
@@ -94,32 +99,30 @@ def _customers(snapshot: Snapshot) -> Iterator[Sequence[CustomerRow]]:
         after = rows[-1].key
 
 
-def _verify_batches(
-    snapshot: Snapshot, report: Report, total: int, progress: Progress, signed: dict[int, bytes]
+def _by_lane(heads: Iterable[SignedHead], report: Report) -> dict[int, dict[int, bytes]]:
+    """Return what was signed: writer → sequence → hash. The same lane may have been signed in several files."""
+    signed: dict[int, dict[int, bytes]] = {}
+    for head in heads:
+        report.heads += 1
+        if signed.setdefault(head.writer, {}).setdefault(head.batch, head.batch_hash) != head.batch_hash:
+            report.fault(f"batch {head.batch} of lane {head.writer} was signed twice, and not the same")
+    return signed
+
+
+def _verify_lanes(
+    snapshot: Snapshot, report: Report, total: int, progress: Progress, signed: dict[int, dict[int, bytes]]
 ) -> None:
-    if signed.pop(0, sealing.GENESIS) != sealing.GENESIS:
-        report.fault("another beginning was signed")
-    position = 0
-    while batches := snapshot.batches(after=report.batches, limit=CHUNK // 10):
-        for batch in batches:
-            entries = snapshot.entries_by_position(after=position, limit=batch.count)
-            hashes = [entry.hash for entry in entries]
-            if batch.sequence != report.batches + 1:
-                report.fault(f"batch {batch.sequence} follows batch {report.batches}")
-            if batch.hash != sealing.batch_hash(batch, report.head):
-                report.fault(f"batch {batch.sequence}: its hash does not follow from the batch before it")
-            if [entry.position for entry in entries] != list(range(position + 1, position + batch.count + 1)):
-                report.fault(f"batch {batch.sequence}: positions are not dense")
-            elif any(entry.batch != batch.sequence for entry in entries):
-                report.fault(f"batch {batch.sequence}: an entry names another batch")
-            if not hashes or batch.root != sealing.merkle_root(hashes):
-                report.fault(f"batch {batch.sequence}: its Merkle root is not that of its entries")
-            if signed.pop(batch.sequence, batch.hash) != batch.hash:
-                report.fault(f"batch {batch.sequence}: another one was signed in its place")
-            position += batch.count
-            report.head = batch.hash
-            report.entries += len(entries)
-            report.batches = batch.sequence
-        progress("batches", report.batches, total)
-    for sequence in sorted(signed):
-        report.fault(f"batch {sequence} was signed and is gone")
+    writers = sorted({*snapshot.writers(), *signed})
+    for writer in writers:
+        # Whoever has one lane need not know that there could be more.
+        prefix = f"lane {writer}: " if len(writers) > 1 else ""
+        lane = LaneReport(writer, genesis(writer))
+        report.lanes.append(lane)
+        for _ in walk(snapshot, lane, signed.get(writer, {}), _told_of(report, prefix)):
+            progress("batches", report.batches + lane.batches, total)
+        report.batches += lane.batches
+        report.entries += lane.entries
+
+
+def _told_of(report: Report, prefix: str) -> Callable[[str], None]:
+    return lambda text: report.fault(prefix + text)

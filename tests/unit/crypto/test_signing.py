@@ -24,7 +24,7 @@ SIGNER = HeadSigner(bytes(range(32)))
 VERIFIER = HeadVerifier(SIGNER.public_key_pem())
 
 
-def head(batch: int, *, writer: str = "0", fill: int | None = None, entries: int | None = None) -> Head:
+def head(batch: int, *, writer: int = 0, fill: int | None = None, entries: int | None = None) -> Head:
     return Head(
         writer=writer,
         batch=batch,
@@ -81,7 +81,7 @@ def test_no_flipped_bit_of_a_line_goes_unseen(five_lines: list[bytes]) -> None:
 def test_a_last_line_that_was_never_signed_is_refused_whatever_it_claims(five_lines: list[bytes]) -> None:
     """Nothing follows the last line, so no chain protects it: the signature alone does."""
     fields = json.loads(five_lines[-1])
-    for claim in ({"entries": 51}, {"batch": 6}, {"batch_hash": "00" * 32}, {"at_us": 0}, {"writer": "1"}):
+    for claim in ({"entries": 51}, {"batch": 6}, {"batch_hash": "00" * 32}, {"at_us": 0}, {"writer": 1}):
         forged = json.dumps({**fields, **claim}, sort_keys=True, separators=(",", ":")).encode() + b"\n"
         with pytest.raises(HeadsBroken, match="signature"):
             verified([*five_lines[:-1], forged])

@@ -125,7 +125,12 @@ def test_an_entrys_hash_covers_the_chain_the_header_and_every_part() -> None:
 
 
 def test_a_batchs_hash_covers_the_batch_before_it_and_every_field() -> None:
-    row = BatchRow(2, 1_700, 4, 3, b"root", b"")
-    whole = b"\x07" * 32 + msgspec.msgpack.encode([2, 1_700, 4, 3, b"root"])
+    row = BatchRow(2, 1_700, 4, 3, b"root", b"", writer=5)
+    whole = b"\x07" * 32 + msgspec.msgpack.encode([5, 2, 1_700, 4, 3, b"root"])
 
     assert sealing.batch_hash(row, b"\x07" * 32) == hashlib.sha256(whole).digest()
+
+
+def test_no_two_lanes_begin_alike() -> None:
+    assert sealing.genesis(0) == hashlib.sha256(b"riskgate lane 0").digest()
+    assert len({sealing.genesis(writer) for writer in range(300)}) == 300

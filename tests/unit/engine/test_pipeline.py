@@ -123,7 +123,7 @@ def test_the_watcher_hears_of_what_changed_after_the_commit_and_of_nothing_else(
     class Sink:
         def committed(self, position: int, keys: Sequence[tuple[str, str]]) -> None:
             with store.snapshot() as snapshot:
-                heard.append((position, sorted(keys), snapshot.last_position()))
+                heard.append((position, sorted(keys), snapshot.lanes()[0].position))
 
     pipeline = f.make_pipeline(store, sink=Sink())
     pipeline.run([f.open_line(), f.open_line(customer_id="bo")])

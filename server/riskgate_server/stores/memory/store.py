@@ -18,6 +18,7 @@ from riskgate_server.engine.ports import (
     CustomerRow,
     EntryRow,
     IdentityRow,
+    Lane,
     Locked,
     MessageRow,
     PaymentRow,
@@ -247,17 +248,34 @@ class MemorySnapshot(_MemoryReads):
     ) -> None:
         self._lock.release()
 
+    def lanes(self) -> Sequence[Lane]:
+        """Return where the one lane ends."""
+        tables = self._tables
+        return [Lane(MemoryStore.writer, tables.batches[-1] if tables.batches else None, len(tables.journal))]
+
+    def writers(self) -> Sequence[int]:
+        """Return the number of the one writer."""
+        return [MemoryStore.writer]
+
+    def _lane(self, writer: int) -> list[EntryRow]:
+        return self._tables.journal if writer == MemoryStore.writer else []
+
     def entries_by_position(
-        self, *, after: int, limit: int, tenant_id: str = "", tag: int | None = None
+        self, writer: int, *, after: int, limit: int, tenant_id: str = "", tag: int | None = None
     ) -> Sequence[EntryRow]:
         """Return entries above a position, ascending."""
         wanted = _wanted(tenant_id, tag)
-        return _first(limit, (e for e in self._tables.journal[max(after, 0) :] if wanted(e)))
+        return _first(limit, (e for e in self._lane(writer)[max(after, 0) :] if wanted(e)))
 
-    def entries_before(self, *, position: int, limit: int, tenant_id: str, tag: int) -> Sequence[EntryRow]:
+    def entries_before(self, writer: int, *, position: int, limit: int, tenant_id: str, tag: int) -> Sequence[EntryRow]:
         """Return entries below a position, descending."""
         wanted = _wanted(tenant_id, tag)
-        return _first(limit, (e for e in reversed(self._tables.journal[: max(position - 1, 0)]) if wanted(e)))
+        return _first(limit, (e for e in reversed(self._lane(writer)[: max(position - 1, 0)]) if wanted(e)))
+
+    def changed(self, writer: int, *, after: int, limit: int) -> Sequence[CustomerKey]:
+        """Return whose the entries above a position are."""
+        start = max(after, 0)
+        return list(dict.fromkeys(e.key for e in self._lane(writer)[start : start + limit]))
 
     def customer_entries_before(self, key: CustomerKey, *, sequence: int, limit: int, tag: int) -> Sequence[EntryRow]:
         """Return a customer's entries below a sequence, descending."""
@@ -287,18 +305,10 @@ class MemorySnapshot(_MemoryReads):
         """Return customers by key."""
         return _first(limit, (row for key, row in sorted(self._tables.customers.items()) if key > after))
 
-    def batches(self, *, after: int, limit: int) -> Sequence[BatchRow]:
+    def batches(self, writer: int, *, after: int, limit: int) -> Sequence[BatchRow]:
         """Return batch rows by sequence."""
         start = max(after, 0)
-        return self._tables.batches[start : start + limit]
-
-    def last_batch(self) -> BatchRow | None:
-        """Return the last batch row."""
-        return self._tables.batches[-1] if self._tables.batches else None
-
-    def last_position(self) -> int:
-        """Return the position of the last entry."""
-        return len(self._tables.journal)
+        return self._tables.batches[start : start + limit] if writer == MemoryStore.writer else []
 
     def counts(self) -> Mapping[str, int]:
         """Return how many rows there are."""

@@ -13,6 +13,7 @@ from riskgate_server.engine.ports import (
     CustomerRow,
     EntryRow,
     IdentityRow,
+    Lane,
     MessageRow,
     PaymentRow,
     PurchaseRow,
@@ -124,17 +125,12 @@ class PostgresReads:
 
 
 class PostgresSnapshot(PostgresReads):
-    """
-    Keeps `engine.ports.Snapshot`: one transaction that sees one moment, from enter to exit.
-
-    It shows all customers, and of positions and batches those of one writer's lane.
-    """
+    """Keeps `engine.ports.Snapshot`: one transaction that sees one moment, from enter to exit."""
 
     _errors = staticmethod(reading)
 
-    def __init__(self, readers: Readers, writer: int) -> None:
+    def __init__(self, readers: Readers) -> None:
         self._readers = readers
-        self._writer = writer
         self._lent: AbstractContextManager[Connection] | None = None
 
     def __enter__(self) -> Self:
@@ -148,11 +144,21 @@ class PostgresSnapshot(PostgresReads):
         assert self._lent is not None
         self._lent.__exit__(kind, error, trace)
 
+    def lanes(self) -> Sequence[Lane]:
+        """Return where every lane ends."""
+        rows = self._all(f"SELECT position, {BATCH} FROM writers ORDER BY writer", ())
+        batches = [(position, BatchRow(*batch)) for position, *batch in rows]
+        return [Lane(batch.writer, batch if batch.sequence else None, position) for position, batch in batches]
+
+    def writers(self) -> Sequence[int]:
+        """Return the numbers of all writers of whom anything is stored."""
+        return [row[0] for row in self._all(_WRITERS, ())]
+
     def entries_by_position(
-        self, *, after: int, limit: int, tenant_id: str = "", tag: int | None = None
+        self, writer: int, *, after: int, limit: int, tenant_id: str = "", tag: int | None = None
     ) -> Sequence[EntryRow]:
         """Return entries above a position, ascending."""
-        given: list[Any] = [self._writer, after, limit]
+        given: list[Any] = [writer, after, limit]
         where = "writer = $1 AND position > $2"
         for column, value in (("tenant_id", tenant_id or None), ("tag", tag)):
             if value is not None:
@@ -161,14 +167,22 @@ class PostgresSnapshot(PostgresReads):
         rows = self._all(f"SELECT {ENTRY} FROM entries WHERE {where} ORDER BY position LIMIT $3", tuple(given))
         return [_as_entry(row) for row in rows]
 
-    def entries_before(self, *, position: int, limit: int, tenant_id: str, tag: int) -> Sequence[EntryRow]:
+    def entries_before(self, writer: int, *, position: int, limit: int, tenant_id: str, tag: int) -> Sequence[EntryRow]:
         """Return entries below a position, descending."""
         rows = self._all(
             f"SELECT {ENTRY} FROM entries WHERE tenant_id = $1 AND tag = $2 AND writer = $3 AND position < $4"
             " ORDER BY position DESC LIMIT $5",
-            (tenant_id, tag, self._writer, position, limit),
+            (tenant_id, tag, writer, position, limit),
         )
         return [_as_entry(row) for row in rows]
+
+    def changed(self, writer: int, *, after: int, limit: int) -> Sequence[CustomerKey]:
+        """Return whose the entries above a position are."""
+        rows = self._all(
+            "SELECT tenant_id, customer_id FROM entries WHERE writer = $1 AND position > $2 ORDER BY position LIMIT $3",
+            (writer, after, limit),
+        )
+        return list(dict.fromkeys((row[0], row[1]) for row in rows))
 
     def customer_entries_before(self, key: CustomerKey, *, sequence: int, limit: int, tag: int) -> Sequence[EntryRow]:
         """Return a customer's entries below a sequence, descending."""
@@ -212,11 +226,11 @@ class PostgresSnapshot(PostgresReads):
         )
         return [as_customer(row) for row in rows]
 
-    def batches(self, *, after: int, limit: int) -> Sequence[BatchRow]:
+    def batches(self, writer: int, *, after: int, limit: int) -> Sequence[BatchRow]:
         """Return batch rows by sequence."""
         rows = self._all(
             f"SELECT {BATCH} FROM batches WHERE writer = $1 AND sequence > $2 ORDER BY sequence LIMIT $3",
-            (self._writer, after, limit),
+            (writer, after, limit),
         )
         return [BatchRow(*row) for row in rows]
 
@@ -227,18 +241,6 @@ class PostgresSnapshot(PostgresReads):
             (*key, after, limit),
         )
         return [as_request(row) for row in rows]
-
-    def last_batch(self) -> BatchRow | None:
-        """Return the last batch row."""
-        row = self._one(
-            f"SELECT {BATCH} FROM batches WHERE writer = $1 ORDER BY sequence DESC LIMIT 1", (self._writer,)
-        )
-        return BatchRow(*row) if row else None
-
-    def last_position(self) -> int:
-        """Return the position of the last entry."""
-        row = self._one("SELECT max(position) FROM entries WHERE writer = $1", (self._writer,))
-        return (row and row[0]) or 0
 
     def counts(self) -> Mapping[str, int]:
         """Return how many rows there are."""
@@ -263,3 +265,17 @@ class PostgresSnapshot(PostgresReads):
             (now_us, limit),
         )
         return [(row[0], row[1]) for row in rows]
+
+
+def _each_writer_of(table: str) -> str:
+    """Find the writers in a table by as many looks at its index as there are writers, for its rows are many."""
+    return (
+        f"(WITH RECURSIVE found (writer) AS ((SELECT writer FROM {table} ORDER BY writer LIMIT 1) UNION ALL"
+        f" SELECT (SELECT t.writer FROM {table} AS t WHERE t.writer > found.writer ORDER BY t.writer LIMIT 1)"
+        " FROM found WHERE found.writer IS NOT NULL) SELECT writer FROM found WHERE writer IS NOT NULL)"
+    )
+
+
+_WRITERS: Final = (
+    f"SELECT writer FROM writers UNION {_each_writer_of('batches')} UNION {_each_writer_of('entries')} ORDER BY writer"
+)

@@ -207,7 +207,7 @@ class PostgresStore:
 
     def snapshot(self) -> PostgresSnapshot:
         """A consistent view, on a connection of its own."""
-        return PostgresSnapshot(self._readers, self.writer)
+        return PostgresSnapshot(self._readers)
 
     def customers_due(self, now_us: int, limit: int) -> Sequence[CustomerKey]:
         """Return customers with a hold that lapsed, earliest first."""
@@ -245,7 +245,7 @@ class PostgresStore:
 class PostgresSnapshots:
     """Reads a database that servers may be writing; keeps `engine.ports.Snapshots`."""
 
-    def __init__(self, dsn: str, writer: int = 0) -> None:
+    def __init__(self, dsn: str) -> None:
         """
         Look at a database, for one snapshot at a time.
 
@@ -254,7 +254,6 @@ class PostgresSnapshots:
             ReadFailed: it cannot be read.
         """
         self._readers = Readers(dsn, 1)
-        self._writer = writer
         try:
             with self._readers.lend() as reader, reading():
                 refuse_newer(reader)
@@ -264,7 +263,7 @@ class PostgresSnapshots:
 
     def snapshot(self) -> PostgresSnapshot:
         """A consistent view of everything committed so far."""
-        return PostgresSnapshot(self._readers, self._writer)
+        return PostgresSnapshot(self._readers)
 
     def close(self) -> None:
         """Finish."""

@@ -14,6 +14,7 @@ from riskgate_server.engine.ports import (
     CustomerRow,
     EntryRow,
     IdentityRow,
+    Lane,
     MessageRow,
     PaymentRow,
     PurchaseRow,
@@ -26,6 +27,8 @@ CUSTOMER: Final = "tenant_id, customer_id, sequence, next_lapse_us, state, profi
 PURCHASE: Final = "tenant_id, customer_id, id, lapses_us, owed_since, state"
 REQUEST: Final = "tenant_id, customer_id, id, fingerprint, sequence, at_us, state"
 OF_CUSTOMER: Final = "tenant_id = ? AND customer_id = ?"
+WRITER: Final = 0
+"""The only writer of a file: rows need not name it."""
 _PURCHASES: Final = f"{OF_CUSTOMER} AND kind IN ({Kind.OPEN_PURCHASE:d}, {Kind.PURCHASE:d})"
 OPEN_PURCHASES: Final = f"{OF_CUSTOMER} AND kind = {Kind.OPEN_PURCHASE:d}"
 _PAYMENTS: Final = f"{OF_CUSTOMER} AND kind = {Kind.PAYMENT:d}"
@@ -129,10 +132,11 @@ class SQLiteReads:
         )
         return [entry_row(row) for row in rows]
 
-    def last_batch(self) -> BatchRow | None:
-        """Return the last batch row."""
+    def tail(self) -> tuple[BatchRow | None, int]:
+        """Return the last batch row and the position of the last entry."""
         row = self._one(f"SELECT {BATCH} FROM batches ORDER BY sequence DESC LIMIT 1", ())
-        return BatchRow(*row) if row else None
+        last = self._one("SELECT max(position) FROM entries", ())
+        return BatchRow(*row) if row else None, (last and last[0]) or 0
 
 
 def _page_of(kind: Kind) -> str:
@@ -186,10 +190,20 @@ class SQLiteSnapshot(SQLiteReads):
         )
         return [(row[0], row[1]) for row in rows]
 
+    def lanes(self) -> Sequence[Lane]:
+        """Return where the one lane ends."""
+        return [Lane(WRITER, *self.tail())]
+
+    def writers(self) -> Sequence[int]:
+        """Return the number of the one writer."""
+        return [WRITER]
+
     def entries_by_position(
-        self, *, after: int, limit: int, tenant_id: str = "", tag: int | None = None
+        self, writer: int, *, after: int, limit: int, tenant_id: str = "", tag: int | None = None
     ) -> Sequence[EntryRow]:
         """Return entries above a position, ascending."""
+        if writer != WRITER:
+            return []
         # Only what is asked for: an index is of no use to a condition that may or may not count.
         given = {"position >": after} | ({"tenant_id =": tenant_id} if tenant_id else {})
         given |= {} if tag is None else {"tag =": tag}
@@ -201,14 +215,24 @@ class SQLiteSnapshot(SQLiteReads):
         )
         return [entry_row(row) for row in rows]
 
-    def entries_before(self, *, position: int, limit: int, tenant_id: str, tag: int) -> Sequence[EntryRow]:
+    def entries_before(self, writer: int, *, position: int, limit: int, tenant_id: str, tag: int) -> Sequence[EntryRow]:
         """Return entries below a position, descending."""
+        if writer != WRITER:
+            return []
         rows = self._all(
             f"SELECT {ENTRY} FROM entries INDEXED BY entries_by_tag WHERE tenant_id = ? AND tag = ? AND position < ?"
             " ORDER BY position DESC LIMIT ?",
             (tenant_id, tag, position, limit),
         )
         return [entry_row(row) for row in rows]
+
+    def changed(self, writer: int, *, after: int, limit: int) -> Sequence[CustomerKey]:
+        """Return whose the entries above a position are."""
+        rows = self._all(
+            "SELECT tenant_id, customer_id FROM entries WHERE position > ? ORDER BY position LIMIT ?",
+            (after, limit if writer == WRITER else 0),
+        )
+        return list(dict.fromkeys((row[0], row[1]) for row in rows))
 
     def customer_entries_before(self, key: CustomerKey, *, sequence: int, limit: int, tag: int) -> Sequence[EntryRow]:
         """Return a customer's entries below a sequence, descending."""
@@ -252,11 +276,11 @@ class SQLiteSnapshot(SQLiteReads):
         )
         return [customer_row(row) for row in rows]
 
-    def batches(self, *, after: int, limit: int) -> Sequence[BatchRow]:
+    def batches(self, writer: int, *, after: int, limit: int) -> Sequence[BatchRow]:
         """Return batch rows by sequence."""
         rows = self._all(
             f"SELECT {BATCH} FROM batches WHERE sequence > ? ORDER BY sequence LIMIT ?",
-            (after, limit),
+            (after, limit if writer == WRITER else 0),
         )
         return [BatchRow(*row) for row in rows]
 
@@ -268,11 +292,6 @@ class SQLiteSnapshot(SQLiteReads):
             (*key, after, limit),
         )
         return [request_row(row) for row in rows]
-
-    def last_position(self) -> int:
-        """Return the position of the last entry."""
-        row = self._one("SELECT max(position) FROM entries", ())
-        return (row and row[0]) or 0
 
     def counts(self) -> Mapping[str, int]:
         """Return how many rows there are."""

@@ -23,7 +23,6 @@ import structlog
 from riskgate_server.datadir import create_empty_private
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.ports import (
-    BatchRow,
     BatchWrite,
     CustomerRow,
     Locked,
@@ -47,6 +46,7 @@ from riskgate_server.stores.sqlite.reads import (
     OPEN_PURCHASES,
     PURCHASE,
     REQUEST,
+    WRITER,
     SQLiteReads,
     SQLiteSnapshot,
     customer_row,
@@ -103,7 +103,7 @@ class SQLiteStore:
     """Keeps `engine.ports.Store` over one file. `synchronous` is for the test that shows why it must be FULL."""
 
     shared: Final = False
-    writer: Final = 0
+    writer: Final = WRITER
 
     def __init__(self, path: Path, *, synchronous: str = "FULL", readers: int = READERS) -> None:
         """
@@ -384,11 +384,6 @@ class SQLiteTransaction(SQLiteReads):
             f"SELECT min(lapses_us) FROM records WHERE {OPEN_PURCHASES} AND lapses_us > ?", (*key, after_us)
         )
         return (row and row[0]) or 0
-
-    def tail(self) -> tuple[BatchRow | None, int]:
-        """Return the last batch row and the position of the last entry."""
-        last = self._one("SELECT max(position) FROM entries", ())
-        return self.last_batch(), (last and last[0]) or 0
 
     def write(self, batch: BatchWrite) -> None:
         """Add or replace everything in `batch`."""
