@@ -36,10 +36,12 @@ from riskgate_server.crypto.signing import (
     HeadsInUse,
 )
 from riskgate_server.crypto.tls import require_certificate, require_key_of
+from riskgate_server.crypto.tokens import SealedTokens
 from riskgate_server.datadir import DataDirectory, DataDirectoryError, create_empty_private
 from riskgate_server.domain.fraud.ruleset import RulesetInvalid
 from riskgate_server.engine.clocks import DataClock, SystemClock
 from riskgate_server.engine.pipeline import Pipeline
+from riskgate_server.engine.places import PlaceTokens
 from riskgate_server.engine.ports import ReadFailed, Store, StoreBusy, StoreInUse
 from riskgate_server.engine.queries import Queries
 from riskgate_server.engine.writer import Writer
@@ -284,7 +286,8 @@ class Server:
             if back := erasures.again():
                 log.warning("erased again", customers=back)
             proofs = DerivedSecrets(secret_ring(PROOFS, directory.proofs_key))
-            hashes = FingerprintKey(secret(FINGERPRINT, directory.fingerprint_key))
+            fingerprint_key = secret(FINGERPRINT, directory.fingerprint_key)
+            hashes = FingerprintKey(fingerprint_key)
             rooms = Rooms(
                 door=door,
                 gateway=gateway,
@@ -294,6 +297,7 @@ class Server:
                 readers=Readers(readers),
                 fingerprint=hashes.of_content,
                 secrets=proofs,
+                places=PlaceTokens(SealedTokens(fingerprint_key)),
                 phones=PhoneBook(hashes.fingerprint),
                 erase=erasures.erase,
                 write_decision=DecisionWriter(ReasonTexts(rules.reason_text)),

@@ -69,10 +69,10 @@ SAMPLES: Final[dict[str, Sample]] = {
     "AnnotateDecision": lambda: requests.annotating("d-2"),
     "GetDecision": lambda: risk_pb.GetDecisionRequest(customer_id="ada", decision_id="d-2"),
     "ListDecisions": lambda: risk_pb.ListDecisionsRequest(
-        customer_id="ada", outcomes=[risk_pb.OUTCOME_APPROVE], page_size=5, page_token="9"
+        customer_id="ada", outcomes=[risk_pb.OUTCOME_APPROVE], page_size=5
     ),
     "ExplainDecision": lambda: risk_pb.ExplainDecisionRequest(customer_id="ada", decision_id="d-2"),
-    "WatchDecisions": lambda: risk_pb.WatchDecisionsRequest(customer_id="ada", resume_token="0"),
+    "WatchDecisions": lambda: risk_pb.WatchDecisionsRequest(customer_id="ada"),
     "OpenCreditLine": lambda: requests.opening(
         line_id=requests.new_id(), time_zone="Asia/Shanghai", product_id="x", event_time=now()
     ),

@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 
 from riskgate_server.crypto import tls
@@ -296,6 +297,14 @@ def furnish(api: Api) -> None:
     api.ledger.RecordPayment(paying(1, payment_id="p-1"))
 
 
+def without_token(method: MethodDescriptor, raw: bytes) -> bytes:
+    """Leave the token to resume from out of an answer: no two are alike, whatever they stand for."""
+    response = message_factory.GetMessageClass(method.output_type).FromString(raw)
+    if "resume_token" in method.output_type.fields_by_name:
+        response.ClearField("resume_token")
+    return bytes(response.SerializeToString())
+
+
 @pytest.mark.parametrize(
     "method", [m for m in SERVED if m.name not in {"OpenCreditLine", "SendCode"}], ids=lambda method: method.name
 )
@@ -310,7 +319,7 @@ def test_another_tenants_objects_are_as_absent_as_those_that_never_were(
     replies: list[bytes | Refused] = []
     for tenant in (stranger, absent):
         try:
-            replies.append(tenant.api.send(method, raw))
+            replies.append(without_token(method, tenant.api.send(method, raw)))
         except grpc.RpcError as error:
             replies.append(refused_of(error))
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import grpc
 import pytest
 
 from riskgate.risk.v1 import risk_service_pb2 as pb
-from tests.rpc.calling import Api, refused
+from tests.rpc.calling import Api, refused, refused_of
 from tests.rpc.requests import annotating, buy, buying, open_line
 from tests.rpc.serving import Tenant
 
@@ -95,6 +96,40 @@ def test_a_token_that_no_page_gave_is_refused(ada: Api, token: str) -> None:
     watches = refused(lambda: next(ada.risk.WatchDecisions(pb.WatchDecisionsRequest(resume_token=token))))
 
     assert {lists.name, watches.name} == {"INVALID_ARGUMENT TOKEN_INVALID"}
+    assert ([*lists.fields], [*watches.fields]) == (["page_token"], ["resume_token"])
+
+
+def test_a_token_is_good_for_nothing_but_the_list_it_came_from(tenant: Tenant) -> None:
+    """Not for another customer's, another tenant's, the journal's or a watch, and not with a bit changed."""
+    other = tenant.running.tenant().api
+    for api, customer in ((tenant.api, "ada"), (tenant.api, "bob"), (other, "ada")):
+        open_line(api, customer)
+        for _ in range(2):
+            buy(api, customer)
+    request = pb.ListDecisionsRequest(customer_id="ada", page_size=1)
+    token = tenant.api.risk.ListDecisions(request).next_page_token
+    request.page_token = token
+    changed = token[:-2] + ("A" if token[-2] != "A" else "B") + token[-1]
+
+    asked = pb.ListDecisionsRequest
+    attempts = [
+        (other, asked(customer_id="ada", page_token=token)),
+        (tenant.api, asked(customer_id="bob", page_token=token)),
+        (tenant.api, asked(page_token=token)),
+        (tenant.api, asked(customer_id="ada", page_token=changed)),
+        (tenant.api, asked(customer_id="ada", page_token=f"{token}=")),
+    ]
+    refusals = []
+    for api, attempt in attempts:
+        with pytest.raises(grpc.RpcError) as error:
+            api.risk.ListDecisions(attempt)
+        refusals.append(refused_of(error.value))
+    watch = refused(lambda: next(tenant.api.risk.WatchDecisions(pb.WatchDecisionsRequest(resume_token=token))))
+
+    assert len(tenant.api.risk.ListDecisions(request).decisions) == 1
+    assert {refusal.name for refusal in [*refusals, watch]} == {"INVALID_ARGUMENT TOKEN_INVALID"}
+    assert [[*refusal.fields] for refusal in refusals] == [["page_token"]] * 5
+    assert [*watch.fields] == ["resume_token"]
 
 
 @pytest.mark.parametrize("phone", ["", "ask", "look", "stolen"])

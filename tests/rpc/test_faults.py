@@ -150,7 +150,7 @@ def test_a_call_given_up_inside_is_answered_at_once_and_resolves_by_its_id(
         # A library below may cancel what is not its own: left alone, the caller would wait for its deadline.
         planted.setattr(risk.RiskServicer, "_command", failing(asyncio.CancelledError(CANARY)))
         unary = refused(lambda: ada.risk.CheckTransaction(request, timeout=60))
-        planted.setattr(Queries, "last_position", failing(asyncio.CancelledError(CANARY)))
+        planted.setattr(Queries, "ends", failing(asyncio.CancelledError(CANARY)))
         stream = refused(lambda: list(ada.risk.WatchDecisions(risk_pb.WatchDecisionsRequest(), timeout=60)))
 
     # Not "nothing was done": it may have been given up after its command had gone to the writer.

@@ -12,6 +12,10 @@ import pytest
 
 from riskgate.credit.v1 import credit_line_service_pb2 as line_pb
 from riskgate.risk.v1 import risk_service_pb2 as risk_pb
+from riskgate_server.crypto.keys import FINGERPRINT
+from riskgate_server.crypto.tokens import SealedTokens
+from riskgate_server.engine.places import PlaceTokens
+from riskgate_server.opening import secret
 from riskgate_server.rpc import door, risk, service
 from tests.rpc.calling import Api, refused, refused_of
 from tests.rpc.logs import Lines
@@ -100,13 +104,25 @@ def test_a_page_without_anything_for_the_watcher_is_not_the_end(api: Api, monkey
     watch.cancel()
 
 
-def test_a_token_of_what_is_not_there_yet_is_refused(ada: Api) -> None:
+@pytest.mark.parametrize("ahead", [{0: 10**9}, {0: 1, 7: 1}])
+def test_a_token_of_what_is_not_there_yet_is_refused(tenant: Tenant, ahead: dict[int, int]) -> None:
     """It is from before the store was restored: going on would silently leave out what is decided until then."""
-    ahead = str(int(token_now(ada)) + 1_000_000)
+    directory = tenant.running.deployment.directory
+    tokens = PlaceTokens(SealedTokens(secret(FINGERPRINT, directory.fingerprint_key)))
+    token = tokens.token(("WatchDecisions", tenant.name), ahead)
 
-    refusal = refused(lambda: next(watching(ada, resume_token=ahead)))
+    refusal = refused(lambda: next(watching(tenant.api, resume_token=token)))
 
     assert refusal.name == "INVALID_ARGUMENT TOKEN_INVALID"
+    assert [*refusal.fields] == ["resume_token"]
+
+
+def test_a_token_says_nothing_of_what_others_do(running: Running, ada: Api) -> None:
+    """Positions count everybody's entries: who could read them, or see them stand still, would know their volume."""
+    tokens = {token_now(ada) for _ in range(20)}
+
+    assert len(tokens) == 20
+    assert len({len(token) for token in tokens}) == 1
 
 
 def test_resuming_misses_nothing_and_repeats_nothing_while_others_write(api: Api) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -165,6 +165,10 @@ class BatchRow(msgspec.Struct, frozen=True, gc=False):
     root: bytes
     hash: bytes
     writer: int = 0
+
+
+WRITERS_MAX: Final = 256
+"""Writers of one store, numbered from 0: what a reader's token has room for."""
 
 
 class Lane(msgspec.Struct, frozen=True):
@@ -447,6 +451,20 @@ class ProofSecrets(Protocol):
 
     def totp_step(self, seed: bytes, code: str, at_us: int) -> int | None:
         """Return the 30-second step a code is right for, at most one away from `at_us` (RFC 6238); None if wrong."""
+
+
+class TokenRefused(Exception):
+    """A token was not sealed here, or not for this."""
+
+
+class Tokens(Protocol):
+    """Tokens that callers keep for us: nobody can read or make one."""
+
+    def seal(self, purpose: tuple[str, ...], content: bytes) -> str:
+        """Return `content`, not empty, as text that only the same purpose opens; each time another text."""
+
+    def open_token(self, purpose: tuple[str, ...], token: str) -> bytes:
+        """Return what was sealed for this purpose, or raise TokenRefused."""
 
 
 class Clock(Protocol):

@@ -7,14 +7,15 @@ available, whether or not the books say so yet.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import lru_cache
+from heapq import merge
 from typing import Final
 
 import msgspec
 
 from riskgate_server.domain.customer import Customer, CustomerKey
-from riskgate_server.domain.errors import InvalidRequest, NotFound, PreconditionFailed
+from riskgate_server.domain.errors import NotFound, PreconditionFailed
 from riskgate_server.domain.journal import (
     Aggregate,
     DecisionAnnotated,
@@ -30,6 +31,7 @@ from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState, after_expiry
 from riskgate_server.engine import sealing
 from riskgate_server.engine.otp import view
+from riskgate_server.engine.places import Places, token_invalid
 from riskgate_server.engine.ports import (
     Clock,
     CustomerRow,
@@ -60,13 +62,17 @@ ANNOTATIONS_MAX: Final = 100
 TOKEN_DIGITS_MAX: Final = 18
 SCAN_MAX: Final = 2_000
 """Entries one page of a filtered list looks at; a page may come back short, with a token."""
+CHUNK: Final = 200
+"""Entries that are read at once for a list."""
+_CHAIN: Final = 0
+"""The one lane of a list of a single customer: their own chain."""
 
 
 class Page(msgspec.Struct):
-    """Some items, and where the next page begins; 0 at the end."""
+    """Some items, and what the next page comes before; empty at the end."""
 
     decisions: list[DecisionReply]
-    next_before: int
+    next_before: Places
 
 
 class Entry(msgspec.Struct):
@@ -210,50 +216,58 @@ class Queries:
             return decision_of(_decision_entry(snapshot, key, sequence))
 
     def decisions(
-        self, tenant_id: str, customer_id: str, *, outcomes: Collection[Outcome], before: int, limit: int
+        self, tenant_id: str, customer_id: str, *, outcomes: Collection[Outcome], before: Places, limit: int
     ) -> Page:
-        """Return a page of decisions, newest first; `before` is 0 for the first page."""
+        """
+        Return a page of decisions, newest first; `before` is empty for the first page.
+
+        Lanes are merged by (at_us, writer, position), each in its own order. Of one customer the chain is the one lane.
+        """
         found: list[DecisionReply] = []
-        before = before or 2**62
         with self._store.snapshot() as snapshot:
             if customer_id:
                 key = (tenant_id, customer_id)
                 _customer_row(snapshot, key)
-                rows = snapshot.customer_entries_before(key, sequence=before, limit=SCAN_MAX, tag=DECISION_TAG)
+                at = dict(before) or {_CHAIN: 2**62}
+                rows = _chain_backwards(snapshot, key, at.get(_CHAIN, 0))
             else:
-                rows = snapshot.entries_before(
-                    self._store.writer, position=before, limit=SCAN_MAX, tenant_id=tenant_id, tag=DECISION_TAG
-                )
-        for row in rows:
-            place = row.sequence if customer_id else row.position
-            reply = decision_of(row)
-            if not outcomes or reply.decided.outcome in outcomes:
-                found.append(reply)
-            if len(found) == limit:
-                return Page(found, place if row is not rows[-1] or len(rows) == SCAN_MAX else 0)
-            before = place
-        return Page(found, before if len(rows) == SCAN_MAX else 0)
+                at = dict(before) or {lane.writer: lane.position + 1 for lane in snapshot.lanes()}
+                rows = _lanes_backwards(snapshot, tenant_id, at)
+            for scanned, row in enumerate(rows, 1):
+                at |= {_CHAIN: row.sequence} if customer_id else {row.writer: row.position}
+                reply = decision_of(row)
+                if not outcomes or reply.decided.outcome in outcomes:
+                    found.append(reply)
+                if len(found) == limit or scanned == SCAN_MAX:
+                    return Page(found, at if next(rows, None) else {})
+        return Page(found, {})
 
     def decisions_after(
-        self, position: int, *, tenant_id: str, customer_id: str, limit: int
-    ) -> tuple[list[tuple[int, DecisionReply]], int]:
-        """Return decisions committed after `position` with their positions, and up to where that looked."""
+        self, places: Places, *, tenant_id: str, customer_id: str, limit: int
+    ) -> tuple[list[tuple[dict[int, int], DecisionReply]], dict[int, int]]:
+        """Return some decisions committed after `places`, with the places after each, and up to where that looked."""
+        at, seen = dict(places), dict(places)
+        lanes = []
         with self._store.snapshot() as snapshot:
-            last = self._end(snapshot)
-            rows = snapshot.entries_by_position(
-                self._store.writer, after=position, limit=limit, tenant_id=tenant_id, tag=DECISION_TAG
-            )
-        seen = rows[-1].position if len(rows) == limit else last
-        wanted = [row for row in rows if not customer_id or row.key[1] == customer_id]
-        return [(row.position, decision_of(row)) for row in wanted], max(seen, position)
+            moved = {lane.writer: lane.position for lane in snapshot.lanes() if lane.position > at.get(lane.writer, 0)}
+            each = max(limit // max(len(moved), 1), 1)
+            for writer, end in moved.items():
+                rows = snapshot.entries_by_position(
+                    writer, after=at.get(writer, 0), limit=each, tenant_id=tenant_id, tag=DECISION_TAG
+                )
+                lanes.append(rows)
+                seen[writer] = rows[-1].position if len(rows) == each else end
+        found = []
+        for row in merge(*lanes, key=_order):
+            at[row.writer] = row.position
+            if not customer_id or row.key[1] == customer_id:
+                found.append((dict(at), decision_of(row)))
+        return found, seen
 
-    def last_position(self) -> int:
-        """Return the position of the last entry."""
+    def ends(self) -> dict[int, int]:
+        """Return the position of the last entry of every lane that has one."""
         with self._store.snapshot() as snapshot:
-            return self._end(snapshot)
-
-    def _end(self, snapshot: Snapshot) -> int:
-        return max((lane.position for lane in snapshot.lanes() if lane.writer == self._store.writer), default=0)
+            return {lane.writer: lane.position for lane in snapshot.lanes() if lane.position}
 
     def explain(self, key: CustomerKey, sequence: int) -> Explanation:
         """
@@ -330,9 +344,33 @@ def _decision_entry(snapshot: Snapshot, key: CustomerKey, sequence: int) -> Entr
     raise NotFound(reason, message)
 
 
-def position_of(token: str) -> int:
+def _order(row: EntryRow) -> tuple[int, int, int]:
+    return row.at_us, row.writer, row.position
+
+
+def _lanes_backwards(snapshot: Snapshot, tenant_id: str, before: Places) -> Iterator[EntryRow]:
+    """Yield a tenant's decisions below a place in each lane, the newest of those that come next in theirs first."""
+
+    def lane(writer: int, position: int) -> Iterator[EntryRow]:
+        while rows := snapshot.entries_before(
+            writer, position=position, limit=CHUNK, tenant_id=tenant_id, tag=DECISION_TAG
+        ):
+            yield from rows
+            position = rows[-1].position
+
+    return merge(*(lane(*place) for place in before.items()), key=_order, reverse=True)
+
+
+def _chain_backwards(snapshot: Snapshot, key: CustomerKey, sequence: int) -> Iterator[EntryRow]:
+    """Yield a customer's decisions below a sequence, descending."""
+    while rows := snapshot.customer_entries_before(key, sequence=sequence, limit=CHUNK, tag=DECISION_TAG):
+        yield from rows
+        sequence = rows[-1].sequence
+
+
+def sequence_of(token: str) -> int:
     """
-    Read a page or resume token: a position, in decimal.
+    Read the page token of a customer's journal: a sequence, in decimal.
 
     Raises:
         InvalidRequest: it is none.
@@ -340,6 +378,5 @@ def position_of(token: str) -> int:
     if not token:
         return 0
     if not (token.isascii() and token.isdecimal() and len(token) <= TOKEN_DIGITS_MAX):
-        reason, message = "TOKEN_INVALID", "the token was not made by this call"
-        raise InvalidRequest(reason, message)
+        raise token_invalid("page_token", "was not made by this call")
     return int(token)

@@ -14,7 +14,7 @@ from riskgate_server.engine.commands import (
     ReversePayment,
     VoidHold,
 )
-from riskgate_server.engine.queries import position_of
+from riskgate_server.engine.queries import sequence_of
 from riskgate_server.engine.replies import HoldReply, PaymentReply
 from riskgate_server.rpc.convert import (
     amount_from,
@@ -139,7 +139,7 @@ class LedgerServicer:
         entries, more = await self._rooms.readers.ask(
             self._rooms.queries.entries,
             key_of(request, call),
-            after=position_of(request.page_token),
+            after=sequence_of(request.page_token),
             limit=page_size_of(request),
         )
         return pb.ListEntriesResponse(entries=map(entry_to_proto, entries), next_page_token=str(more or ""))

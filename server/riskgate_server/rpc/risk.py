@@ -17,7 +17,7 @@ from riskgate_server.domain.errors import (
 )
 from riskgate_server.domain.journal import Label, Outcome
 from riskgate_server.engine import commands
-from riskgate_server.engine.queries import position_of
+from riskgate_server.engine.places import token_invalid
 from riskgate_server.engine.replies import AnnotationReply, DecisionReply, Failed, Refusal, Reply, error_of
 from riskgate_server.rpc import service
 from riskgate_server.rpc.callers import Caller
@@ -209,15 +209,18 @@ class RiskServicer:
     async def ListDecisions(self, request: pb.ListDecisionsRequest, call: Call) -> pb.ListDecisionsResponse:
         """List decisions, newest first."""
         rooms = self._rooms
+        listed = ("ListDecisions", *key_of(request, call))
         page = await rooms.readers.ask(
             rooms.queries.decisions,
             call.caller.tenant_id,
             request.customer_id,
             outcomes=frozenset(map(Outcome, request.outcomes)),
-            before=position_of(request.page_token),
+            before=rooms.places.places(listed, request.page_token, "page_token"),
             limit=page_size_of(request),
         )
-        response = pb.ListDecisionsResponse(next_page_token=str(page.next_before or ""))
+        response = pb.ListDecisionsResponse()
+        if page.next_before:
+            response.next_page_token = rooms.places.token(listed, page.next_before)
         for reply in page.decisions:
             rooms.write_decision(reply, response.decisions.add())
         return response
@@ -235,30 +238,32 @@ class RiskServicer:
         """Stream decisions as they become durable."""
         rooms = self._rooms
         key = key_of(request, call)
+        purpose = ("WatchDecisions", call.caller.tenant_id)
         watched = rooms.feed.customer(key) if request.customer_id else rooms.feed.tenant(call.caller.tenant_id)
         with watched as changed, rooms.gateway.closing(changed.set):
-            last = await rooms.readers.ask(rooms.queries.last_position)
-            position = position_of(request.resume_token) if request.resume_token else last
-            if position > last:
+            given = rooms.places.places(purpose, request.resume_token, "resume_token")
+            ends = await rooms.readers.ask(rooms.queries.ends)
+            if any(position > ends.get(writer, 0) for writer, position in given.items()):
                 # Of a store that was lost since: going on would silently leave out what is decided until then.
-                raise InvalidRequest("TOKEN_INVALID", "the token is of a decision this store does not hold")
-            yield pb.WatchDecisionsResponse(resume_token=str(position))
+                raise token_invalid("resume_token", "is of a decision this store does not hold")
+            places = given if request.resume_token else ends
+            yield pb.WatchDecisionsResponse(resume_token=request.resume_token or rooms.places.token(purpose, places))
             while True:
                 rooms.door.confirm(call.caller, call.scopes)
-                before = position
-                found, position = await rooms.readers.ask_for_watcher(
+                before = places
+                found, places = await rooms.readers.ask_for_watcher(
                     rooms.queries.decisions_after,
-                    position,
+                    before,
                     tenant_id=call.caller.tenant_id,
                     customer_id=request.customer_id,
                     limit=WATCH_PAGE,
                 )
-                for place, reply in found:
-                    response = pb.WatchDecisionsResponse(resume_token=str(place))
+                for after, reply in found:
+                    response = pb.WatchDecisionsResponse(resume_token=rooms.places.token(purpose, after))
                     rooms.write_decision(reply, response.decision)
                     yield response
                 # A page may hold nothing for this watcher and yet not be the last.
-                if position == before:
+                if places == before:
                     await rooms.change(changed)
 
 

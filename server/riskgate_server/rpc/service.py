@@ -13,6 +13,7 @@ import structlog
 
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.errors import PermissionRefused, ResourceExhausted, Unavailable
+from riskgate_server.engine.places import PlaceTokens
 from riskgate_server.engine.ports import Clock, ProofSecrets, ReadFailed, StoreBusy
 from riskgate_server.engine.queries import Queries
 from riskgate_server.rpc.convert import DecisionWriter, invalid
@@ -123,6 +124,7 @@ class Rooms(msgspec.Struct, frozen=True):
     fingerprint: Callable[[CustomerKey, bytes], bytes]
     write_decision: DecisionWriter
     secrets: ProofSecrets
+    places: PlaceTokens
     phones: PhoneBook
     erase: Callable[[CustomerKey, int], None]
 

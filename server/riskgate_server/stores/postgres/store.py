@@ -23,7 +23,14 @@ from typing import Any, Final
 import psycopg
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import BatchRow, OutcomeUnknown, StoreBroken, StoreInUse, StoreUnreachable
+from riskgate_server.engine.ports import (
+    WRITERS_MAX,
+    BatchRow,
+    OutcomeUnknown,
+    StoreBroken,
+    StoreInUse,
+    StoreUnreachable,
+)
 from riskgate_server.stores.postgres import session
 from riskgate_server.stores.postgres.reads import PostgresSnapshot
 from riskgate_server.stores.postgres.schema import migrate, refuse_newer
@@ -63,6 +70,8 @@ class PostgresStore:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        if not 0 <= writer < WRITERS_MAX:
+            raise ValueError(f"writer {writer} is not from 0 to {WRITERS_MAX - 1}")
         self.writer = writer
         self._dsn = dsn
         self._now = now

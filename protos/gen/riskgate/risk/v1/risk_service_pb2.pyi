@@ -838,7 +838,7 @@ class ListDecisionsRequest(_message.Message):
     page_size: _builtins.int
     """At most this many, 1 to 500. 0 means 50."""
     page_token: _builtins.str
-    """next_page_token of the previous page; empty for the first."""
+    """next_page_token of the previous page; empty for the first. Of the same customer_id, or the same absence of one."""
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedScalarFieldContainer[Global___Outcome.ValueType]:
         """Only these outcomes; empty means all."""
@@ -868,10 +868,10 @@ class ListDecisionsResponse(_message.Message):
     DECISIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Where the next page begins; empty at the end."""
+    """Where the next page begins, opaque; empty at the end."""
     @_builtins.property
     def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Decision]:
-        """Newest first. May be shorter than page_size, even empty, while next_page_token says that there is more."""
+        """Newest first; of those decided at one time by several servers in an order that stays. May be shorter than page_size, even empty, while next_page_token says that there is more."""
 
     def __init__(
         self,
@@ -1084,7 +1084,7 @@ class WatchDecisionsResponse(_message.Message):
     DECISION_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
-    """Give it to WatchDecisions to go on right after this message."""
+    """Opaque; give it to WatchDecisions to go on right after this message. Grows with the number of servers."""
     @_builtins.property
     def decision(self) -> Global___Decision:
         """The decision. Absent in the first message, which only confirms that the watch stands and gives a token."""
