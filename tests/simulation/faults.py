@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import BatchWrite, Snapshot, Store, StoreBroken, StoreBusy, StoreFull
+from riskgate_server.engine.ports import BatchWrite, MessageRow, Snapshot, Store, StoreBroken, StoreBusy, StoreFull
 
 
 class Fault(Enum):
@@ -100,6 +100,9 @@ class FaultyStore:
 
     def customers_due(self, now_us: int, limit: int) -> Sequence[CustomerKey]:
         return self.inner.customers_due(now_us, limit)
+
+    def lease_messages(self, now_us: int, limit: int) -> Sequence[MessageRow]:
+        return self.inner.lease_messages(now_us, limit)
 
     def forget_replies(self, before_us: int, limit: int) -> int:
         return self.inner.forget_replies(before_us, limit)

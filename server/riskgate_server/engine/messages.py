@@ -1,4 +1,8 @@
-"""Messages to customers as they wait in the store, sealed; how each is worded is the edge's business."""
+"""
+Messages to customers: as they wait in the store, sealed, and as they are handed to a gateway.
+
+How each is worded is the edge's business.
+"""
 
 from __future__ import annotations
 
@@ -47,3 +51,31 @@ Payload = CodeMessage | NoticeMessage
 
 encode_payload = msgspec.msgpack.Encoder().encode
 decode_payload = msgspec.msgpack.Decoder(Payload).decode
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """
+    A message as a gateway gets it: a person's data, which is handed over and kept nowhere.
+
+    Attributes:
+        id: the idempotency key: equal for every attempt, and for no two messages of anybody. Tells nothing of whom it
+            is for.
+        destination: E.164 number for SMS, the push service's token for PUSH.
+        template: names the text, for gateways that word messages themselves; `parameters` are what it is filled with.
+        text: the whole text, in `language`.
+        not_after_us: when the message is worthless, UTC µs. It is never sent later.
+    """
+
+    id: str
+    tenant_id: str
+    channel: Channel
+    destination: str
+    template: str
+    parameters: dict[str, str]
+    text: str
+    language: str
+    not_after_us: int
+
+    def __repr__(self) -> str:
+        """Tell which message it is, and not what it says or to whom."""
+        return f"Message({self.id})"

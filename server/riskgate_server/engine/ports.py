@@ -19,6 +19,7 @@ from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.fraud.decision import Assessment
 from riskgate_server.domain.fraud.features import FeatureValues, LineFacts
 from riskgate_server.domain.fraud.profile import Profile, PurchaseFacts
+from riskgate_server.engine.messages import Message
 
 
 class StoreBroken(Exception):
@@ -114,11 +115,15 @@ class ScopeRow(msgspec.Struct, frozen=True, gc=False):
     state: bytes
 
 
+MESSAGE_LEASE_SECONDS: Final = 60.0
+"""How long a message is for one process alone to send."""
+
+
 class MessageRow(msgspec.Struct, frozen=True, gc=False):
     """
     A message to a customer that was not delivered yet; `sealed` holds it, under the customer's own key.
 
-    `due_us` is when it is to be sent, or sent again. Who takes it to send it moves it on, so that no other takes it.
+    `due_us` is when it is to be sent, or sent again. Beside it the store knows who has it on lease (`lease_messages`).
     """
 
     key: CustomerKey
@@ -369,6 +374,15 @@ class Store(Snapshots, Protocol):
     def customers_due(self, now_us: int, limit: int) -> Sequence[CustomerKey]:
         """Return customers with a hold that lapsed at or before `now_us`, earliest first, at most `limit`."""
 
+    def lease_messages(self, now_us: int, limit: int) -> Sequence[MessageRow]:
+        """
+        Take messages that are due at or before `now_us` and on lease to nobody: the longest due first, at most `limit`.
+
+        No other lease has them for MESSAGE_LEASE_SECONDS by the store's own clock, however this process ends. Who
+        writes a message, anew or to put it off, has it on lease for as long from then on. Belongs to the thread that
+        writes, like a transaction, and raises what one does.
+        """
+
     def forget_replies(self, before_us: int, limit: int) -> int:
         """Empty the replies of at most `limit` requests older than `before_us`, oldest first; return how many."""
 
@@ -486,6 +500,73 @@ class EntrySink(Protocol):
 
     def committed(self, position: int, keys: Iterable[CustomerKey]) -> None:
         """Everything up to `position` is durable; `keys` changed."""
+
+
+class Outgoing(Protocol):
+    """Hears of messages that this process has on lease, and sends them. Safe from any thread."""
+
+    @property
+    def room(self) -> int:
+        """How many more it takes; those beyond it wait in the store until their lease is over."""
+
+    def written(self, rows: Sequence[MessageRow], since: float) -> None:
+        """A commit wrote `rows`; their leases began no earlier than `since`, by the monotonic clock in seconds."""
+
+    def leased(self, rows: Sequence[MessageRow], since: float) -> None:
+        """`rows` were taken on lease no earlier than `since`; what was tried before is not known."""
+
+
+class GatewayDown(Exception):
+    """The gateway certainly did not take the message. A later attempt may succeed, not before `retry_after_seconds`."""
+
+    def __init__(self, why: str, *, retry_after_seconds: float = 0.0) -> None:
+        super().__init__(why)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class DeliveryUnknown(GatewayDown):
+    """The message may have been delivered, or may still be. It is repeated under the same id."""
+
+
+class MessageRefused(Exception):
+    """The gateway will never take this message: there is no such number, or the message is not allowed."""
+
+
+class MessageGateway(Protocol):
+    """
+    What brings messages to phones: an SMS gateway, a push service.
+
+    The texts of its errors name what failed and never the message, its destination or the gateway's secrets: they are
+    logged.
+    """
+
+    async def send(self, message: Message) -> None:
+        """
+        Hand a message over. On return the gateway has taken it.
+
+        The message's id is its idempotency key: it is sent again under the same id, with the same content, whenever it
+        is not known whether it was taken; a gateway that honours ids delivers it once.
+
+        Raises:
+            GatewayDown: it was certainly not taken.
+            DeliveryUnknown: it may have been taken.
+            MessageRefused: it never will be.
+        """
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+
+class MessageTexts(Protocol):
+    """The texts of messages to customers."""
+
+    def __call__(self, template: str, language: str, parameters: Mapping[str, str]) -> str:
+        """
+        Return a text with its parameters filled in; `language` as in the contract, empty for the default.
+
+        Raises:
+            LookupError: there is no such text.
+        """
 
 
 class RiskRules(Protocol):

@@ -27,6 +27,7 @@ from riskgate_server.engine.ports import (
     ScopeKey,
     ScopeRow,
 )
+from riskgate_server.stores.leases import Leases
 
 _Row = TypeVar("_Row")
 
@@ -56,6 +57,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._tables = _Tables()
+        self._leases = Leases()
         self._lock = threading.RLock()
         self._closed = False
 
@@ -64,7 +66,7 @@ class MemoryStore:
         """One atomic unit of work."""
         self._check_open()
         with self._lock:
-            tx = MemoryTransaction(self._tables)
+            tx = MemoryTransaction(self._tables, self._leases)
             yield tx
             tx.apply()
 
@@ -79,6 +81,11 @@ class MemoryStore:
         with self._lock:
             due = [row for row in self._tables.customers.values() if 0 < row.next_lapse_us <= now_us]
         return [row.key for row in sorted(due, key=lambda row: (row.next_lapse_us, row.key))[:limit]]
+
+    def lease_messages(self, now_us: int, limit: int) -> Sequence[MessageRow]:
+        """Take due messages that nobody has."""
+        with self.snapshot() as snapshot:
+            return self._leases.take(snapshot.messages_due(now_us, limit + len(self._leases)), limit)
 
     def forget_replies(self, before_us: int, limit: int) -> int:
         """Empty the replies of old requests."""
@@ -149,8 +156,9 @@ class _MemoryReads:
 class MemoryTransaction(_MemoryReads):
     """Keeps `engine.ports.Transaction`: reads what is committed, applies what is written at the end."""
 
-    def __init__(self, tables: _Tables) -> None:
+    def __init__(self, tables: _Tables, leases: Leases) -> None:
         super().__init__(tables)
+        self._leases = leases
         self._writes: list[BatchWrite] = []
         self._taken: set[tuple[CustomerKey, str]] = set()
         self._sequences: dict[CustomerKey, int] = {}
@@ -230,6 +238,8 @@ class MemoryTransaction(_MemoryReads):
             tables.messages.update(((row.key, row.message_id), row) for row in batch.messages)
             for settled in batch.settled:
                 tables.messages.pop(settled, None)
+            self._leases.begin(batch.messages)
+            self._leases.end(batch.settled)
 
 
 class MemorySnapshot(_MemoryReads):

@@ -49,7 +49,8 @@ def as_request(row: tuple[Any, ...]) -> RequestRow:
     return RequestRow((row[0], row[1]), *row[2:])
 
 
-def _as_message(row: tuple[Any, ...]) -> MessageRow:
+def as_message(row: tuple[Any, ...]) -> MessageRow:
+    """Return a message from its columns."""
     return MessageRow((row[0], row[1]), *row[2:])
 
 
@@ -99,12 +100,12 @@ class PostgresReads:
     def message(self, key: CustomerKey, message_id: str) -> MessageRow | None:
         """Return one message."""
         row = self._one(f"SELECT {MESSAGE} FROM messages WHERE {OF_CUSTOMER} AND message_id = $3", (*key, message_id))
-        return _as_message(row) if row else None
+        return as_message(row) if row else None
 
     def messages(self, key: CustomerKey) -> Sequence[MessageRow]:
         """Return the customer's messages by id."""
         rows = self._all(f"SELECT {MESSAGE} FROM messages WHERE {OF_CUSTOMER} ORDER BY message_id", key)
-        return [_as_message(row) for row in rows]
+        return [as_message(row) for row in rows]
 
     def lapsed(self, key: CustomerKey, now_us: int) -> Sequence[PurchaseRow]:
         """Return the customer's open holds that lapsed."""
@@ -215,7 +216,7 @@ class PostgresSnapshot(PostgresReads):
             " ORDER BY due_us, tenant_id, customer_id, message_id LIMIT $2",
             (now_us, limit),
         )
-        return [_as_message(row) for row in rows]
+        return [as_message(row) for row in rows]
 
     def customers(self, *, after: CustomerKey, limit: int) -> Sequence[CustomerRow]:
         """Return customers by key."""

@@ -113,7 +113,10 @@ CREATE INDEX messages_by_due ON messages (due_us, tenant_id, customer_id, messag
 """
 """What a customer proves themselves with, apart; and what concerns several customers, placed by a key of its own."""
 
-MIGRATIONS: Final = (("first", _FIRST), ("identities", _SECOND))
+_LEASES: Final = "ALTER TABLE messages ADD leased_until timestamptz NOT NULL DEFAULT '-infinity'"
+"""Which process sends a message, by the database's clock."""
+
+MIGRATIONS: Final = (("first", _FIRST), ("identities", _SECOND), ("leases of messages", _LEASES))
 
 SCHEMA_VERSION: Final = len(MIGRATIONS)
 """The number of the last migration this program knows."""

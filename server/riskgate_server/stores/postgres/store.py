@@ -26,6 +26,7 @@ from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.ports import (
     WRITERS_MAX,
     BatchRow,
+    MessageRow,
     OutcomeUnknown,
     StoreBroken,
     StoreInUse,
@@ -222,6 +223,11 @@ class PostgresStore:
         """Return customers with a hold that lapsed, earliest first."""
         with self.snapshot() as snapshot:
             return snapshot.customers_due(now_us, limit)
+
+    def lease_messages(self, now_us: int, limit: int) -> Sequence[MessageRow]:
+        """Take due messages that no server has."""
+        with self.transaction() as tx:
+            return tx.lease_messages(now_us, limit)
 
     def forget_replies(self, before_us: int, limit: int) -> int:
         """Empty the replies of old requests, but for those another server is about to empty."""

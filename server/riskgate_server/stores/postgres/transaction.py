@@ -9,11 +9,13 @@ import msgspec
 
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.ports import (
+    MESSAGE_LEASE_SECONDS,
     BatchRow,
     BatchWrite,
     CustomerRow,
     EntryRow,
     Locked,
+    MessageRow,
     PurchaseRow,
     RequestRow,
     ScopeKey,
@@ -31,6 +33,7 @@ from riskgate_server.stores.postgres.reads import (
     REQUEST,
     PostgresReads,
     as_customer,
+    as_message,
     as_purchase,
     as_request,
 )
@@ -202,6 +205,11 @@ class PostgresTransaction(PostgresReads):
         # They are ours from here on, in case the same transaction writes again.
         self._locked.update(row.key for row in new)
 
+    def lease_messages(self, now_us: int, limit: int) -> list[MessageRow]:
+        """Take due messages that nobody has, the longest due first."""
+        rows = [as_message(row) for row in self._all(_LEASE_MESSAGES, (now_us, limit))]
+        return sorted(rows, key=lambda row: (row.due_us, row.key, row.message_id))
+
     def change(self, statement: str, given: tuple[Any, ...]) -> int:
         """Run a statement of the store's own, and return how many rows it changed."""
         with translated():
@@ -292,12 +300,21 @@ _INTO_SCOPES: Final = _into(
     "tenant_id, kind, id, state",
     " ON CONFLICT (tenant_id, kind, id) DO UPDATE SET state = excluded.state",
 )
-_INTO_MESSAGES: Final = _into(
-    "messages",
+_LEASE: Final = f"clock_timestamp() + interval '{MESSAGE_LEASE_SECONDS} seconds'"
+_INTO_MESSAGES: Final = Statement(
     MESSAGE,
+    f"INSERT INTO messages ({MESSAGE}, leased_until) SELECT {MESSAGE}, {_LEASE} FROM GIVEN"
     " ON CONFLICT (tenant_id, customer_id, message_id) DO UPDATE SET"
-    " due_us = excluded.due_us, sealed = excluded.sealed",
+    " due_us = excluded.due_us, sealed = excluded.sealed, leased_until = excluded.leased_until",
 )
+_LEASE_MESSAGES: Final = f"""
+UPDATE messages AS m SET leased_until = {_LEASE} FROM (
+  SELECT tenant_id, customer_id, message_id FROM messages WHERE due_us <= $1 AND leased_until < clock_timestamp()
+  ORDER BY due_us, tenant_id, customer_id, message_id LIMIT $2 FOR UPDATE SKIP LOCKED) AS free
+WHERE m.tenant_id = free.tenant_id AND m.customer_id = free.customer_id AND m.message_id = free.message_id
+RETURNING {_of("m", MESSAGE)}
+"""
+"""Whoever is just being settled is passed over."""
 _SETTLE: Final = (
     "DELETE FROM messages AS m USING unnest($1::text[], $2::text[], $3::text[]) AS asked (tenant_id, customer_id, id)"
     " WHERE m.tenant_id = asked.tenant_id AND m.customer_id = asked.customer_id AND m.message_id = asked.id"

@@ -26,6 +26,7 @@ from riskgate_server.engine.ports import (
     BatchWrite,
     CustomerRow,
     Locked,
+    MessageRow,
     PurchaseRow,
     RequestRow,
     ScopeKey,
@@ -35,6 +36,7 @@ from riskgate_server.engine.ports import (
     StoreFull,
     StoreInUse,
 )
+from riskgate_server.stores.leases import Leases
 from riskgate_server.stores.refusals import SettingsRefused
 from riskgate_server.stores.sqlite.connections import Readers, reading, writing
 from riskgate_server.stores.sqlite.reads import (
@@ -115,6 +117,7 @@ class SQLiteStore:
             SettingsRefused: SQLite does not take a setting that durability needs.
             StoreBroken: it cannot be read or written.
         """
+        self._leases = Leases()
         self._log = f"{path}-wal"
         self._log_again_at = 0.0
         with ExitStack() as undoing:
@@ -163,7 +166,7 @@ class SQLiteStore:
         with writing():
             db.execute("BEGIN IMMEDIATE")
         try:
-            yield SQLiteTransaction(db)
+            yield SQLiteTransaction(db, self._leases)
             with writing():
                 db.execute("COMMIT")
         except BaseException:
@@ -210,6 +213,11 @@ class SQLiteStore:
         """Return customers with a hold that lapsed, earliest first."""
         with self.snapshot() as snapshot:
             return snapshot.customers_due(now_us, limit)
+
+    def lease_messages(self, now_us: int, limit: int) -> Sequence[MessageRow]:
+        """Take due messages that nobody has. Only this process writes, so it need not write down what it has."""
+        with self.snapshot() as snapshot:
+            return self._leases.take(snapshot.messages_due(now_us, limit + len(self._leases)), limit)
 
     def forget_replies(self, before_us: int, limit: int) -> int:
         """Empty the replies of old requests. Runs on the writing connection: call it from the writer's thread."""
@@ -319,8 +327,9 @@ class SQLiteTransaction(SQLiteReads):
 
     _errors = staticmethod(writing)
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, leases: Leases) -> None:
         super().__init__(db)
+        self._leases = leases
         # Of which kind the purchases were that were asked for, so that a write need not look again.
         self._seen: dict[tuple[CustomerKey, str], Kind | None] = {}
 
@@ -415,6 +424,8 @@ class SQLiteTransaction(SQLiteReads):
             self._insert(_INTO_IDENTITIES, [(*r.key, r.state) for r in batch.identities])
             self._insert(_INTO_SCOPES, [(*r.scope, r.state) for r in batch.scopes])
             self._insert(_INTO_MESSAGES, [(*r.key, r.message_id, r.due_us, r.sealed) for r in batch.messages])
+            self._leases.begin(batch.messages)
+            self._leases.end(batch.settled)
             for key, message_id in batch.settled:
                 self._db.execute(f"DELETE FROM messages WHERE {OF_CUSTOMER} AND message_id = ?", (*key, message_id))
 
