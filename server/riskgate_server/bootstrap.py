@@ -40,11 +40,16 @@ from riskgate_server.crypto.tokens import SealedTokens
 from riskgate_server.datadir import DataDirectory, DataDirectoryError, create_empty_private
 from riskgate_server.domain.fraud.ruleset import RulesetInvalid
 from riskgate_server.engine.clocks import DataClock, SystemClock
+from riskgate_server.engine.delivery import Delivery, Terms
+from riskgate_server.engine.envelopes import Envelopes
 from riskgate_server.engine.pipeline import Pipeline
 from riskgate_server.engine.places import PlaceTokens
 from riskgate_server.engine.ports import ReadFailed, Store, StoreBusy, StoreInUse
 from riskgate_server.engine.queries import Queries
 from riskgate_server.engine.writer import Writer
+from riskgate_server.notify.choice import open_gateway
+from riskgate_server.notify.refusals import GatewayUnusable
+from riskgate_server.notify.texts import own_texts
 from riskgate_server.opening import OtherPast, open_store, refuse_other_past, secret, secret_ring, sign_head
 from riskgate_server.rpc.callers import Authenticator, RateLimits
 from riskgate_server.rpc.convert import DecisionWriter, ReasonTexts
@@ -217,6 +222,7 @@ def _listen_fault(option: str, address: str, port: int, error: OSError) -> str:
 REFUSALS_TO_START: Final = (
     DataDirectoryError,
     FilesTooFew,
+    GatewayUnusable,
     HeadsBroken,
     HeadsInUse,
     ListenRefused,
@@ -254,6 +260,14 @@ class Server:
         _refuse_unusable_tls(directory)
         require_ports(settings)
         rules, source = read_ruleset(settings.ruleset)
+        messages = open_gateway(
+            settings.gateway,
+            outbox=directory.outbox,
+            url=settings.gateway_url,
+            secrets=settings.gateway_secrets,
+            authorities=settings.gateway_authorities,
+            seconds=settings.gateway_seconds,
+        )
         loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as closing:
             opened = open_store(directory, settings.store, synchronous=self._synchronous, readers=READING_CONNECTIONS)
@@ -288,6 +302,23 @@ class Server:
             proofs = DerivedSecrets(secret_ring(PROOFS, directory.proofs_key))
             fingerprint_key = secret(FINGERPRINT, directory.fingerprint_key)
             hashes = FingerprintKey(fingerprint_key)
+            envelopes = Envelopes(
+                vault=opened.vault,
+                sealer=opened.sealer,
+                secrets=proofs,
+                texts=own_texts(),
+                fingerprint=hashes.of_content,
+                language=settings.message_language,
+            )
+            delivery = Delivery(
+                messages,
+                open_all=lambda rows: loop.run_in_executor(readers, envelopes.open, rows),
+                submit=gateway.submit,
+                clock=clock,
+                observer=metrics,
+                terms=Terms(attempt=settings.gateway_seconds, patience=settings.gateway_patience_seconds),
+            )
+            metrics.watch_messages(lambda: delivery.pending)
             rooms = Rooms(
                 door=door,
                 gateway=gateway,
@@ -298,6 +329,7 @@ class Server:
                 fingerprint=hashes.of_content,
                 secrets=proofs,
                 places=PlaceTokens(SealedTokens(fingerprint_key)),
+                delivery=delivery,
                 phones=PhoneBook(hashes.fingerprint),
                 erase=erasures.erase,
                 write_decision=DecisionWriter(ReasonTexts(rules.reason_text)),
@@ -311,6 +343,7 @@ class Server:
                 secrets=proofs,
                 rules=rules,
                 sink=feed,
+                outgoing=delivery,
                 cached_customers=settings.cached_customers,
             )
             writer = Writer(
@@ -319,6 +352,7 @@ class Server:
                 clock,
                 deliver=gateway.deliver,
                 on_broken=partial(loop.call_soon_threadsafe, self._break),
+                outgoing=delivery,
             )
             server = RpcServer(rooms)
             tls = ServerTLS(
@@ -343,6 +377,8 @@ class Server:
             await self._stopping.wait()
             log.info("stopping", waiting=gateway.waiting, broken=self._broken)
             await server.drain()
+            # What is with the gateway comes to its end, while that can still be recorded.
+            await delivery.close(0.0 if self._broken else settings.drain_seconds)
             gateway.close()
             # Callers whose commit failed are owed that word; whatever else is open may be cut.
             await server.stop(BROKEN_DRAIN_SECONDS if self._broken else settings.drain_seconds)

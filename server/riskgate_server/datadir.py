@@ -121,6 +121,11 @@ class DataDirectory(msgspec.Struct, frozen=True):
         """Keys that codes, grants and seeds are derived from; the last one is current."""
         return self.secrets / "proofs.key"
 
+    @property
+    def outbox(self) -> Path:
+        """What the gateway for development stands for: messages with numbers and codes, in clear. Nothing else is."""
+        return self.root / "messages-in-clear.jsonl"
+
     def private_files(self) -> tuple[Path, ...]:
         """Files that nobody but the owner may read."""
         databases = (self.store, self.vault, self.access)
@@ -133,6 +138,7 @@ class DataDirectory(msgspec.Struct, frozen=True):
             self.erased,
             self.ca_key,
             self.server_key,
+            self.outbox,
             *databases,
             *beside,
         )

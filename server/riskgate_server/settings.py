@@ -48,6 +48,21 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """How long calls in flight may take to finish when the server is told to stop."""
     heads_seconds: Annotated[float, Meta(ge=0.1, le=86_400)] = 10.0
     """How often the journal's head is signed and written outside the database."""
+    gateway: Literal["file", "webhook", "apprise"] = "file"
+    """What brings messages to phones. `file` is for development: a file in the data directory, codes in clear."""
+    gateway_url: str = ""
+    """Address of the webhook. Never an option, for it may have a token in it."""
+    gateway_secrets: str = ""
+    """File with the webhook's signing secrets (whsec_…), or with Apprise's addresses ("SMS …/{destination}"), one per
+    line."""
+    gateway_authorities: str = ""
+    """PEM file of the authorities that vouch for the webhook's certificate; empty takes the system's."""
+    gateway_seconds: Annotated[float, Meta(ge=0.1, le=10)] = 3.0
+    """How long the gateway may take to answer one attempt."""
+    gateway_patience_seconds: Annotated[float, Meta(ge=0.1, le=10)] = 5.0
+    """How long a code is tried before its caller is told that the gateway is down."""
+    message_language: Literal["en", "zh-Hans"] = "en"
+    """Of messages for which nobody chose one."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property

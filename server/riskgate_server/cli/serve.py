@@ -27,12 +27,15 @@ _HELP: Final = {
     "clock": "system, or data: time is what the events say, for histories only.",
     "ruleset": "Decide by this ruleset instead of the built-in one.",
     "cpu": "Stay on this processor: a fifth less work per decision; -1 does not.",
+    "gateway": "What brings messages to phones; file, for development, is a file with codes in clear.",
+    "gateway_secrets": "The webhook's signing secrets, or Apprise's addresses, one per line.",
+    "message_language": "Of messages for which nobody chose one (en).",
     "drain_seconds": "How long calls in flight may take at the end (10).",
     "log_level": "How much is logged.",
 }
 """The settings that are options too."""
 
-_METAVARS: Final = {"store": "DSN", "address": "ADDRESS", "ruleset": "FILE"}
+_METAVARS: Final = {"store": "DSN", "address": "ADDRESS", "ruleset": "FILE", "gateway_secrets": "FILE"}
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:

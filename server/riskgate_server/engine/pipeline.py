@@ -19,7 +19,14 @@ from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.journal import CommandRefused, Happening, PurchaseDecided
 from riskgate_server.engine import sealing
 from riskgate_server.engine.bounds import Bounds
-from riskgate_server.engine.commands import CheckTransaction, Command, OpenCreditLine, PurchaseCommand, SettleLapsed
+from riskgate_server.engine.commands import (
+    CheckTransaction,
+    Command,
+    OpenCreditLine,
+    PurchaseCommand,
+    SettleLapsed,
+    SettleMessage,
+)
 from riskgate_server.engine.decide import USE_CASES
 from riskgate_server.engine.ports import (
     BatchRow,
@@ -29,6 +36,7 @@ from riskgate_server.engine.ports import (
     EntrySink,
     NoKey,
     OutcomeUnknown,
+    Outgoing,
     ProofSecrets,
     RequestRow,
     RiskRules,
@@ -105,6 +113,7 @@ class Pipeline:
         secrets: ProofSecrets,
         rules: RiskRules,
         sink: EntrySink | None = None,
+        outgoing: Outgoing | None = None,
         monotonic_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
         cached_customers: int = CACHED_CUSTOMERS,
         bounds: Bounds = Bounds(),  # noqa: B008 - frozen
@@ -117,6 +126,7 @@ class Pipeline:
         self._entropy = entropy
         self._secrets = secrets
         self._sink = sink
+        self._outgoing = outgoing
         self._monotonic_us = monotonic_us
         self._cached_customers = cached_customers
         self._bounds = bounds
@@ -187,6 +197,7 @@ class Pipeline:
 
     def _commit(self, commands: Sequence[Command]) -> list[Reply]:
         now_us = self._clock.now_us()
+        began = self._monotonic_us() / 1e6
         with self._store.transaction() as tx:
             batch = Batch(
                 tx,
@@ -206,6 +217,12 @@ class Pipeline:
             if rows.customers or rows.requests or rows.entries or rows.messages or rows.settled:
                 tx.write(rows)
         self._committed(batch, (rows.batch or batch.previous, batch.position))
+        if rows.messages and self._outgoing:
+            try:
+                self._outgoing.written(rows.messages, began)
+            except Exception:
+                # As for the sink: the next lease has them.
+                log.exception("messages not handed over")
         return replies
 
     def _load(self, batch: Batch, tx: Transaction, commands: Sequence[Command]) -> None:
@@ -336,7 +353,7 @@ class Pipeline:
         if (key, request_id) in self._quarantine:
             return self._quarantined(command)
         kept = batch.kept.get(key)
-        if key in batch.refused and (kept is None or not isinstance(command, SettleLapsed)):
+        if key in batch.refused and (kept is None or not isinstance(command, SettleLapsed | SettleMessage)):
             raise errors.PreconditionFailed(*batch.refused[key])
         if kept is None or not (kept.sequence or isinstance(command, OpenCreditLine)):
             reason, message = "CUSTOMER_NOT_FOUND", "no such customer"

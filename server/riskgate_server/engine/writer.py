@@ -23,6 +23,7 @@ from riskgate_server.engine.pipeline import Pipeline
 from riskgate_server.engine.ports import (
     Clock,
     OutcomeUnknown,
+    Outgoing,
     ReadFailed,
     Store,
     StoreBroken,
@@ -57,6 +58,9 @@ REPLY_LIFETIME_US: Final = 7 * 86_400 * 1_000_000
 FORGET_MAX: Final = 1_000
 """Replies one sweep forgets."""
 
+MESSAGES_MAX: Final = 500
+"""Messages one sweep takes to be sent."""
+
 Ticket = int
 Delivery = Callable[[Sequence[tuple[Ticket, Reply]]], None]
 
@@ -72,6 +76,7 @@ class Writer:
     Args:
         deliver: takes the replies of one commit; called from this thread.
         on_broken: hears that nothing will be written any more.
+        outgoing: takes the messages that were left in the store.
         spent_seconds: processor time the process has used so far: what is spent while this thread sleeps, the edge
             spends on callers who are on their way.
         pause: sleeps.
@@ -85,6 +90,7 @@ class Writer:
         *,
         deliver: Delivery,
         on_broken: Callable[[], object],
+        outgoing: Outgoing | None = None,
         spent_seconds: Callable[[], float] = time.process_time,
         pause: Callable[[float], object] = time.sleep,
         batch_max: int = BATCH_MAX,
@@ -94,6 +100,7 @@ class Writer:
         self._clock = clock
         self._deliver = deliver
         self._on_broken = on_broken
+        self._outgoing = outgoing
         self._spent_seconds = spent_seconds
         self._pause = pause
         self._batch_max = batch_max
@@ -199,6 +206,15 @@ class Writer:
             replies = self._pipeline.run([SettleLapsed(tenant_id=key[0], customer_id=key[1]) for key in due])
             self._pass_over([key for key, reply in zip(due, replies, strict=True) if _hopeless(reply)])
         self._store.forget_replies(now_us - REPLY_LIFETIME_US, FORGET_MAX)
+        self._take_messages(now_us)
+
+    def _take_messages(self, now_us: int) -> None:
+        """Have messages sent that a process left behind, or put off until now."""
+        room = min(self._outgoing.room, MESSAGES_MAX) if self._outgoing else 0
+        if room and self._outgoing:
+            since = time.monotonic()
+            if rows := self._store.lease_messages(now_us, room):
+                self._outgoing.leased(rows, since)
 
 
 def _hopeless(reply: Reply) -> bool:

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import start_http_server
+
+from riskgate_server.engine.messages import Channel
 
 BUCKETS_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class Metrics:
-    """Keeps `door.Observer`. Labels are methods and statuses only: nothing that could name a customer."""
+    """
+    Keeps `door.Observer` and `delivery.DeliveryObserver`.
+
+    Labels are methods, statuses, channels and outcomes only: nothing that could name a customer.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -24,6 +30,19 @@ class Metrics:
             registry=self.registry,
         )
         self._children: dict[tuple[str, str], Histogram] = {}
+        self._attempts = Histogram(
+            "riskgate_message_attempt_duration_seconds",
+            "How long the gateway took to answer, by channel and result: DELIVERED, REFUSED, DOWN, UNKNOWN.",
+            ("channel", "result"),
+            buckets=BUCKETS_SECONDS,
+            registry=self.registry,
+        )
+        self._settled = Counter(
+            "riskgate_messages_settled",
+            "Messages that wait no longer, by channel and outcome: DELIVERED, REFUSED, UNSENT, EXPIRED, UNREADABLE.",
+            ("channel", "outcome"),
+            registry=self.registry,
+        )
 
     def observe(self, method: str, status: str, seconds: float) -> None:
         """Note one call."""
@@ -31,6 +50,19 @@ class Metrics:
         if child is None:
             child = self._children[method, status] = self._calls.labels(method, status)
         child.observe(seconds)
+
+    def attempted(self, channel: Channel, result: str, seconds: float) -> None:
+        """Note one attempt to hand a message to the gateway."""
+        self._attempts.labels(channel.name, result).observe(seconds)
+
+    def settled(self, channel: Channel, outcome: str) -> None:
+        """Note what a message came to."""
+        self._settled.labels(channel.name, outcome).inc()
+
+    def watch_messages(self, pending: Callable[[], int]) -> None:
+        """Show how many messages this process has in hand."""
+        gauge = Gauge("riskgate_messages_pending", "Messages this process is sending.", registry=self.registry)
+        gauge.set_function(pending)
 
     def watch_queue(self, waiting: Callable[[], int]) -> None:
         """Show how many commands wait for the writer."""

@@ -13,6 +13,7 @@ import structlog
 
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.errors import PermissionRefused, ResourceExhausted, Unavailable
+from riskgate_server.engine.delivery import Delivery
 from riskgate_server.engine.places import PlaceTokens
 from riskgate_server.engine.ports import Clock, ProofSecrets, ReadFailed, StoreBusy
 from riskgate_server.engine.queries import Queries
@@ -125,6 +126,7 @@ class Rooms(msgspec.Struct, frozen=True):
     write_decision: DecisionWriter
     secrets: ProofSecrets
     places: PlaceTokens
+    delivery: Delivery
     phones: PhoneBook
     erase: Callable[[CustomerKey, int], None]
 

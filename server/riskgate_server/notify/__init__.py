@@ -1,0 +1,1 @@
+"""Messages to customers: their texts, and the gateways that bring them to phones."""
