@@ -41,8 +41,9 @@ class AppriseServices:
             import apprise  # noqa: PLC0415 - an extra, and it reads a hundred modules
         except ModuleNotFoundError as error:
             raise GatewayUnusable("this gateway needs Apprise: install riskgate[messages]") from error
-        # It tells of failures with numbers and answers in them.
-        logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
+        # They tell of requests with numbers and answers in them.
+        for library in ("apprise", "urllib3"):
+            logging.getLogger(library).setLevel(logging.CRITICAL + 1)
         self._instantiate: Any = apprise.Apprise.instantiate
         self._addresses = dict(addresses)
         for channel in self._addresses:

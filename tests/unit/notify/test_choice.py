@@ -1,0 +1,89 @@
+"""What an operator may set of the gateway, and what does not fit together."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from riskgate_server.notify.apprise import AppriseServices
+from riskgate_server.notify.choice import open_gateway
+from riskgate_server.notify.outbox import FileOutbox
+from riskgate_server.notify.refusals import GatewayUnusable
+from riskgate_server.notify.webhook import Webhook
+from tests.far_end import WRITTEN_SECRET
+
+URL = "https://gateway.example/?token=t0ken-5f1e"
+
+
+def choose(folder: Path, kind: Any, **given: Any) -> Any:
+    parts: dict[str, Any] = {"outbox": folder / "in-clear", "url": "", "secrets": "", "authorities": "", "seconds": 1}
+    return open_gateway(kind, **(parts | given))
+
+
+def private(path: Path, text: str, mode: int = 0o600) -> str:
+    path.write_text(text)
+    path.chmod(mode)
+    return str(path)
+
+
+def test_each_kind_of_gateway_is_opened(tmp_path: Path) -> None:
+    secrets = private(tmp_path / "secrets", WRITTEN_SECRET)
+    addresses = private(tmp_path / "addresses", "SMS json://127.0.0.1/{destination}")
+
+    assert isinstance(choose(tmp_path, "file"), FileOutbox)
+    assert isinstance(choose(tmp_path, "webhook", url=URL, secrets=secrets), Webhook)
+    assert isinstance(choose(tmp_path, "apprise", secrets=addresses), AppriseServices)
+
+
+def test_a_file_with_codes_in_clear_is_not_left_beside_a_real_gateway(tmp_path: Path) -> None:
+    secrets = private(tmp_path / "secrets", WRITTEN_SECRET)
+    (tmp_path / "in-clear").write_text("{}\n")
+
+    with pytest.raises(GatewayUnusable, match="in-clear has numbers and codes in clear"):
+        choose(tmp_path, "webhook", url=URL, secrets=secrets)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("file", {"url": URL}),
+        ("file", {"authorities": "ca.pem"}),
+        ("file", {"secrets": "secrets"}),
+        ("webhook", {"url": URL}),
+        ("webhook", {"secrets": "good"}),
+        ("webhook", {"url": URL, "secrets": "absent"}),
+        ("webhook", {"url": URL, "secrets": "empty"}),
+        ("webhook", {"url": URL, "secrets": "open"}),
+        ("webhook", {"url": URL, "secrets": "bytes"}),
+        ("webhook", {"url": URL, "secrets": "addresses"}),
+        ("webhook", {"url": URL, "secrets": "good", "authorities": "empty"}),
+        ("apprise", {}),
+        ("apprise", {"secrets": "good"}),
+        ("apprise", {"secrets": "addresses", "url": URL}),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_and_no_secret_repeated(
+    tmp_path: Path, kind: str, given: dict[str, str]
+) -> None:
+    private(tmp_path / "good", WRITTEN_SECRET)
+    private(tmp_path / "open", WRITTEN_SECRET, 0o640)
+    private(tmp_path / "empty", "")
+    private(tmp_path / "addresses", "SMS json://t0ken-5f1e/{destination}")
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    (tmp_path / "bytes").chmod(0o600)
+    found = {name: value if name == "url" else str(tmp_path / value) for name, value in given.items()}
+
+    with pytest.raises(GatewayUnusable) as caught:
+        choose(tmp_path, kind, **found)
+    assert "5f1e" not in str(caught.value)
+    assert WRITTEN_SECRET not in str(caught.value)
+
+
+def test_apprise_is_not_imported_for_who_does_not_use_it() -> None:
+    code = "import riskgate_server.bootstrap, sys; sys.exit('apprise' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
