@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help test test-long simulate check format protos lock clean bench demo loadtest \
-    powercut crash crowd storm faults races scenarios
+    powercut crash crowd storm faults races spray scenarios
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -45,6 +45,9 @@ faults: .venv/.built  ## Let the disk fail under a loaded server: make faults FA
 
 races: .venv/.built  ## Give the same proof 64 times at once, again and again: make races REPEATS=100
 	RACES=$(or $(REPEATS),100) $(ACCEPTANCE) tests/rpc -k "at_once"
+
+spray: .venv/.built  ## Guess one code at many accounts: make spray ACCOUNTS=10000
+	ACCOUNTS=$(or $(ACCOUNTS),10000) $(ACCEPTANCE) tests/unit/engine/test_spray.py
 
 check: .venv/.built  ## Lint, types, import rules, contract
 	@scripts/check
