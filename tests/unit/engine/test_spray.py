@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from riskgate_server.domain.identity.grants import Purpose
 from riskgate_server.domain.identity.limits import PROOF_LIMITS
@@ -18,7 +19,7 @@ ACCOUNTS = int(os.environ.get("ACCOUNTS", "1500"))
 def test_a_spray_over_many_accounts_is_compared_as_often_as_the_settings_say_and_no_more() -> None:
     bank = Bank()
     commands: list[c.Command] = []
-    whose = [{"tenant_id": f.TENANT, "customer_id": f"c{n}"} for n in range(ACCOUNTS)]
+    whose: list[dict[str, Any]] = [{"tenant_id": f.TENANT, "customer_id": f"c{n}"} for n in range(ACCOUNTS)]
     bank.pipeline.run([f.open_line(f"open {n}", customer_id=each["customer_id"]) for n, each in enumerate(whose)])
     enrolled = bank.pipeline.run(
         [c.EnrollTotp(**each, request_id="enrol", fingerprint=b"e", label="app", grant=b"") for each in whose]
