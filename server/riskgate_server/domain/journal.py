@@ -22,9 +22,10 @@ from riskgate_server.domain.fraud.profile import Profile, PurchaseFacts, observe
 from riskgate_server.domain.fraud.safety import UNTOUCHED
 from riskgate_server.domain.fraud.safety import after as safety_after
 from riskgate_server.domain.fraud.safety import asked as safety_asked
+from riskgate_server.domain.identity.device_changes import EVOLVERS as DEVICE_EVOLVERS
 from riskgate_server.domain.identity.events import IdentityEvent, IdentitySecrets, MessageSettled
-from riskgate_server.domain.identity.identity import EVOLVERS as IDENTITY_EVOLVERS
-from riskgate_server.domain.identity.identity import Identity
+from riskgate_server.domain.identity.identity import EVOLVERS as FACTOR_EVOLVERS
+from riskgate_server.domain.identity.identity import Evolver, Identity
 from riskgate_server.domain.ledger import holds, postings
 from riskgate_server.domain.ledger.holds import CaptureTerms, HoldState, Purchase
 from riskgate_server.domain.ledger.postings import Transfer
@@ -512,6 +513,9 @@ def _review_passed(
     return purchase.line_id
 
 
+_IDENTITY_EVOLVERS: Final[dict[type, Evolver]] = {**FACTOR_EVOLVERS, **DEVICE_EVOLVERS}
+
+
 def _identity(aggregate: Aggregate, event: IdentityEvent, _sequence: int, at_us: int, sealed: Sealed | None) -> str:
     assert aggregate.identity is not None
     secrets = sealed if isinstance(sealed, IdentitySecrets) else None
@@ -519,7 +523,7 @@ def _identity(aggregate: Aggregate, event: IdentityEvent, _sequence: int, at_us:
     safety = safety_after(profile.safety or UNTOUCHED, event, at_us, bound=aggregate.identity.bound)
     if safety != UNTOUCHED:
         aggregate.customer = aggregate.customer.with_profile(replace(profile, safety=safety))
-    aggregate.identity = IDENTITY_EVOLVERS[type(event)](aggregate.identity, event, at_us, secrets)
+    aggregate.identity = _IDENTITY_EVOLVERS[type(event)](aggregate.identity, event, at_us, secrets)
     return ""
 
 
@@ -553,5 +557,5 @@ _EVOLVERS: Final[dict[type, Callable[[Aggregate, Any, int, int, Sealed | None], 
     CreditUsed: _credit_used,
     CustomerErased: _customer_erased,
     MessageSettled: _nothing,
-    **dict.fromkeys(IDENTITY_EVOLVERS, _identity),
+    **dict.fromkeys(_IDENTITY_EVOLVERS, _identity),
 }

@@ -7,13 +7,14 @@ given back by a crash.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import IntEnum
 from typing import Final
 
 import msgspec
 
 from riskgate_server.domain.calendar import DAY_US, SECOND_US
-from riskgate_server.domain.errors import ResourceExhausted
+from riskgate_server.domain.errors import AlreadyExists, ResourceExhausted
 from riskgate_server.domain.identity.budgets import UNSPENT, Budget, frees_us, give_back, spend, spent
 from riskgate_server.domain.identity.factors import Factor
 from riskgate_server.domain.identity.identity import SENDS_PERIOD_US
@@ -50,9 +51,14 @@ class _Numbers(msgspec.Struct, frozen=True, gc=False, array_like=True):
     seen: tuple[tuple[bytes, int], ...] = ()
 
 
+class _Owner(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    customer_id: str
+
+
 _encode: Final = msgspec.msgpack.Encoder().encode
 _number_sends: Final = msgspec.msgpack.Decoder(_NumberSends).decode
 _numbers: Final = msgspec.msgpack.Decoder(_Numbers).decode
+_owner: Final = msgspec.msgpack.Decoder(_Owner).decode
 _budget: Final = msgspec.msgpack.Decoder(Budget).decode
 
 
@@ -82,6 +88,33 @@ def send_scopes(tenant_id: str, recipient: Recipient) -> tuple[ScopeKey, ...]:
 def wrong_code_scope(tenant_id: str) -> ScopeKey:
     """Return the scope that every comparison of a code concerns."""
     return (tenant_id, ScopeKind.WRONG_CODES, b"")
+
+
+def credential_scopes(tenant_id: str, marks: Collection[bytes]) -> tuple[ScopeKey, ...]:
+    """Return the scopes that say whose a device's key is."""
+    return tuple((tenant_id, ScopeKind.CREDENTIAL, mark) for mark in marks)
+
+
+def take_credential(work: Work, marks: Collection[bytes]) -> None:
+    """
+    Note that a key, known by its marks, is the customer's from now on.
+
+    It stays theirs when the device is revoked: a key that was one customer's never proves anything for another.
+
+    Raises:
+        AlreadyExists: it is another customer's; whose is nobody's business.
+    """
+    tenant_id, customer_id = work.key
+    scopes = credential_scopes(tenant_id, marks)
+    if any((stored := work.scope(scope)) and _owner(stored).customer_id != customer_id for scope in scopes):
+        raise credential_exists()
+    for scope in scopes:
+        work.put_scope(scope, _encode(_Owner(customer_id)))
+
+
+def credential_exists() -> AlreadyExists:
+    """Return the refusal of a key that is enrolled already, for whomever."""
+    return AlreadyExists("CREDENTIAL_EXISTS", "the device's key is enrolled already")
 
 
 def charge_send(work: Work, recipient: Recipient) -> None:

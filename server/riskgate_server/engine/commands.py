@@ -12,6 +12,8 @@ import msgspec
 from riskgate_server.domain.credit.line import BlockKind
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.fraud.profile import PurchaseFacts
+from riskgate_server.domain.identity.devices import Platform, ProofVerdict, RegistrationVerdict
+from riskgate_server.domain.identity.enrolled import ProofFault
 from riskgate_server.domain.identity.grants import Purpose
 from riskgate_server.domain.journal import Label
 
@@ -263,6 +265,67 @@ class VerifyRecoveryCode(Command, frozen=True, gc=False, kw_only=True):
 
 class EraseCustomer(Command, frozen=True, gc=False, kw_only=True):
     """Let a customer be forgotten."""
+
+    reason_code: str
+    actor_id: str
+
+
+class BeginEnrolment(Command, frozen=True, gc=False, kw_only=True):
+    """Ask a new device to prove that it has a key; `grant` as for a phone."""
+
+    platform: Platform
+    display_name: str
+    grant: bytes
+
+
+class FinishEnrolment(Command, frozen=True, gc=False, kw_only=True):
+    """
+    Register a device's key, which was verified before the queue.
+
+    Args:
+        found: what the registration was found to be; None when there was nothing to hold it against.
+        judged: digest of what it was held against (`enrolled.enrolment_judged`).
+        marks: keyed hashes of the key and of a passkey's id, within the tenant; empty unless it holds.
+    """
+
+    enrolment_id: str
+    found: RegistrationVerdict | ProofFault | None
+    judged: bytes
+    marks: tuple[bytes, ...]
+
+
+class BeginChallenge(Command, frozen=True, gc=False, kw_only=True):
+    """Ask devices for a proof; no `credential_ids` means all of the customer's."""
+
+    purpose: Purpose
+    transaction_id: str
+    credential_ids: tuple[str, ...]
+
+
+class VerifyChallenge(Command, frozen=True, gc=False, kw_only=True):
+    """
+    Count a device's proof, which was verified before the queue.
+
+    Args:
+        found: what the proof was found to be; None when there was nothing to hold it against.
+        judged: digest of what it was held against (`enrolled.challenge_judged`).
+    """
+
+    challenge_id: str
+    found: ProofVerdict | ProofFault | None
+    judged: bytes
+
+
+class RevokeDevice(Command, frozen=True, gc=False, kw_only=True):
+    """Make a device worthless."""
+
+    credential_id: str
+    reason_code: str
+    actor_id: str
+
+
+class RevokeAllDevices(Command, frozen=True, gc=False, kw_only=True):
+    """Make all devices of a customer worthless."""
 
     reason_code: str
     actor_id: str

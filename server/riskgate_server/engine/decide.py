@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from riskgate_server.engine import commands, erasure, holds, lines, otp, payments, purchases
+from riskgate_server.engine import commands, devices, erasure, holds, lines, otp, payments, purchases
 from riskgate_server.engine.ports import RiskRules
 from riskgate_server.engine.replies import Reply, Settled
 from riskgate_server.engine.work import Work
@@ -41,6 +41,12 @@ USE_CASES: Final[dict[type[commands.Command], UseCase]] = {
     commands.MakeRecoveryCodes: _plain(otp.make_recovery_codes),
     commands.VerifyRecoveryCode: _plain(otp.verify_recovery_code),
     commands.EraseCustomer: _plain(erasure.erase_customer),
+    commands.BeginEnrolment: _plain(devices.begin_enrolment),
+    commands.FinishEnrolment: _plain(devices.finish_enrolment),
+    commands.BeginChallenge: _plain(devices.begin_challenge),
+    commands.VerifyChallenge: _plain(devices.verify_challenge),
+    commands.RevokeDevice: _plain(devices.revoke_device),
+    commands.RevokeAllDevices: _plain(devices.revoke_all_devices),
     commands.SettleMessage: _plain(otp.settle_message),
     # Every command begins by ending what lapsed; this one does nothing else.
     commands.SettleLapsed: lambda _work, _command, _rules: Settled(0),

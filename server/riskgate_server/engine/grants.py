@@ -57,12 +57,19 @@ def pass_proof(
     challenge_id: str = "",
     step: int = 0,
     spent_code: bytes = b"",
+    sign_count: int = 0,
+    app_sign_count: int = 0,
+    regressed: bool = False,
 ) -> GrantReply:
-    """Record a right proof and return its grant; with an unspent one by another kind of factor it is of level 2."""
+    """
+    Record a right proof and return its grant; with an unspent one by another kind of factor it is at least of level 2.
+
+    What else is given is recorded as it is (`ProofPassed`).
+    """
     weaker = combined(work.identity.grants, use, source, level, work.now_us)
     sources = (*weaker.sources, source) if weaker else (source,)
     if weaker:
-        level = TWO_FACTORS_LEVEL
+        level = max(weaker.level, TWO_FACTORS_LEVEL)
     key_id = work.secrets.key_id
     expires_us = work.now_us + work.bounds.proofs.grant_lifetime_us
     passed = ProofPassed(
@@ -76,6 +83,9 @@ def pass_proof(
         replaces=weaker.mark if weaker else b"",
         step=step,
         spent_code=spent_code,
+        sign_count=sign_count,
+        app_sign_count=app_sign_count,
+        regressed=regressed,
     )
     work.record(Happening(passed))
     methods = tuple(dict.fromkeys(s.method for s in sources))
@@ -111,11 +121,19 @@ def spend_to_bind(work: Work, mark: bytes) -> tuple[GrantSpent, ...] | Refusal:
 
     Raises:
         PermissionRefused: a grant is needed, and none was given.
-        PreconditionFailed: as `spend`.
+        PreconditionFailed: as `spend`; the grant rests on what is in its cool-down.
     """
     if not work.identity.bound:
         return ()
     if not mark:
-        raise PermissionRefused("GRANT_REQUIRED", "a further factor needs a grant of the customer's highest level")
+        raise grant_required()
+    grant = work.identity.grant(mark)
+    if grant and not all(work.identity.at_full_strength(source, work.now_us) for source in grant.sources):
+        raise PreconditionFailed("GRANT_TOO_WEAK", "what joined others lately binds nothing yet")
     spent = spend(work, mark, Use(Purpose.BINDING), work.identity.highest_level(work.now_us))
     return spent if isinstance(spent, Refusal) else (spent,)
+
+
+def grant_required() -> PermissionRefused:
+    """Return the refusal of a further factor or device that comes without a grant."""
+    return PermissionRefused("GRANT_REQUIRED", "a further factor needs a grant of the customer's highest level")

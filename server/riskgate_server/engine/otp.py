@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from hmac import compare_digest
-from typing import Final
 
 from riskgate_server.domain.calendar import SECOND_US
 from riskgate_server.domain.errors import (
     AlreadyExists,
     FieldViolation,
     InvalidRequest,
-    PermissionRefused,
     PreconditionFailed,
     ResourceExhausted,
 )
@@ -27,10 +25,10 @@ from riskgate_server.domain.identity.events import (
     RecoverySecrets,
 )
 from riskgate_server.domain.identity.factors import FOR_GOOD, CodeChallenge, Factor, lock_after
-from riskgate_server.domain.identity.grants import CODE_LEVEL, Method, Purpose, Source, Use, mask_of
+from riskgate_server.domain.identity.grants import CODE_LEVEL, Method, Purpose, Source, Use
 from riskgate_server.domain.identity.identity import source_of
 from riskgate_server.domain.journal import Happening
-from riskgate_server.engine import across, grants
+from riskgate_server.engine import across, grants, proofs
 from riskgate_server.engine.commands import (
     ConfirmFactor,
     EnrollPhone,
@@ -43,7 +41,7 @@ from riskgate_server.engine.commands import (
     VerifyCode,
     VerifyRecoveryCode,
 )
-from riskgate_server.engine.messages import CodeMessage, NoticeMessage
+from riskgate_server.engine.messages import CodeMessage
 from riskgate_server.engine.protection import suspend_on_burst
 from riskgate_server.engine.replies import (
     CodeReply,
@@ -54,12 +52,8 @@ from riskgate_server.engine.replies import (
     Refusal,
     RevokedReply,
     Settled,
-    refusal_of,
 )
 from riskgate_server.engine.work import Work
-
-NOTICE_LIFETIME_US: Final = 24 * 3600 * SECOND_US
-"""How long it is worth telling a customer that something about their account changed."""
 
 
 def view(factor: Factor, now_us: int) -> FactorView:
@@ -166,23 +160,13 @@ def confirm_factor(work: Work, command: ConfirmFactor) -> FactorReply | Refusal:
     first = not work.identity.bound
     # Nothing is to be protected from the first; what joins others must first have been there for a while.
     full_us = work.now_us + (0 if first else work.bounds.proofs.cool_down_us)
-    others = [] if first else _phones(work)
+    others = [] if first else proofs.phones(work)
     challenge_id = challenge.challenge_id if challenge else ""
     work.record(Happening(FactorConfirmed(factor.factor_id, challenge_id, step, full_us)))
-    _tell(work, others, "FACTOR_BOUND")
+    proofs.tell(work, others, "FACTOR_BOUND")
     return FactorReply(
         work.key, work.request_id, view(work.identity.factor(factor.factor_id, work.now_us), work.now_us)
     )
-
-
-def _phones(work: Work) -> list[Factor]:
-    return list(work.identity.active(Method.SMS))
-
-
-def _tell(work: Work, phones: list[Factor], notice: str) -> None:
-    """Tell a customer on the phones they had before that something about their account changed."""
-    for phone in phones:
-        work.send(NoticeMessage(phone.secret.decode(), "", notice, work.now_us + NOTICE_LIFETIME_US))
 
 
 def _checked(work: Work, factor: Factor, code: str) -> tuple[CodeChallenge | None, int | None]:
@@ -195,7 +179,7 @@ def _checked(work: Work, factor: Factor, code: str) -> tuple[CodeChallenge | Non
     if factor.method is Method.SMS:
         challenge = next(c for c in reversed(work.identity.codes) if c.factor_id == factor.factor_id)
         _require_open(work, challenge)
-    _require_unlocked(work, factor)
+    proofs.require_unlocked(work, factor.locked_until_us)
     across.require_guesses(work)
     return challenge, _compare(work, factor, challenge, code)
 
@@ -222,14 +206,14 @@ def send_code(work: Work, command: SendCode) -> CodeReply:
     """
     factor = _phone_of(work, command.factor_id)
     use = grants.use_for(work, command.purpose, command.transaction_id)
-    _require_counts(work, use, factor.method)
-    _require_unlocked(work, factor)
+    proofs.require_counts(work, use, factor.method)
+    proofs.require_unlocked(work, factor.locked_until_us)
     across.charge_send(work, across.recipient_of(factor))
     return CodeReply(work.key, _send(work, factor, use, command.language))
 
 
 def _phone_of(work: Work, factor_id: str) -> Factor:
-    phones = _phones(work)
+    phones = proofs.phones(work)
     if not factor_id:
         if len(phones) != 1:
             message = "the customer has several phones: name one" if phones else "the customer has no confirmed phone"
@@ -241,13 +225,6 @@ def _phone_of(work: Work, factor_id: str) -> Factor:
     if factor not in phones:
         raise PreconditionFailed("FACTOR_NOT_ACTIVE", "the factor takes no messages, or is not confirmed")
     return factor
-
-
-def _require_counts(work: Work, use: Use, method: Method) -> None:
-    """Refuse a kind of factor that the purchase does not trust: its grant would open nothing."""
-    purchase = work.purchase(use.transaction_id) if use.transaction_id else None
-    if purchase is not None and not purchase.step_up_methods & mask_of(method):
-        raise PreconditionFailed("METHOD_NOT_ALLOWED", "this kind of factor does not count for the purchase")
 
 
 def _send(work: Work, factor: Factor, use: Use, language: str) -> CodeView:
@@ -366,8 +343,8 @@ def verify_code(work: Work, command: VerifyCode) -> GrantReply | Refusal:
         use = grants.use_for(work, command.purpose, command.transaction_id)
     if factor.expires_us:
         raise PreconditionFailed("FACTOR_NOT_ACTIVE", "the factor is not confirmed")
-    _require_counts(work, use, factor.method)
-    _require_unlocked(work, factor)
+    proofs.require_counts(work, use, factor.method)
+    proofs.require_unlocked(work, factor.locked_until_us)
     across.require_guesses(work)
     step = _compare(work, factor, challenge, command.code)
     if step is None:
@@ -390,15 +367,6 @@ def _require_open(work: Work, challenge: CodeChallenge) -> None:
         raise PreconditionFailed("CHALLENGE_EXPIRED", "the code came too late; have a new one sent")
 
 
-def _require_unlocked(work: Work, factor: Factor) -> None:
-    if work.now_us >= factor.locked_until_us:
-        return
-    for_good = factor.locked_until_us == FOR_GOOD
-    wait = 0 if for_good else (factor.locked_until_us - work.now_us) / SECOND_US
-    reason, message = "PROOF_LOCKED", "too many wrong proofs; try again later, or another factor"
-    raise ResourceExhausted(reason, message, retry_after_seconds=wait)
-
-
 def _fail(work: Work, factor: Factor, challenge: CodeChallenge | None) -> Refusal:
     """Count a wrong code; the answer does not say what was wrong."""
     limits = work.bounds.proofs
@@ -414,12 +382,7 @@ def _fail(work: Work, factor: Factor, challenge: CodeChallenge | None) -> Refusa
     )
     work.record(Happening(failed))
     suspend_on_burst(work)
-    return wrong_proof()
-
-
-def wrong_proof() -> Refusal:
-    """Return the one answer to every wrong proof."""
-    return refusal_of(PermissionRefused("PROOF_WRONG", "the proof is wrong"))
+    return proofs.wrong()
 
 
 def revoke_factor(work: Work, command: RevokeFactor) -> RevokedReply:
@@ -430,9 +393,9 @@ def revoke_factor(work: Work, command: RevokeFactor) -> RevokedReply:
         NotFound: the customer has no such factor.
     """
     factor = work.identity.factor(command.factor_id, work.now_us)
-    phones = _phones(work)
+    phones = proofs.phones(work)
     work.record(Happening(FactorRevoked(factor.factor_id, command.reason_code, command.actor_id)))
-    _tell(work, phones, "FACTOR_REVOKED")
+    proofs.tell(work, phones, "FACTOR_REVOKED")
     return RevokedReply(work.key, work.now_us, (factor.factor_id,))
 
 
@@ -456,7 +419,7 @@ def make_recovery_codes(work: Work, command: MakeRecoveryCodes) -> FactorReply |
     factor_id = f"f-{work.customer.sequence + 1}"
     made = RecoveryCodesMade(factor_id, work.now_us + work.bounds.proofs.cool_down_us)
     work.record(Happening(made, sealed=RecoverySecrets(marks)))
-    _tell(work, _phones(work), "RECOVERY_CODES_MADE")
+    proofs.tell(work, proofs.phones(work), "RECOVERY_CODES_MADE")
     factor = work.identity.factor(factor_id, work.now_us)
     return FactorReply(work.key, work.request_id, view(factor, work.now_us), key_id=key_id)
 
@@ -472,7 +435,7 @@ def verify_recovery_code(work: Work, command: VerifyRecoveryCode) -> GrantReply 
     factor = next(iter(work.identity.active(Method.RECOVERY_CODE)), None)
     if factor is None:
         raise PreconditionFailed("FACTOR_NOT_ACTIVE", "the customer has no recovery codes")
-    _require_unlocked(work, factor)
+    proofs.require_unlocked(work, factor.locked_until_us)
     across.require_guesses(work)
     mark = work.secrets.recovery_mark(work.key, command.code)
     # Every one of them, so that the time tells nothing of which.

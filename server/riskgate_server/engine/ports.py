@@ -19,6 +19,15 @@ from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.fraud.decision import Assessment
 from riskgate_server.domain.fraud.features import FeatureValues, LineFacts
 from riskgate_server.domain.fraud.profile import Profile, PurchaseFacts
+from riskgate_server.domain.identity.devices import (
+    Proof,
+    ProofAsked,
+    ProofPolicy,
+    ProofVerdict,
+    Registration,
+    RegistrationAsked,
+    RegistrationVerdict,
+)
 from riskgate_server.engine.messages import Message
 
 
@@ -479,6 +488,30 @@ class Tokens(Protocol):
 
     def open_token(self, purpose: tuple[str, ...], token: str) -> bytes:
         """Return what was sealed for this purpose, or raise TokenRefused."""
+
+
+class ProofVerifier(Protocol):
+    """Verifies what customers' devices sign. Safe from any thread."""
+
+    def verify_registration(
+        self, answer: Registration, asked: RegistrationAsked, policy: ProofPolicy, *, now_us: int
+    ) -> RegistrationVerdict:
+        """
+        Check that a new key is one, that its holder has it, and what vouches for it.
+
+        Raises:
+            InvalidRequest: the answer cannot be read.
+            ProofRefused: it can, and does not hold.
+        """
+
+    def verify_proof(self, answer: Proof, asked: ProofAsked, policy: ProofPolicy, *, now_us: int) -> ProofVerdict:
+        """
+        Check that one of the keys asked for answered what was asked. Counters are returned, not judged.
+
+        Raises:
+            InvalidRequest: the answer cannot be read.
+            ProofRefused: it can, and does not hold.
+        """
 
 
 class Clock(Protocol):

@@ -16,6 +16,7 @@ import msgspec
 
 from riskgate_server.domain.customer import Customer, CustomerKey
 from riskgate_server.domain.errors import NotFound, PreconditionFailed
+from riskgate_server.domain.identity.identity import EMPTY_IDENTITY, Identity
 from riskgate_server.domain.journal import (
     Aggregate,
     DecisionAnnotated,
@@ -30,6 +31,7 @@ from riskgate_server.domain.journal import (
 from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState, after_expiry
 from riskgate_server.engine import sealing
+from riskgate_server.engine.devices import view as device_view
 from riskgate_server.engine.otp import view
 from riskgate_server.engine.places import Places, token_invalid
 from riskgate_server.engine.ports import (
@@ -50,6 +52,7 @@ from riskgate_server.engine.replies import (
     UNREADABLE,
     AnnotationReply,
     DecisionReply,
+    DeviceView,
     FactorView,
     HoldReply,
     LineReply,
@@ -123,8 +126,18 @@ class Queries:
         return [LineReply(key, customer.sequence, now_us, line) for line in customer.lines]
 
     def factors(self, key: CustomerKey) -> list[FactorView]:
+        """Return a customer's factors, oldest first. Raises as `identity`."""
+        identity, now_us = self.identity(key)
+        return [view(factor, now_us) for factor in identity.factors if factor.stands(now_us)]
+
+    def devices(self, key: CustomerKey) -> list[DeviceView]:
+        """Return a customer's devices, oldest first. Raises as `identity`."""
+        identity, _ = self.identity(key)
+        return [device_view(device) for device in identity.devices]
+
+    def identity(self, key: CustomerKey) -> tuple[Identity, int]:
         """
-        Return a customer's factors, oldest first.
+        Return what a customer can prove themselves with, and the time that is for them, UTC µs.
 
         Raises:
             NotFound: no such customer in the tenant.
@@ -135,12 +148,11 @@ class Queries:
             stored = snapshot.identity(key)
         now_us = max(self._clock.now_us(), sealing.decode_customer(row.key, row.state).last_us)
         if stored is None:
-            return []
+            return EMPTY_IDENTITY, now_us
         (data_key,) = self._vault.keys([key]).values()
         if isinstance(data_key, NoKey):
             raise PreconditionFailed(*(ERASED if data_key is NoKey.FORGOTTEN else UNREADABLE))
-        identity = sealing.unseal_identity(stored, data_key, self._sealer)
-        return [view(factor, now_us) for factor in identity.factors if factor.stands(now_us)]
+        return sealing.unseal_identity(stored, data_key, self._sealer), now_us
 
     def _as_of_now(self, snapshot: Snapshot, key: CustomerKey) -> tuple[Customer, int]:
         row = _customer_row(snapshot, key)

@@ -11,6 +11,8 @@ from riskgate_server.domain import errors, journal
 from riskgate_server.domain.credit.line import Block, CreditLine
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.identity import events
+from riskgate_server.domain.identity.devices import Assurance, Platform
+from riskgate_server.domain.identity.enrolled import DeviceChallenge, Enrolment
 from riskgate_server.domain.identity.factors import FactorState
 from riskgate_server.domain.identity.grants import Method, Use
 from riskgate_server.domain.journal import Event, Label, PurchaseDecided
@@ -161,6 +163,42 @@ class RevokedReply(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=1
     ids: tuple[str, ...]
 
 
+class DeviceView(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What may be shown of a device. Times in UTC µs, 0 where they do not apply."""
+
+    credential_id: str
+    platform: Platform
+    display_name: str
+    assurance: Assurance
+    enrolled_us: int
+    full_strength_us: int
+    last_use_us: int
+
+
+class EnrolmentReply(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=13):
+    """A new device is asked to prove that it has a key. `known` are the ids of the passkeys the customer has."""
+
+    key: CustomerKey
+    enrolment: Enrolment
+    known: tuple[bytes, ...]
+
+
+class DeviceReply(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=14):
+    """A device as it stands."""
+
+    key: CustomerKey
+    device: DeviceView
+
+
+class ChallengeReply(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=15):
+    """Devices are asked for a proof. `passkeys` are the ids of those among them, `others` says if not all are such."""
+
+    key: CustomerKey
+    challenge: DeviceChallenge
+    passkeys: tuple[bytes, ...]
+    others: bool
+
+
 Reply = (
     DecisionReply
     | HoldReply
@@ -174,9 +212,12 @@ Reply = (
     | CodeReply
     | GrantReply
     | RevokedReply
+    | EnrolmentReply
+    | DeviceReply
+    | ChallengeReply
 )
 
-PRIVATE: Final = (FactorReply, CodeReply)
+PRIVATE: Final = (FactorReply, CodeReply, EnrolmentReply, DeviceReply, ChallengeReply)
 """Replies that show something of a person: they are kept sealed."""
 
 ERASED: Final = ("CUSTOMER_ERASED", "the customer was erased: what this needs of them is gone for good")
@@ -222,6 +263,10 @@ KINDS: Final[dict[type[Event], str]] = {
     events.GrantSpent: "GRANT_SPENT",
     events.RecoveryCodesMade: "RECOVERY_CODES_MADE",
     events.MessageSettled: "MESSAGE_SETTLED",
+    events.EnrolmentBegun: "ENROLMENT_BEGUN",
+    events.DeviceEnrolled: "DEVICE_ENROLLED",
+    events.DevicesRevoked: "DEVICES_REVOKED",
+    events.ChallengeIssued: "CHALLENGE_ISSUED",
 }
 """What callers know the journal's events as."""
 

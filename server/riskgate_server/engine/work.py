@@ -285,9 +285,13 @@ class Work:
         if self._changes is not None:
             beside.keep(self.key, self._changes)
 
+    def random_bytes(self, size: int) -> bytes:
+        """Return bytes that nobody can guess."""
+        return self._batch.entropy(size)
+
     def new_id(self, prefix: str) -> str:
         """Return an id that nobody can guess."""
-        return f"{prefix}-{self._batch.entropy(16).hex()}"
+        return f"{prefix}-{self.random_bytes(16).hex()}"
 
     def facts(self, purchase: Purchase) -> PurchaseFacts | None:
         """Return what a purchase looked like when it was last decided; None when it cannot be read."""

@@ -84,6 +84,13 @@ EVENTS = {
     "GrantSpent": (24, "mark use level destroyed"),
     "RecoveryCodesMade": (25, "factor_id full_strength_us"),
     "MessageSettled": (26, "message_id outcome"),
+    "EnrolmentBegun": (27, "enrolment_id platform expires_us granted"),
+    "DeviceEnrolled": (
+        28,
+        "credential_id enrolment_id platform marks assurance attestation full_strength_us",
+    ),
+    "DevicesRevoked": (29, "credential_ids reason_code actor_id every"),
+    "ChallengeIssued": (30, "challenge_id use credential_ids expires_us"),
 }
 
 

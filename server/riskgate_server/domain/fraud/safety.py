@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from riskgate_server.domain.identity import events
+from riskgate_server.domain.identity.devices import Fault
 from riskgate_server.domain.identity.grants import Purpose
 
 FAILED_MAX: Final = 10
@@ -44,15 +45,27 @@ def after(safety: Safety, event: events.IdentityEvent, at_us: int, *, bound: boo
     """Return what is known after an event. `bound` says that something was confirmed before it."""
     replace = msgspec.structs.replace
     match event:
-        case events.FactorConfirmed() if bound:
+        case events.FactorConfirmed() | events.DeviceEnrolled() if bound:
             return replace(safety, changed_us=at_us)
         case events.FactorRevoked() | events.RecoveryCodesMade():
             return replace(safety, changed_us=at_us)
+        case events.DevicesRevoked() if event.credential_ids:
+            return replace(safety, changed_us=at_us)
         case events.ProofFailed():
-            return replace(safety, failed_us=(*safety.failed_us, at_us)[-FAILED_MAX:])
+            regressed = event.reason == Fault.COUNTER_NOT_GROWN.name
+            return replace(
+                safety,
+                failed_us=(*safety.failed_us, at_us)[-FAILED_MAX:],
+                regressed_us=at_us if regressed else safety.regressed_us,
+            )
         case events.ProofPassed():
             answered = event.use.purpose is Purpose.TRANSACTION
-            return replace(safety, passed_us=at_us, unanswered=0 if answered else safety.unanswered)
+            return replace(
+                safety,
+                passed_us=at_us,
+                unanswered=0 if answered else safety.unanswered,
+                regressed_us=at_us if event.regressed else safety.regressed_us,
+            )
     return safety
 
 

@@ -74,6 +74,8 @@ class Fault(IntEnum):
     EXPIRED = 14
     """Expired by the server's clock, or good for longer than a proof may be."""
     TRANSACTION_DIFFERS = 15
+    COUNTER_NOT_GROWN = 16
+    """As that of a copied key does not; judged by the engine, which knows what it was."""
     ATTESTATION_MISSING = 20
     ATTESTATION_WRONG = 21
     """The chain does not hold, or is not about this key."""

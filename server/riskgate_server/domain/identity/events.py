@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
+from riskgate_server.domain.identity.challenges import Transaction
+from riskgate_server.domain.identity.devices import Assurance, DeviceKey, Platform
 from riskgate_server.domain.identity.grants import Method, Source, Use
 
 
@@ -64,7 +66,11 @@ class CodeUnsent(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=21)
 
 
 class ProofFailed(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=22):
-    """A wrong proof. `reason` says what was wrong, to nobody outside."""
+    """
+    A wrong proof. `reason` says what was wrong, to nobody outside: the name of a `Fault`, or CODE_WRONG.
+
+    The source's id is empty when a device's answer does not say, or wrongly says, whose it is.
+    """
 
     source: Source
     challenge_id: str
@@ -84,6 +90,8 @@ class ProofPassed(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=23
         replaces: mark of the grant that it strengthened and took the place of; empty for none.
         step: the accepted step of an authenticator app.
         spent_code: keyed hash of the recovery code that it spent.
+        sign_count: the counter that a device showed, 0 for keys without one; `app_sign_count` that of App Attest.
+        regressed: it had not grown, as that of a key with copies need not.
     """
 
     source: Source
@@ -96,6 +104,9 @@ class ProofPassed(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=23
     replaces: bytes = b""
     step: int = 0
     spent_code: bytes = b""
+    sign_count: int = 0
+    app_sign_count: int = 0
+    regressed: bool = False
 
 
 class GrantSpent(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=24):
@@ -121,6 +132,49 @@ class MessageSettled(msgspec.Struct, frozen=True, gc=False, array_like=True, tag
     outcome: str
 
 
+class EnrolmentBegun(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=27):
+    """A new device was asked to prove that it has a key. With `EnrolmentSecrets`."""
+
+    enrolment_id: str
+    platform: Platform
+    expires_us: int
+    granted: bool
+
+
+class DeviceEnrolled(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=28):
+    """
+    A device's key was registered. With `DeviceSecrets`.
+
+    `marks` are keyed hashes of the key and of a passkey's id; `attestation` is the format of what vouches for it.
+    """
+
+    credential_id: str
+    enrolment_id: str
+    platform: Platform
+    marks: tuple[bytes, ...]
+    assurance: Assurance
+    attestation: str
+    full_strength_us: int
+
+
+class DevicesRevoked(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=29):
+    """Devices became worthless; with `every`, all that the customer had, if any, and enrolments under way."""
+
+    credential_ids: tuple[str, ...]
+    reason_code: str
+    actor_id: str
+    every: bool
+
+
+class ChallengeIssued(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=30):
+    """Devices were asked for a proof. With `ChallengeSecrets`."""
+
+    challenge_id: str
+    use: Use
+    credential_ids: tuple[str, ...]
+    expires_us: int
+
+
 IdentityEvent = (
     FactorEnrolled
     | FactorConfirmed
@@ -132,6 +186,10 @@ IdentityEvent = (
     | GrantSpent
     | RecoveryCodesMade
     | MessageSettled
+    | EnrolmentBegun
+    | DeviceEnrolled
+    | DevicesRevoked
+    | ChallengeIssued
 )
 
 
@@ -149,4 +207,25 @@ class RecoverySecrets(msgspec.Struct, frozen=True, gc=False, array_like=True, ta
     codes: tuple[bytes, ...]
 
 
-IdentitySecrets = FactorSecrets | RecoverySecrets
+class EnrolmentSecrets(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=5):
+    """What a new device was asked, and what the customer calls it."""
+
+    nonce: bytes
+    display_name: str
+
+
+class DeviceSecrets(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=6):
+    """The key of a device, and the model of a passkey's authenticator (AAGUID)."""
+
+    key: DeviceKey
+    aaguid: bytes
+
+
+class ChallengeSecrets(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=7):
+    """What devices were asked."""
+
+    nonce: bytes
+    transaction: Transaction | None
+
+
+IdentitySecrets = FactorSecrets | RecoverySecrets | EnrolmentSecrets | DeviceSecrets | ChallengeSecrets

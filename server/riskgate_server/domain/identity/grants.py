@@ -81,7 +81,9 @@ def level_by(grant: Grant, methods: int) -> int:
     counted = {source.method for source in grant.sources if methods & 1 << source.method}
     if len(counted) == len({source.method for source in grant.sources}):
         return grant.level
-    # What is left of a pair is no pair. A device key is strong alone and never weakens what it is part of.
+    # What is left of a pair is no pair, yet a device key is strong alone.
+    if Method.DEVICE_KEY in counted:
+        return TWO_FACTORS_LEVEL
     return CODE_LEVEL if counted else 0
 
 

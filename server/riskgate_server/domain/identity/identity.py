@@ -7,9 +7,10 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from riskgate_server.domain.errors import NotFound
+from riskgate_server.domain.errors import NotFound, PreconditionFailed
 from riskgate_server.domain.identity import events
 from riskgate_server.domain.identity.budgets import UNSPENT, Budget, give_back, spend
+from riskgate_server.domain.identity.enrolled import Device, DeviceChallenge, Enrolment, with_changed, with_counters
 from riskgate_server.domain.identity.events import IdentitySecrets
 from riskgate_server.domain.identity.factors import CodeChallenge, Factor
 from riskgate_server.domain.identity.grants import TWO_FACTORS_LEVEL, Grant, Method, Source
@@ -28,6 +29,11 @@ class Identity(msgspec.Struct, frozen=True, gc=False, array_like=True):
     codes: tuple[CodeChallenge, ...] = ()
     grants: tuple[Grant, ...] = ()
     sends: Budget = UNSPENT
+    devices: tuple[Device, ...] = ()
+    revoked: tuple[Device, ...] = ()
+    """Devices revoked lately, so that what they sign is told from what nobody's device signed."""
+    enrolments: tuple[Enrolment, ...] = ()
+    challenges: tuple[DeviceChallenge, ...] = ()
 
     def factor(self, factor_id: str, now_us: int) -> Factor:
         """
@@ -57,6 +63,45 @@ class Identity(msgspec.Struct, frozen=True, gc=False, array_like=True):
                 return challenge
         raise NotFound("CHALLENGE_NOT_FOUND", "the customer has no such challenge")
 
+    def device(self, credential_id: str) -> Device:
+        """
+        Return a device that stands.
+
+        Raises:
+            NotFound: the customer has no such device.
+            PreconditionFailed: it was revoked.
+        """
+        for device in self.devices:
+            if device.credential_id == credential_id:
+                return device
+        if any(device.credential_id == credential_id for device in self.revoked):
+            raise PreconditionFailed("DEVICE_REVOKED", "the device was revoked")
+        raise NotFound("DEVICE_NOT_FOUND", "the customer has no such device")
+
+    def enrolment(self, enrolment_id: str) -> Enrolment:
+        """
+        Return an enrolment under way, or one that ended lately.
+
+        Raises:
+            NotFound: there is none.
+        """
+        for enrolment in self.enrolments:
+            if enrolment.challenge_id == enrolment_id:
+                return enrolment
+        raise NotFound("CHALLENGE_NOT_FOUND", "the customer has no such enrolment")
+
+    def challenge(self, challenge_id: str) -> DeviceChallenge:
+        """
+        Return what devices were asked, and may still be or were lately.
+
+        Raises:
+            NotFound: there is no such challenge.
+        """
+        for challenge in self.challenges:
+            if challenge.challenge_id == challenge_id:
+                return challenge
+        raise NotFound("CHALLENGE_NOT_FOUND", "the customer has no such challenge")
+
     def grant(self, mark: bytes) -> Grant | None:
         """Return an unspent grant by the hash of its token."""
         return next((grant for grant in self.grants if grant.mark == mark), None)
@@ -64,16 +109,25 @@ class Identity(msgspec.Struct, frozen=True, gc=False, array_like=True):
     @property
     def bound(self) -> bool:
         """Whether anything was ever confirmed that still stands: then another factor needs a grant."""
-        return any(not factor.expires_us for factor in self.factors)
+        return bool(self.devices) or any(not factor.expires_us for factor in self.factors)
 
     def highest_level(self, now_us: int) -> int:
         """
         Return the strongest level of proof the customer can reach now; 0 when they can prove nothing.
 
-        A factor in its cool-down is not asked for, or it would keep its owner from binding another.
+        What is in its cool-down is not asked for, or it would keep its owner from binding another.
         """
         kinds = {f.method for f in self.active() if f.full_strength_us <= now_us}
-        return min(len(kinds), TWO_FACTORS_LEVEL)
+        devices = [device for device in self.devices if device.full_strength_us <= now_us]
+        if devices:
+            kinds.add(Method.DEVICE_KEY)
+        return max(min(len(kinds), TWO_FACTORS_LEVEL), *(device.assurance.level for device in devices), 0)
+
+    def at_full_strength(self, source: Source, now_us: int) -> bool:
+        """Whether what was proven is past its cool-down; what was revoked never is."""
+        times = [d.full_strength_us for d in self.devices if d.credential_id == source.id]
+        times += [f.full_strength_us for f in self.factors if f.factor_id == source.id]
+        return any(at_us <= now_us for at_us in times)
 
 
 EMPTY_IDENTITY: Final = Identity()
@@ -81,13 +135,18 @@ EMPTY_IDENTITY: Final = Identity()
 CHALLENGES_KEPT: Final = 8
 """Challenges remembered, so that what ended lately is told from what never was; the oldest is forgotten first."""
 
+DEVICES_KEPT: Final = 16
+"""Revoked devices remembered; the one revoked first is forgotten first."""
+
 GRANTS_KEPT: Final = 8
 """Grants that may be unspent at once; the oldest is forgotten first."""
 
 _Item = TypeVar("_Item")
+_Asked = TypeVar("_Asked", CodeChallenge, DeviceChallenge, Enrolment)
 
 
-def _newest(items: tuple[_Item, ...], item: _Item, most: int) -> tuple[_Item, ...]:
+def newest(items: tuple[_Item, ...], item: _Item, most: int) -> tuple[_Item, ...]:
+    """Return items, oldest first, with one more; of more than `most` the oldest are forgotten."""
     return (*items, item)[-most:]
 
 
@@ -96,9 +155,16 @@ def _change_factor(identity: Identity, factor_id: str, **changes: Any) -> Identi
     return replace(identity, factors=factors)
 
 
-def _end_code(identity: Identity, challenge_id: str, ended: str) -> Identity:
-    codes = tuple(replace(c, ended=c.ended or ended) if c.challenge_id == challenge_id else c for c in identity.codes)
-    return replace(identity, codes=codes)
+def ended(asked: tuple[_Asked, ...], challenge_id: str, reason: str) -> tuple[_Asked, ...]:
+    """Return what was asked with one of it ended, if it had not ended before."""
+    return tuple(replace(a, ended=a.ended or reason) if a.challenge_id == challenge_id else a for a in asked)
+
+
+def _missed(asked: tuple[_Asked, ...], challenge_id: str, *, burned: bool) -> tuple[_Asked, ...]:
+    reason = "CHALLENGE_BURNED" if burned else ""
+    return tuple(
+        replace(a, wrong=a.wrong + 1, ended=a.ended or reason) if a.challenge_id == challenge_id else a for a in asked
+    )
 
 
 def _factor_enrolled(
@@ -133,7 +199,7 @@ def _factor_confirmed(
         failures=0,
         locked_until_us=0,
     )
-    return _end_code(confirmed, event.challenge_id, "CHALLENGE_USED")
+    return replace(confirmed, codes=ended(confirmed.codes, event.challenge_id, "CHALLENGE_USED"))
 
 
 def _factor_revoked(
@@ -146,12 +212,13 @@ def _factor_revoked(
             replace(c, ended=c.ended or "CHALLENGE_SUPERSEDED") if c.factor_id == event.factor_id else c
             for c in identity.codes
         ),
-        grants=_without_source(identity.grants, event.factor_id),
+        grants=without_source(identity.grants, event.factor_id),
     )
 
 
-def _without_source(grants: tuple[Grant, ...], source_id: str) -> tuple[Grant, ...]:
-    return tuple(g for g in grants if all(s.id != source_id for s in g.sources))
+def without_source(grants: tuple[Grant, ...], *source_ids: str) -> tuple[Grant, ...]:
+    """Return the grants that rest on none of these factors or devices."""
+    return tuple(g for g in grants if all(s.id not in source_ids for s in g.sources))
 
 
 def _code_sent(identity: Identity, event: events.CodeSent, at_us: int, _secrets: IdentitySecrets | None) -> Identity:
@@ -176,7 +243,7 @@ def _code_sent(identity: Identity, event: events.CodeSent, at_us: int, _secrets:
         expires_us=event.expires_us,
         resend_us=event.resend_us,
     )
-    return replace(identity, codes=_newest(codes, challenge, CHALLENGES_KEPT), sends=sends)
+    return replace(identity, codes=newest(codes, challenge, CHALLENGES_KEPT), sends=sends)
 
 
 def _code_unsent(
@@ -194,14 +261,15 @@ def _code_unsent(
 def _proof_failed(
     identity: Identity, event: events.ProofFailed, _at_us: int, _secrets: IdentitySecrets | None
 ) -> Identity:
-    changed = _change_factor(identity, event.source.id, failures=event.failures, locked_until_us=event.locked_until_us)
-    codes = tuple(
-        replace(c, wrong=c.wrong + 1, ended=c.ended or ("CHALLENGE_BURNED" if event.burned else ""))
-        if c.challenge_id == event.challenge_id
-        else c
-        for c in changed.codes
+    counted = {"failures": event.failures, "locked_until_us": event.locked_until_us}
+    changed = _change_factor(identity, event.source.id, **counted)
+    return replace(
+        changed,
+        devices=with_changed(identity.devices, event.source.id, **counted),
+        codes=_missed(identity.codes, event.challenge_id, burned=event.burned),
+        challenges=_missed(identity.challenges, event.challenge_id, burned=event.burned),
+        enrolments=_missed(identity.enrolments, event.challenge_id, burned=event.burned),
     )
-    return replace(changed, codes=codes)
 
 
 def _proof_passed(
@@ -217,10 +285,21 @@ def _proof_passed(
             last_step=max(factor.last_step, event.step),
             codes=tuple(code for code in factor.codes if code != event.spent_code),
         )
-    identity = _end_code(identity, event.challenge_id, "CHALLENGE_USED")
+    device = next((d for d in identity.devices if d.credential_id == event.source.id), None)
+    if device is not None:
+        key = with_counters(device, sign_count=event.sign_count, app_sign_count=event.app_sign_count)
+        used = with_changed(
+            identity.devices, device.credential_id, key=key, last_use_us=at_us, failures=0, locked_until_us=0
+        )
+        identity = replace(identity, devices=used)
     grants = tuple(g for g in identity.grants if g.mark != event.replaces and at_us < g.expires_us)
     grant = Grant(event.mark, event.use, event.level, event.sources, event.expires_us)
-    return replace(identity, grants=_newest(grants, grant, GRANTS_KEPT))
+    return replace(
+        identity,
+        grants=newest(grants, grant, GRANTS_KEPT),
+        codes=ended(identity.codes, event.challenge_id, "CHALLENGE_USED"),
+        challenges=ended(identity.challenges, event.challenge_id, "CHALLENGE_USED"),
+    )
 
 
 def _grant_spent(
@@ -250,9 +329,9 @@ def _recovery_codes_made(
     return replace(identity, factors=(*others, factor))
 
 
-_Evolver = Callable[[Identity, Any, int, IdentitySecrets | None], Identity]
+Evolver = Callable[[Identity, Any, int, IdentitySecrets | None], Identity]
 
-EVOLVERS: Final[dict[type, _Evolver]] = {
+EVOLVERS: Final[dict[type, Evolver]] = {
     events.FactorEnrolled: _factor_enrolled,
     events.FactorConfirmed: _factor_confirmed,
     events.FactorRevoked: _factor_revoked,
