@@ -1,14 +1,14 @@
-"""From a command to its use case: the whole list of what the engine can be asked to change."""
+"""From a command to its use case: the whole list of what the engine can be asked to change, and what it will touch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
-from riskgate_server.engine import commands, devices, erasure, holds, lines, otp, payments, purchases
-from riskgate_server.engine.ports import RiskRules
+from riskgate_server.engine import commands, devices, erasure, foreseen, holds, lines, otp, payments, purchases
+from riskgate_server.engine.ports import RiskRules, ScopeKey
 from riskgate_server.engine.replies import Reply, Settled
-from riskgate_server.engine.work import Work
+from riskgate_server.engine.work import Batch, Work
 
 UseCase = Callable[[Work, Any, RiskRules], Reply]
 
@@ -51,3 +51,15 @@ USE_CASES: Final[dict[type[commands.Command], UseCase]] = {
     # Every command begins by ending what lapsed; this one does nothing else.
     commands.SettleLapsed: lambda _work, _command, _rules: Settled(0),
 }
+
+SCOPES: Final[dict[type[commands.Command], Callable[[Batch, Any], Collection[ScopeKey]]]] = {
+    commands.EnrollPhone: foreseen.enrolling_phone,
+    commands.ConfirmFactor: foreseen.comparing,
+    commands.SendCode: foreseen.sending,
+    commands.ResendCode: foreseen.resending,
+    commands.VerifyCode: foreseen.comparing,
+    commands.VerifyRecoveryCode: foreseen.comparing,
+    commands.SettleMessage: foreseen.settling,
+    commands.FinishEnrolment: foreseen.enrolling_key,
+}
+"""The facts across customers that a command will touch; no others touch any."""

@@ -27,7 +27,7 @@ from riskgate_server.engine.commands import (
     SettleLapsed,
     SettleMessage,
 )
-from riskgate_server.engine.decide import USE_CASES
+from riskgate_server.engine.decide import SCOPES, USE_CASES
 from riskgate_server.engine.ports import (
     BatchRow,
     Clock,
@@ -38,8 +38,10 @@ from riskgate_server.engine.ports import (
     OutcomeUnknown,
     Outgoing,
     ProofSecrets,
+    ReadFailed,
     RequestRow,
     RiskRules,
+    ScopeKey,
     Sealer,
     Store,
     StoreBroken,
@@ -256,6 +258,25 @@ class Pipeline:
             [(command.key, command.transaction_id) for command in commands if isinstance(command, PurchaseCommand)],
             there=there,
         )
+        self._take_scopes(batch, commands)
+
+    def _take_scopes(self, batch: Batch, commands: Sequence[Command]) -> None:
+        """Take the facts across customers that the commands will touch: all at once, so that batches never deadlock."""
+        scopes: set[ScopeKey] = set()
+        for command in commands:
+            foresee = SCOPES.get(type(command))
+            if foresee is None or command.key in batch.refused or command.key not in batch.kept:
+                continue
+            if command.request_id and batch.request(command.key, command.request_id) is not None:
+                continue
+            try:
+                scopes.update(foresee(batch, command))
+            except (MemoryError, ReadFailed, StoreBroken, StoreBusy, StoreConflict, StoreFull):
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever damaged proofs break, it is this command's alone
+                log.warning("scopes not foreseen", command=type(command).__name__, why=type(error).__name__)
+        if scopes:
+            batch.beside.take_scopes(scopes)
 
     def _lock(self, tx: Transaction, keys: Collection[CustomerKey]) -> dict[CustomerKey, int]:
         """Take the customers of a batch from other writers, and return at which sequence each of them is."""
