@@ -29,6 +29,7 @@ from riskgate_server.crypto.keys import (
     MasterKeyMismatch,
     SecretFileBroken,
 )
+from riskgate_server.crypto.proofs import ProofVerifier
 from riskgate_server.crypto.signing import (
     HeadLog,
     HeadsBroken,
@@ -42,6 +43,7 @@ from riskgate_server.domain.fraud.ruleset import RulesetInvalid
 from riskgate_server.engine.clocks import DataClock, SystemClock
 from riskgate_server.engine.delivery import Delivery, Terms
 from riskgate_server.engine.envelopes import Envelopes
+from riskgate_server.engine.judging import Judge
 from riskgate_server.engine.pipeline import Pipeline
 from riskgate_server.engine.places import PlaceTokens
 from riskgate_server.engine.ports import ReadFailed, Store, StoreBusy, StoreInUse
@@ -51,6 +53,7 @@ from riskgate_server.notify.choice import open_gateway
 from riskgate_server.notify.refusals import GatewayUnusable
 from riskgate_server.notify.texts import own_texts
 from riskgate_server.opening import OtherPast, open_store, refuse_other_past, secret, secret_ring, sign_head
+from riskgate_server.relying_party import RelyingPartyRefused, read_policy, read_trust
 from riskgate_server.rpc.callers import Authenticator, RateLimits
 from riskgate_server.rpc.convert import DecisionWriter, ReasonTexts
 from riskgate_server.rpc.door import Door
@@ -59,7 +62,7 @@ from riskgate_server.rpc.gateway import Gateway
 from riskgate_server.rpc.metrics import Metrics
 from riskgate_server.rpc.phones import PhoneBook
 from riskgate_server.rpc.server import RpcServer, ServerTLS
-from riskgate_server.rpc.service import Readers, Rooms
+from riskgate_server.rpc.service import Proofs, Readers, Rooms
 from riskgate_server.rules.loader import CompiledRuleset, declared_version, load_ruleset
 from riskgate_server.settings import Settings
 from riskgate_server.stores.access.registry import CallerRegistry, RegistryUnusable
@@ -74,7 +77,10 @@ READERS: Final = 4
 FILES_MIN: Final = 256
 """Descriptors the server needs: some forty of its own, the rest for callers."""
 
-READING_CONNECTIONS: Final = READERS + 2
+VERIFIERS: Final = 2
+"""Threads that verify what devices sign, each with a snapshot of what the device was asked."""
+
+READING_CONNECTIONS: Final = READERS + VERIFIERS + 2
 """One for each of those threads, one for the sweep of lapsed holds and one for signing heads: none ever waits long."""
 
 GC_THRESHOLD: Final = 200_000
@@ -229,6 +235,7 @@ REFUSALS_TO_START: Final = (
     MasterKeyMismatch,
     OtherPast,
     ReadFailed,
+    RelyingPartyRefused,
     RegistryUnusable,
     RulesetRefused,
     SchemaTooNew,
@@ -268,6 +275,7 @@ class Server:
             authorities=settings.gateway_authorities,
             seconds=settings.gateway_seconds,
         )
+        policy, verifier = read_policy(settings), ProofVerifier(read_trust(settings))
         loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as closing:
             opened = open_store(directory, settings.store, synchronous=self._synchronous, readers=READING_CONNECTIONS)
@@ -295,6 +303,8 @@ class Server:
             feed = Feed()
             readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
             closing.callback(readers.shutdown)
+            verifiers = ThreadPoolExecutor(VERIFIERS, thread_name_prefix="verifier")
+            closing.callback(verifiers.shutdown)
             queries = Queries(store, vault=opened.vault, sealer=opened.sealer, clock=clock, rulesets=load_ruleset)
             erasures = Erasures(directory.erased, opened.vault)
             if back := erasures.again():
@@ -331,6 +341,12 @@ class Server:
                 places=PlaceTokens(SealedTokens(fingerprint_key)),
                 delivery=delivery,
                 phones=PhoneBook(hashes.fingerprint),
+                proofs=Proofs(
+                    policy=policy,
+                    judge=Judge(queries, verifier, policy, hashes.fingerprint),
+                    threads=Readers(verifiers),
+                    fingerprint=hashes.fingerprint,
+                ),
                 erase=erasures.erase,
                 write_decision=DecisionWriter(ReasonTexts(rules.reason_text)),
             )

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_status import rpc_status
 
 from riskgate.credit.v1 import credit_line_service_pb2_grpc, ledger_service_pb2_grpc
-from riskgate.identity.v1 import otp_service_pb2_grpc
+from riskgate.identity.v1 import device_service_pb2_grpc, otp_service_pb2_grpc
 from riskgate.operations.v1 import customer_service_pb2_grpc
 from riskgate.risk.v1 import risk_service_pb2_grpc
 
@@ -147,6 +147,7 @@ class Api:
         self.risk = risk_service_pb2_grpc.RiskServiceStub(presenting)
         self.lines = credit_line_service_pb2_grpc.CreditLineServiceStub(presenting)
         self.customers = customer_service_pb2_grpc.CustomerServiceStub(presenting)
+        self.devices = device_service_pb2_grpc.DeviceServiceStub(presenting)
         self.otp = otp_service_pb2_grpc.OtpServiceStub(presenting)
         self.ledger = ledger_service_pb2_grpc.LedgerServiceStub(presenting)
         self.health: Any = health_pb2_grpc.HealthStub(presenting)

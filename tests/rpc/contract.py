@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from riskgate.credit.v1 import credit_line_service_pb2 as line_pb
 from riskgate.credit.v1 import ledger_service_pb2 as ledger_pb
+from riskgate.identity.v1 import device_service_pb2 as device_pb
 from riskgate.identity.v1 import grant_pb2
 from riskgate.identity.v1 import otp_service_pb2 as otp_pb
 from riskgate.operations.v1 import customer_service_pb2 as customer_pb
@@ -28,6 +29,7 @@ SERVICES: Final = (
     line_pb.DESCRIPTOR.services_by_name["CreditLineService"],
     ledger_pb.DESCRIPTOR.services_by_name["LedgerService"],
     otp_pb.DESCRIPTOR.services_by_name["OtpService"],
+    device_pb.DESCRIPTOR.services_by_name["DeviceService"],
     customer_pb.DESCRIPTOR.services_by_name["CustomerService"],
     *LATER,
 )
@@ -106,6 +108,29 @@ SAMPLES: Final[dict[str, Sample]] = {
         **_whose(), factor_id="f-1", reason_code="PHONE_LOST", actor_id="olga"
     ),
     "GenerateRecoveryCodes": lambda: otp_pb.GenerateRecoveryCodesRequest(**_whose(), binding_grant="none"),
+    "BeginEnrollment": lambda: device_pb.BeginEnrollmentRequest(
+        **_whose(), platform=device_pb.DEVICE_PLATFORM_ANDROID_KEYSTORE, display_name="ada's phone"
+    ),
+    "FinishEnrollment": lambda: device_pb.FinishEnrollmentRequest(
+        **_whose(),
+        enrollment_id="e-1",
+        raw_key=device_pb.RawKeyRegistration(public_key=bytes(91), signature=bytes(70), android_chain=[b"x"]),
+    ),
+    "BeginChallenge": lambda: device_pb.BeginChallengeRequest(
+        **_whose(), purpose=grant_pb2.PROOF_PURPOSE_SIGN_IN, credential_ids=["k-1"]
+    ),
+    "VerifyChallenge": lambda: device_pb.VerifyChallengeRequest(
+        **_whose(),
+        challenge_id="c-1",
+        device_signature=device_pb.DeviceSignature(credential_id="k-1", signature=bytes(70)),
+    ),
+    "ListDevices": lambda: device_pb.ListDevicesRequest(customer_id="ada"),
+    "RevokeDevice": lambda: device_pb.RevokeDeviceRequest(
+        **_whose(), credential_id="k-1", reason_code="PHONE_STOLEN", actor_id="olga"
+    ),
+    "RevokeAllDevices": lambda: device_pb.RevokeAllDevicesRequest(
+        **_whose(), reason_code="ACCOUNT_TAKEOVER", actor_id="olga"
+    ),
     "VerifyRecoveryCode": lambda: otp_pb.VerifyRecoveryCodeRequest(
         **_whose(), code="ABCD-EFGH-IJKL-MNOP", purpose=grant_pb2.PROOF_PURPOSE_SIGN_IN
     ),

@@ -30,12 +30,21 @@ _HELP: Final = {
     "gateway": "What brings messages to phones; file, for development, is a file with codes in clear.",
     "gateway_secrets": "The webhook's signing secrets, or Apprise's addresses, one per line.",
     "message_language": "Of messages for which nobody chose one (en).",
+    "rp_id": "Domain that customers' passkeys are bound to (localhost).",
+    "origins": "Pages and apps that may use them, comma-separated (http://localhost:8080).",
     "drain_seconds": "How long calls in flight may take at the end (10).",
     "log_level": "How much is logged.",
 }
 """The settings that are options too."""
 
-_METAVARS: Final = {"store": "DSN", "address": "ADDRESS", "ruleset": "FILE", "gateway_secrets": "FILE"}
+_METAVARS: Final = {
+    "store": "DSN",
+    "address": "ADDRESS",
+    "ruleset": "FILE",
+    "gateway_secrets": "FILE",
+    "rp_id": "DOMAIN",
+    "origins": "ORIGINS",
+}
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -24,6 +24,7 @@ from riskgate.operations.v1 import (
 from riskgate.risk.v1 import risk_service_pb2
 from riskgate_server.rpc.credit_lines import CreditLineServicer
 from riskgate_server.rpc.customers import CustomerServicer
+from riskgate_server.rpc.devices import DeviceServicer
 from riskgate_server.rpc.door import MESSAGE_BYTES_MAX
 from riskgate_server.rpc.ledger import LedgerServicer
 from riskgate_server.rpc.otp import OtpServicer
@@ -57,7 +58,6 @@ LATER: Final[tuple[ServiceDescriptor, ...]] = tuple(
     module.DESCRIPTOR.services_by_name[name]
     for module, name in (
         (assessment_service_pb2, "AssessmentService"),
-        (device_service_pb2, "DeviceService"),
         (ruleset_service_pb2, "RulesetService"),
         (list_service_pb2, "ListService"),
         (case_service_pb2, "CaseService"),
@@ -115,6 +115,7 @@ class RpcServer:
             credit_line_service_pb2.DESCRIPTOR.services_by_name["CreditLineService"]: CreditLineServicer(rooms),
             ledger_service_pb2.DESCRIPTOR.services_by_name["LedgerService"]: LedgerServicer(rooms),
             otp_service_pb2.DESCRIPTOR.services_by_name["OtpService"]: OtpServicer(rooms),
+            device_service_pb2.DESCRIPTOR.services_by_name["DeviceService"]: DeviceServicer(rooms),
             customer_service_pb2.DESCRIPTOR.services_by_name["CustomerService"]: CustomerServicer(rooms),
             **dict.fromkeys(LATER),
         }

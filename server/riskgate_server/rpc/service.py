@@ -13,7 +13,9 @@ import structlog
 
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.errors import PermissionRefused, ResourceExhausted, Unavailable
+from riskgate_server.domain.identity.devices import ProofPolicy
 from riskgate_server.engine.delivery import Delivery
+from riskgate_server.engine.judging import Judge
 from riskgate_server.engine.places import PlaceTokens
 from riskgate_server.engine.ports import Clock, ProofSecrets, ReadFailed, StoreBusy
 from riskgate_server.engine.queries import Queries
@@ -113,6 +115,19 @@ async def changed_or_due(changed: asyncio.Event) -> None:
     changed.clear()
 
 
+class Proofs(msgspec.Struct, frozen=True):
+    """
+    What is needed to ask devices for proofs.
+
+    `threads` verify what they answer, before the queue. `fingerprint` hashes (tenant, kind, value) under a secret key.
+    """
+
+    policy: ProofPolicy
+    judge: Judge
+    threads: Readers
+    fingerprint: Callable[[str, str, str], bytes]
+
+
 class Rooms(msgspec.Struct, frozen=True):
     """Everything a servicer may speak to."""
 
@@ -128,6 +143,7 @@ class Rooms(msgspec.Struct, frozen=True):
     places: PlaceTokens
     delivery: Delivery
     phones: PhoneBook
+    proofs: Proofs
     erase: Callable[[CustomerKey, int], None]
 
     async def change(self, changed: asyncio.Event) -> None:

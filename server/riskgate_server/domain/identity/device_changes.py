@@ -12,6 +12,7 @@ from riskgate_server.domain.identity.enrolled import Device, DeviceChallenge, En
 from riskgate_server.domain.identity.events import IdentitySecrets
 from riskgate_server.domain.identity.identity import (
     CHALLENGES_KEPT,
+    DEVICE_CHALLENGES_KEPT,
     DEVICES_KEPT,
     Evolver,
     Identity,
@@ -95,7 +96,7 @@ def _challenge_issued(
         transaction=known.transaction,
         expires_us=event.expires_us,
     )
-    return replace(identity, challenges=newest(identity.challenges, issued, CHALLENGES_KEPT))
+    return replace(identity, challenges=newest(identity.challenges, issued, DEVICE_CHALLENGES_KEPT))
 
 
 EVOLVERS: Final[dict[type, Evolver]] = {

@@ -135,6 +135,9 @@ EMPTY_IDENTITY: Final = Identity()
 CHALLENGES_KEPT: Final = 8
 """Challenges remembered, so that what ended lately is told from what never was; the oldest is forgotten first."""
 
+DEVICE_CHALLENGES_KEPT: Final = 16
+"""As above, of devices: a page may ask for a passkey whenever it is opened."""
+
 DEVICES_KEPT: Final = 16
 """Revoked devices remembered; the one revoked first is forgotten first."""
 

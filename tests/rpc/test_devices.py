@@ -1,0 +1,400 @@
+"""Device keys over the wire: attacks and what they meet (the rows are those of the threat table)."""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from google.protobuf.message import Message
+
+from riskgate.identity.v1 import device_service_pb2 as pb
+from riskgate.identity.v1 import grant_pb2
+from riskgate.risk.v1 import risk_service_pb2 as risk_pb
+from riskgate_client.phone import AndroidPhone, IPhone, JoseApp, Passkey
+from riskgate_server.engine.clocks import SystemClock
+from riskgate_server.opening import verify_directory
+from tests.rpc.calling import refused
+from tests.rpc.devices import (
+    WEB,
+    AnyDevice,
+    again,
+    asked,
+    begin,
+    devices_of,
+    enrol,
+    platform_of,
+    proof,
+    proven,
+    registration,
+    revoking,
+)
+from tests.rpc.phones import BINDING, SIGN_IN, TRANSACTION, whose
+from tests.rpc.requests import buy, entries_of, open_line
+from tests.rpc.serving import Deployment, Loop, Running, Tenant, serving
+from tests.rpc.test_codes import REPEATS, at_once, resuming
+
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+USED = "FAILED_PRECONDITION CHALLENGE_USED"
+WRONG = "PERMISSION_DENIED PROOF_WRONG"
+
+
+@pytest.fixture
+def ada_at(tenant: Tenant) -> Tenant:
+    """A tenant whose customer ada has a line."""
+    open_line(tenant.api)
+    return tenant
+
+
+def check(tenant: Tenant, request: pb.VerifyChallengeRequest) -> grant_pb2.Grant:
+    return tenant.api.devices.VerifyChallenge(request).grant
+
+
+def refusal(tenant: Tenant, request: pb.VerifyChallengeRequest) -> str:
+    return refused(lambda: check(tenant, request)).name
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        AndroidPhone, IPhone, JoseApp, partial(JoseApp, "EdDSA"), partial(Passkey, WEB),
+        partial(Passkey, WEB, synced=True, escapes=True),
+    ],
+    ids=["Android", "iOS", "ES256", "EdDSA", "passkey", "synced passkey"],
+)  # fmt: skip
+def test_a_device_of_every_kind_enrols_and_approves_a_purchase(ada_at: Tenant, make: Any) -> None:
+    device: AnyDevice = make()
+    credential_id = enrol(ada_at, device)
+    demanded = buy(ada_at.api, phone="ask", amount=4_200)
+    challenge = asked(ada_at, purpose=TRANSACTION, transaction_id=demanded.transaction_id)
+    if not isinstance(device, Passkey):
+        shown = json.loads(challenge.signing_input)["transaction"]
+        assert (shown["amount_minor"], shown["currency"], shown["payee_id"]) == (4_200, "CNY", "shop")
+
+    grant = check(ada_at, proof(device, challenge, credential_id))
+    assert (grant.level, list(grant.methods)) == (2, [grant_pb2.FACTOR_KIND_DEVICE_KEY])
+    done = ada_at.api.risk.CheckTransaction(resuming(demanded.transaction_id, grant.token)).decision
+    assert (done.outcome, done.held_amount.amount_minor) == (risk_pb.OUTCOME_APPROVE, 4_200)
+    (listed,) = devices_of(ada_at)
+    assert (listed.credential_id, listed.platform, listed.assurance.level) == (credential_id, platform_of(device), 2)
+    assert listed.assurance.device_bound is (not isinstance(device, JoseApp) and not getattr(device, "synced", False))
+    assert listed.last_use_time.seconds >= listed.enroll_time.seconds > 0
+
+
+def test_a_challenge_or_device_of_another_tenant_is_as_unknown_as_one_that_never_was(
+    ada_at: Tenant, running: Running
+) -> None:
+    """Row 6."""
+    phone = AndroidPhone()
+    credential_id = enrol(ada_at, phone)
+    stranger = running.tenant()
+    open_line(stranger.api)
+    challenge = asked(ada_at)
+    theirs = proof(phone, challenge, credential_id)
+    nobodys = proof(phone, challenge, credential_id, challenge_id="c-" + "0" * 32)
+
+    assert refused(lambda: check(stranger, theirs)) == refused(lambda: check(stranger, nobodys))
+    for request, call in (
+        (revoking(credential_id), stranger.api.devices.RevokeDevice),
+        (revoking("k-" + "0" * 32), stranger.api.devices.RevokeDevice),
+    ):
+        assert refused(partial(call, request)).name == "NOT_FOUND DEVICE_NOT_FOUND"
+    assert check(ada_at, theirs).level == 2
+
+
+def test_a_proof_of_another_customer_purchase_or_time_opens_nothing(ada_at: Tenant) -> None:
+    """Row 25."""
+    phone, theirs = AndroidPhone(), AndroidPhone()
+    open_line(ada_at.api, "bo")
+    credential_id, bos = enrol(ada_at, phone), enrol(ada_at, theirs, "bo")
+    small, large = (buy(ada_at.api, phone="ask", amount=amount).transaction_id for amount in (100, 90_000))
+    of_small, of_large = (asked(ada_at, purpose=TRANSACTION, transaction_id=t) for t in (small, large))
+    signed = proof(phone, of_small, credential_id)
+
+    moved = again(signed)
+    moved.challenge_id = of_large.challenge_id
+    assert refusal(ada_at, moved) == WRONG
+    assert refusal(ada_at, proof(theirs, of_large, bos)) == WRONG
+    assert refusal(ada_at, proof(theirs, asked(ada_at, "bo"), credential_id)) == "NOT_FOUND CHALLENGE_NOT_FOUND"
+    assert check(ada_at, signed).transaction_id == small
+    assert refusal(ada_at, again(signed)) == USED
+
+
+def test_another_spelling_of_a_used_signature_is_used(ada_at: Tenant) -> None:
+    """Row 36."""
+    phone = AndroidPhone()
+    credential_id = enrol(ada_at, phone)
+    signed = proof(phone, asked(ada_at), credential_id)
+    r, s = decode_dss_signature(signed.device_signature.signature)
+    mirrored = again(signed)
+    mirrored.device_signature.signature = encode_dss_signature(r, P256_ORDER - s)
+    check(ada_at, signed)
+
+    assert refusal(ada_at, mirrored) == USED
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        {"webauthn_assertion_json": "[]"},
+        {"webauthn_assertion_json": "[" * 10_000},
+        {"webauthn_assertion_json": '{"id":"a","id":"a"}'},
+        {"compact_jws": "e30.e30.e30"},
+    ],
+    ids=["no object", "brackets", "a name twice", "an empty token"],
+)
+def test_what_is_no_proof_is_malformed_and_counts_as_no_try(ada_at: Tenant, malformed: dict[str, Any]) -> None:
+    phone = AndroidPhone()
+    credential_id = enrol(ada_at, phone)
+    challenge = asked(ada_at)
+    for _ in range(5):
+        fields: dict[str, Any] = {**whose(), "challenge_id": challenge.challenge_id, **malformed}
+        request = pb.VerifyChallengeRequest(**fields)
+        found = refused(partial(check, ada_at, request))
+        assert (found.name, set(found.fields)) == ("INVALID_ARGUMENT PROOF_MALFORMED", set(malformed))
+
+    assert check(ada_at, proof(phone, challenge, credential_id)).level == 2
+
+
+def test_evidence_of_an_app_is_no_proof_of_the_customer(ada_at: Tenant) -> None:
+    """Row 46."""
+    app = JoseApp()
+    credential_id = enrol(ada_at, app)
+    beside = proof(app, asked(ada_at), credential_id, app_attest_assertion=b"x")
+    alone = pb.VerifyChallengeRequest()
+    alone.CopyFrom(beside)
+    alone.ClearField("compact_jws")
+
+    assert refusal(ada_at, beside) == "INVALID_ARGUMENT FIELD_INVALID"
+    assert refusal(ada_at, alone) == "INVALID_ARGUMENT FIELD_INVALID"
+
+
+@pytest.mark.parametrize(
+    "public_key",
+    [bytes(91), b"\x04" + bytes(64), b"\x02" + b"\x01" * 32],
+    ids=["no key", "off the curve", "compressed"],
+)
+def test_what_is_no_key_is_malformed(ada_at: Tenant, public_key: bytes) -> None:
+    """Row 38."""
+    phone = IPhone()
+    request = registration(phone, begin(ada_at, phone))
+    request.raw_key.public_key = public_key
+
+    found = refused(lambda: ada_at.api.devices.FinishEnrollment(request))
+    assert found.name == "INVALID_ARGUMENT PROOF_MALFORMED"
+
+
+def test_a_key_that_its_holder_cannot_use_is_not_enrolled(ada_at: Tenant) -> None:
+    """Row 39."""
+    phone, stolen = AndroidPhone(), AndroidPhone()
+    begun = begin(ada_at, phone)
+    request = registration(phone, begun)
+    request.raw_key.public_key = stolen.public_key
+
+    assert refused(lambda: ada_at.api.devices.FinishEnrollment(request)).name == WRONG
+    assert devices_of(ada_at) == []
+    assert ada_at.api.devices.FinishEnrollment(registration(phone, begun)).credential.credential_id
+
+
+@pytest.mark.parametrize("make", [AndroidPhone, partial(Passkey, WEB)], ids=["key", "passkey"])
+def test_one_key_for_two_customers_is_refused_without_a_name(tenant: Tenant, make: Any) -> None:
+    """Row 40, with both of them in the same moment."""
+    for n in range(REPEATS):
+        device: AnyDevice = make()
+        requests = []
+        for customer in (f"a{n}", f"b{n}"):
+            open_line(tenant.api, customer)
+            requests.append(registration(device, begin(tenant, device, customer), customer))
+
+        found = at_once([partial(tenant.api.devices.FinishEnrollment, request) for request in requests])
+        assert found == {"OK": 1, "ALREADY_EXISTS CREDENTIAL_EXISTS": 1}
+
+
+def test_who_has_the_key_already_is_not_named(ada_at: Tenant) -> None:
+    """Row 40."""
+    phone = AndroidPhone()
+    ada_at.api.devices.RevokeDevice(revoking(enrol(ada_at, phone)))
+    open_line(ada_at.api, "bo")
+    request = registration(phone, begin(ada_at, phone, "bo"), "bo")
+
+    found = refused(lambda: ada_at.api.devices.FinishEnrollment(request))
+    assert (found.name, found.metadata) == ("ALREADY_EXISTS CREDENTIAL_EXISTS", {})
+    assert "ada" not in found.message
+
+
+@pytest.mark.parametrize("synced", [False, True], ids=["device-bound", "synced"])
+def test_a_counter_that_does_not_grow(ada_at: Tenant, *, synced: bool) -> None:
+    """Row 47."""
+    passkey = Passkey(WEB, synced=synced, sign_count=5)
+    credential_id = enrol(ada_at, passkey)
+    if not synced:
+        passkey.sign_count -= 1
+    request = proof(passkey, asked(ada_at), credential_id)
+
+    if synced:
+        assert check(ada_at, request).level == 2
+    else:
+        assert refusal(ada_at, request) == WRONG
+
+
+def test_a_key_that_never_counts_is_as_good_as_any(ada_at: Tenant) -> None:
+    """Row 48."""
+    passkey = Passkey(WEB, synced=True)
+    credential_id = enrol(ada_at, passkey)
+
+    assert [proven(ada_at, passkey, credential_id).level for _ in range(3)] == [2, 2, 2]
+
+
+def test_a_device_that_is_revoked_opens_nothing_whatever_was_begun(ada_at: Tenant) -> None:
+    """Row 49."""
+    phone = AndroidPhone()
+    credential_id = enrol(ada_at, phone)
+    demanded = buy(ada_at.api, phone="ask")
+    grant = proven(ada_at, phone, credential_id, purpose=TRANSACTION, transaction_id=demanded.transaction_id)
+    begun = proof(phone, asked(ada_at), credential_id)
+    ada_at.api.devices.RevokeDevice(revoking(credential_id))
+
+    assert refusal(ada_at, begun) == "FAILED_PRECONDITION DEVICE_REVOKED"
+    spending = resuming(demanded.transaction_id, grant.token)
+    assert refused(lambda: ada_at.api.risk.CheckTransaction(spending)).name == "FAILED_PRECONDITION GRANT_INVALID"
+    named = pb.BeginChallengeRequest(**whose(), purpose=SIGN_IN, credential_ids=[credential_id])
+    assert refused(lambda: ada_at.api.devices.BeginChallenge(named)).name == "FAILED_PRECONDITION DEVICE_REVOKED"
+    assert devices_of(ada_at) == []
+
+
+def test_a_revocation_in_the_moment_of_a_proof_lets_at_most_that_proof_pass(tenant: Tenant) -> None:
+    """Row 49: whichever is first, no grant outlives the device."""
+    for n in range(REPEATS):
+        customer, phone = f"c{n}", AndroidPhone()
+        open_line(tenant.api, customer)
+        credential_id = enrol(tenant, phone, customer)
+        begun = [proof(phone, asked(tenant, customer), credential_id, customer) for _ in range(8)]
+        calls: list[Any] = [partial(tenant.api.devices.VerifyChallenge, request) for request in begun]
+        calls.insert(4, partial(tenant.api.devices.RevokeDevice, revoking(credential_id, customer)))
+
+        found = at_once(calls)
+        assert found["OK"] + found["FAILED_PRECONDITION DEVICE_REVOKED"] == 9
+        assert refusal(tenant, again(begun[0])) in {USED, "FAILED_PRECONDITION DEVICE_REVOKED"}
+
+
+def test_of_64_at_once_with_the_right_proof_exactly_one_is_let_in(tenant: Tenant) -> None:
+    """Row 25 at once, for each kind of proof."""
+    kinds: list[Any] = [AndroidPhone, JoseApp, partial(Passkey, WEB)]
+    for n in range(REPEATS):
+        customer, device = f"c{n}", kinds[n % len(kinds)]()
+        open_line(tenant.api, customer)
+        credential_id = enrol(tenant, device, customer)
+        request = proof(device, asked(tenant, customer), credential_id, customer)
+
+        found = at_once([partial(check, tenant, again(request)) for _ in range(64)])
+        assert found == {"OK": 1, USED: 63}
+
+
+def test_of_64_wrong_proofs_at_once_three_count(ada_at: Tenant) -> None:
+    phone = AndroidPhone()
+    credential_id = enrol(ada_at, phone)
+    request = proof(AndroidPhone(), asked(ada_at), credential_id)
+
+    found = at_once([partial(check, ada_at, again(request)) for _ in range(64)])
+    assert found == {WRONG: 3, "FAILED_PRECONDITION CHALLENGE_BURNED": 61}
+
+
+def test_of_64_enrolments_at_once_of_one_key_exactly_one_is_made(tenant: Tenant) -> None:
+    for n in range(REPEATS):
+        customer, phone = f"c{n}", AndroidPhone()
+        open_line(tenant.api, customer)
+        request = registration(phone, begin(tenant, phone, customer), customer)
+
+        found = at_once([partial(tenant.api.devices.FinishEnrollment, again(request)) for _ in range(64)])
+        assert found == {"OK": 1, USED: 63}
+        assert len(devices_of(tenant, customer)) == 1
+
+
+def test_64_repetitions_of_one_request_are_one_proof_and_get_the_same_grant(ada_at: Tenant) -> None:
+    """Row 58."""
+    phone = AndroidPhone()
+    credential_id = enrol(ada_at, phone)
+    request = proof(phone, asked(ada_at), credential_id)
+    grants: list[Message] = []
+
+    found = at_once([lambda: grants.append(check(ada_at, request))] * 64)
+    assert found == {"OK": 64}
+    assert {grant.SerializeToString(deterministic=True) for grant in grants} == {grants[0].SerializeToString()}
+    assert [entry.kind for entry in entries_of(ada_at.api)].count("PROOF_PASSED") == 1
+
+
+def test_a_begin_that_is_repeated_asks_the_same(ada_at: Tenant) -> None:
+    passkey = Passkey(WEB)
+    request = pb.BeginEnrollmentRequest(**whose(), platform=platform_of(passkey), display_name="a key")
+    first, second = (ada_at.api.devices.BeginEnrollment(request) for _ in range(2))
+    assert first == second
+    credential_id = ada_at.api.devices.FinishEnrollment(registration(passkey, first)).credential.credential_id
+
+    begin_proof = pb.BeginChallengeRequest(**whose(), purpose=SIGN_IN)
+    one, two = (ada_at.api.devices.BeginChallenge(begin_proof) for _ in range(2))
+    assert one == two
+    assert (one.signing_input, bool(one.request_options_json)) == (b"", True)
+    assert check(ada_at, proof(passkey, one, credential_id)).level == 2
+
+
+def test_a_further_device_needs_a_grant(ada_at: Tenant) -> None:
+    """Row 20."""
+    phone, further = AndroidPhone(), Passkey(WEB)
+    credential_id = enrol(ada_at, phone)
+    assert refused(lambda: begin(ada_at, further)).name == "PERMISSION_DENIED GRANT_REQUIRED"
+    signed_in = proven(ada_at, phone, credential_id)
+    mismatch = refused(lambda: begin(ada_at, further, grant=signed_in.token))
+    assert mismatch.name == "FAILED_PRECONDITION GRANT_MISMATCH"
+
+    enrol(ada_at, further, grant=proven(ada_at, phone, credential_id, purpose=BINDING).token)
+    first, second = devices_of(ada_at)
+    assert first.full_strength_time == first.enroll_time
+    assert second.full_strength_time.seconds - second.enroll_time.seconds == 24 * 3600
+
+
+def test_a_passkey_of_another_page_opens_nothing(ada_at: Tenant) -> None:
+    """Row 30."""
+    passkey = Passkey("https://localhost.example")
+    begun = begin(ada_at, passkey)
+
+    assert refused(lambda: ada_at.api.devices.FinishEnrollment(registration(passkey, begun))).name == WRONG
+
+
+def test_what_was_asked_outlives_a_restart_not_its_time_and_the_ledger_verifies(
+    loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 26, and every limit across a restart."""
+    deployment = Deployment(tmp_path / "data")
+    phone, passkey = AndroidPhone(), Passkey(WEB)
+    with serving(loop, deployment) as running:
+        tenant = running.tenant()
+        open_line(tenant.api)
+        credential_id = enrol(tenant, phone)
+        enrol(tenant, passkey, grant=proven(tenant, phone, credential_id, purpose=BINDING).token)
+        tried, used, raced, late = (asked(tenant) for _ in range(4))
+        answered = proof(phone, used, credential_id)
+        check(tenant, answered)
+        for _ in range(2):
+            assert refusal(tenant, proof(AndroidPhone(), tried, credential_id)) == WRONG
+
+    with serving(loop, deployment) as running:
+        after = Tenant(running, tenant.name)
+        assert refusal(after, proof(AndroidPhone(), tried, credential_id)) == WRONG
+        assert refusal(after, proof(phone, tried, credential_id)) == "FAILED_PRECONDITION CHALLENGE_BURNED"
+        # Row 58 across a restart: the same grant, and never a second one.
+        assert check(after, answered).level == 2
+        assert refusal(after, again(answered)) == USED
+        found = at_once([partial(check, after, proof(phone, raced, credential_id)) for _ in range(64)])
+        assert found == {"OK": 1, USED: 63}
+        monkeypatch.setattr(SystemClock, "now_us", lambda _: time.time_ns() // 1000 + 120_000_000)
+        assert refusal(after, proof(phone, late, credential_id)) == "FAILED_PRECONDITION CHALLENGE_EXPIRED"
+        every = pb.RevokeAllDevicesRequest(**whose(), reason_code="ACCOUNT_TAKEOVER", actor_id="olga")
+        assert len(after.api.devices.RevokeAllDevices(every).credential_ids) == 2
+    monkeypatch.undo()
+
+    assert verify_directory(deployment.directory, lambda *_: None).faults == []
+    deployment.close()
