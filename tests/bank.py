@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from hashlib import sha256
 from typing import Any
 
 import pyotp
@@ -46,7 +47,7 @@ class Bank:
         whose = {"tenant_id": f.TENANT, "customer_id": f.CUSTOMER} | {
             name: fields.pop(name) for name in ("tenant_id", "customer_id") if name in fields
         }
-        fingerprint = f"{kind.__name__} {sorted(fields.items())}".encode()
+        fingerprint = sha256(f"{kind.__name__} {sorted(fields.items())}".encode()).digest()
         return self.do(kind(**whose, request_id=request_id, fingerprint=fingerprint, **fields))
 
     def messages(self) -> list[Any]:

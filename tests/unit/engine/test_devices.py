@@ -441,3 +441,31 @@ def test_a_burst_of_wrong_device_proofs_suspends_the_line(bank: DeviceBank) -> N
     declined = bank.do(f.check("t-1", 100))
     assert isinstance(declined, DecisionReply)
     assert declined.decided.outcome is Outcome.DECLINE
+
+
+def test_nothing_that_is_the_customers_own_is_stored_in_clear(bank: DeviceBank) -> None:
+    passkey, phone = Passkey(WEB), AndroidPhone()
+    begun = bank.begin(passkey)
+    bank.finish(begun, bank.registration(passkey, begun))
+    bank.enrol(phone, bank_grant(bank, passkey))
+    bank.do(f.check("t-1", 4_200, "step_up"))
+    asked = bank.asked(Purpose.TRANSACTION, "t-1")
+    numbers = passkey.key.public_key().public_numbers()
+    secrets = [
+        b"Ada's phone",
+        passkey.webauthn_id,
+        numbers.x.to_bytes(32, "big"),
+        phone.public_key[-65:],
+        begun.enrolment.nonce,
+        asked.challenge.nonce,
+    ]
+
+    with bank.store.snapshot() as snapshot:
+        rows = [
+            *snapshot.entries(KEY, after=0, limit=100),
+            *snapshot.requests(KEY, after="", limit=100),
+            snapshot.identity(KEY),
+        ]
+    stored = msgspec.msgpack.encode(rows)
+    assert len(rows) > 10
+    assert [secret for secret in secrets if secret in stored] == []
