@@ -44,7 +44,8 @@ def registration(
     if isinstance(device, Passkey):
         request.webauthn_registration_json = device.create(begun.creation_options_json)
         return request
-    key = device.enrol(begun.signing_input)
+    given = (begun.signing_input, begun.challenge) if isinstance(device, AndroidPhone) else (begun.signing_input,)
+    key = device.enrol(*given)
     request.raw_key.CopyFrom(
         pb.RawKeyRegistration(public_key=key.public_key, signature=key.signature, android_chain=key.android_chain)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from tests.rpc.phones import BINDING, SIGN_IN, TRANSACTION, whose
 from tests.rpc.requests import buy, entries_of, open_line
 from tests.rpc.serving import Deployment, Loop, Running, Tenant, serving
 from tests.rpc.test_codes import REPEATS, at_once, resuming
+from tests.unit.crypto.proofs.makers import android_chain, authority
 
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 USED = "FAILED_PRECONDITION CHALLENGE_USED"
@@ -398,3 +400,31 @@ def test_what_was_asked_outlives_a_restart_not_its_time_and_the_ledger_verifies(
 
     assert verify_directory(deployment.directory, lambda *_: None).faults == []
     deployment.close()
+
+
+def test_where_makers_must_vouch_a_key_reaches_level_3_or_is_refused(loop: Loop, tmp_path: Path) -> None:
+    """Rows 41 and 42: without a chain, and with one of somebody else."""
+    always = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+    root, others_root = authority("Root", valid=always), authority("Another root", valid=always)
+    chains = [
+        android_chain(batch=authority("Batch", of, valid=always), root=of, valid=always) for of in (root, others_root)
+    ]
+    roots = tmp_path / "roots.pem"
+    roots.write_bytes(root.key_pem)
+    deployment = Deployment(tmp_path / "data")
+    with serving(loop, deployment, attestation="android", guarded_use=True, android_roots=str(roots)) as running:
+        tenant = running.tenant()
+        open_line(tenant.api)
+        for phone in (AndroidPhone(), AndroidPhone(chain=chains[1])):
+            request = registration(phone, begin(tenant, phone))
+            assert refused(partial(tenant.api.devices.FinishEnrollment, request)).name == WRONG
+        vouched_for = AndroidPhone(chain=chains[0])
+        credential_id = enrol(tenant, vouched_for)
+        assert proven(tenant, vouched_for, credential_id).level == 3
+        (listed,) = devices_of(tenant)
+    deployment.close()
+
+    known = listed.assurance
+    assert (known.attested, known.hardware_backed, known.user_verified_per_use, known.boot_state, known.level) == (
+        True, True, True, pb.BOOT_STATE_VERIFIED, 3,
+    )  # fmt: skip

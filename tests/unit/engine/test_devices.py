@@ -469,3 +469,16 @@ def test_nothing_that_is_the_customers_own_is_stored_in_clear(bank: DeviceBank) 
     stored = msgspec.msgpack.encode(rows)
     assert len(rows) > 10
     assert [secret for secret in secrets if secret in stored] == []
+
+
+def test_the_journal_of_a_customer_who_was_erased_still_verifies(bank: DeviceBank) -> None:
+    phone, passkey = AndroidPhone(), Passkey(WEB)
+    first = bank.enrol(phone)
+    bank.enrol(passkey, bank_grant(bank, phone))
+    asked = bank.asked()
+    assert refused(bank.proven(AndroidPhone(), asked)) == "PROOF_WRONG"
+    assert isinstance(bank.prove(asked.challenge.challenge_id, bank.answer(passkey, asked)), GrantReply)
+    bank.revoke(first)
+    bank.vault.forget(KEY)
+
+    assert bank.verify() == []

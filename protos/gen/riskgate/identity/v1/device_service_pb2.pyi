@@ -319,7 +319,9 @@ class RawKeyRegistration(_message.Message):
     """
     @_builtins.property
     def android_chain(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Android key attestation, X.509 certificates in DER, leaf first, at most 10 of 8 KiB; empty when there is none."""
+        """Android key attestation, X.509 certificates in DER, leaf first, at most 10 of 8 KiB, and with the rest of the
+        request 64 KiB; empty when there is none.
+        """
 
     @_builtins.property
     def app_attest(self) -> Global___AppAttestRegistration:
