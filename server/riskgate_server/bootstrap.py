@@ -43,6 +43,7 @@ from riskgate_server.domain.fraud.ruleset import RulesetInvalid
 from riskgate_server.engine.clocks import DataClock, SystemClock
 from riskgate_server.engine.delivery import Delivery, Terms
 from riskgate_server.engine.envelopes import Envelopes
+from riskgate_server.engine.following import Follower
 from riskgate_server.engine.judging import Judge
 from riskgate_server.engine.pipeline import Pipeline
 from riskgate_server.engine.places import PlaceTokens
@@ -80,8 +81,11 @@ FILES_MIN: Final = 256
 VERIFIERS: Final = 2
 """Threads that verify what devices sign, each with a snapshot of what the device was asked."""
 
-READING_CONNECTIONS: Final = READERS + VERIFIERS + 2
-"""One for each of those threads, one for the sweep of lapsed holds and one for signing heads: none ever waits long."""
+READING_CONNECTIONS: Final = READERS + VERIFIERS + 3
+"""
+One for each of those threads, one for the sweep of lapsed holds, one for signing heads and one for following what other
+servers commit: none ever waits long.
+"""
 
 GC_THRESHOLD: Final = 200_000
 """
@@ -389,7 +393,9 @@ class Server:
             log.info("serving", **where, clock=settings.clock, ruleset=rules.version, ruleset_hash=rules.hash)
             if ready is not None:
                 ready.set_result(listening)
-            signing = asyncio.create_task(self._sign_heads(heads, store))
+            beside = [asyncio.create_task(self._sign_heads(heads, store))]
+            if store.shared:
+                beside.append(asyncio.create_task(feed.follow(Follower(store).changed)))
             await self._stopping.wait()
             log.info("stopping", waiting=gateway.waiting, broken=self._broken)
             await server.drain()
@@ -400,9 +406,10 @@ class Server:
             await server.stop(BROKEN_DRAIN_SECONDS if self._broken else settings.drain_seconds)
             writer_stopped = loop.run_in_executor(None, writer.stop)
             await writer_stopped
-            signing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await signing
+            for task in beside:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
             if not self._broken:
                 sign_head(heads, store)
         log.info("stopped", broken=self._broken)

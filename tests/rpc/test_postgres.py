@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,23 @@ import grpc
 import pytest
 from click.testing import CliRunner
 
+from riskgate.credit.v1 import credit_line_service_pb2 as line_pb
+from riskgate.risk.v1 import risk_service_pb2 as risk_pb
 from riskgate_server import opening
 from riskgate_server.cli import main
+from riskgate_server.crypto.keys import MASTER, MasterKey
 from riskgate_server.datadir import DataDirectoryError
+from riskgate_server.engine.clocks import SystemClock
+from riskgate_server.engine.pipeline import Pipeline
+from riskgate_server.engine.replies import DecisionReply
+from riskgate_server.rpc import feed, service
+from riskgate_server.stores.postgres.store import PostgresStore
+from riskgate_server.stores.postgres.vault import PostgresVault
 from riskgate_server.stores.refusals import SettingsRefused
+from tests import factories as f
 from tests import postgres
 from tests.rpc.calling import refused
-from tests.rpc.requests import buying, entries_of, line_of, open_line
+from tests.rpc.requests import buy, buying, entries_of, line_of, open_line
 from tests.rpc.serving import Deployment, Loop, serving
 
 
@@ -43,6 +53,22 @@ def verified(deployment: Deployment, dsn: str) -> dict[str, Any]:
     assert result.exit_code in {0, 1}, result.output
     answer: dict[str, Any] = json.loads(result.stdout)
     return answer
+
+
+@contextmanager
+def second_server(deployment: Deployment, dsn: str) -> Iterator[Pipeline]:
+    """The engine of another server of the same database."""
+    master = MasterKey(opening.secret(MASTER, deployment.directory.master_key))
+    with (
+        closing(PostgresStore(dsn, writer=1)) as store,
+        closing(PostgresVault(dsn, wrap=master.wrap, unwrap=master.unwrap)) as vault,
+    ):
+        yield f.make_pipeline(store, vault=vault, clock=SystemClock())
+
+
+def buy_there(server: Pipeline, name: str, amount: int = 100) -> None:
+    (reply,) = server.run([f.check(name, amount, tenant_id="default")])
+    assert isinstance(reply, DecisionReply)
 
 
 def end_sessions(dsn: str) -> None:
@@ -196,3 +222,78 @@ def test_the_database_of_another_master_key_is_refused(
     assert isinstance(result.exception, SystemExit)
     assert "master key" in result.output
     stranger.close()
+
+
+# --- Several servers. ---
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks by themselves for what happened: who is told of it was woken."""
+    monkeypatch.setattr(service, "CONFIRM_SECONDS", 60.0)
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_watch_of_decisions_tells_what_another_server_decided(loop: Loop, deployment: Deployment, dsn: str) -> None:
+    with serving(loop, deployment, store=dsn) as running, second_server(deployment, dsn) as other:
+        api = running.keyed(deployment.admin_key)
+        open_line(api)
+        watch = api.risk.WatchDecisions(risk_pb.WatchDecisionsRequest(customer_id="ada"), timeout=20)
+        told = [next(watch)]
+        bought = []
+        for number in range(6):
+            if number % 2:
+                buy_there(other, f"there-{number}")
+                bought.append(f"there-{number}")
+            else:
+                bought.append(buy(api).transaction_id)
+            told.append(next(watch))
+        watch.cancel()
+        for place in range(len(told)):
+            request = risk_pb.WatchDecisionsRequest(resume_token=told[place].resume_token)
+            resumed = api.risk.WatchDecisions(request, timeout=20)
+            next(resumed)
+            rest = [next(resumed).decision.transaction_id for _ in bought[place:]]
+            resumed.cancel()
+            assert rest == bought[place:]
+        listed = api.risk.ListDecisions(risk_pb.ListDecisionsRequest())
+        at_the_end = verified(deployment, dsn)
+
+    assert [response.decision.transaction_id for response in told[1:]] == bought
+    assert [decision.transaction_id for decision in listed.decisions] == bought[::-1]
+    assert at_the_end["clean"], at_the_end
+    assert [(lane["writer"], lane["entries"]) for lane in at_the_end["lanes"]] == [(0, 4), (1, 3)]
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_watch_of_a_line_tells_what_another_server_changed(loop: Loop, deployment: Deployment, dsn: str) -> None:
+    with serving(loop, deployment, store=dsn) as running, second_server(deployment, dsn) as other:
+        api = running.keyed(deployment.admin_key)
+        open_line(api)
+        watch = api.lines.WatchCreditLine(line_pb.WatchCreditLineRequest(customer_id="ada"), timeout=20)
+        told = [next(watch).credit_line]
+        for number in range(3):
+            buy_there(other, f"there-{number}")
+            told.append(next(watch).credit_line)
+        watch.cancel()
+
+    assert [line.held.amount_minor for line in told] == [0, 100, 200, 300]
+
+
+@pytest.mark.usefixtures("patient")
+def test_watches_go_on_when_the_database_was_away(
+    loop: Loop, deployment: Deployment, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "FOLLOW_AGAIN_SECONDS", 0.05)
+    with serving(loop, deployment, store=dsn) as running, second_server(deployment, dsn) as other:
+        api = running.keyed(deployment.admin_key)
+        open_line(api)
+        watch = api.risk.WatchDecisions(risk_pb.WatchDecisionsRequest(), timeout=20)
+        next(watch)
+        end_sessions(dsn)
+        while not isinstance(other.run([f.check("there", tenant_id="default")])[0], DecisionReply):
+            pass
+        told = next(watch).decision
+        watch.cancel()
+
+    assert told.transaction_id == "there"
