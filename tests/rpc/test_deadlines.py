@@ -32,15 +32,15 @@ class Stall:
 def stalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stall]:
     """Stop the writer before a batch; the stop is over when the block is."""
     stall = Stall()
-    run = Pipeline.run
+    run = Pipeline.run_free
 
-    def wait(self: Pipeline, commands: Any) -> Any:
+    def wait(self: Pipeline, commands: Any, **how: Any) -> Any:
         stall.reached.set()
         assert stall.go.wait(20)
-        return run(self, commands)
+        return run(self, commands, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Pipeline, "run", wait)
+        patch.setattr(Pipeline, "run_free", wait)
         try:
             yield stall
         finally:
@@ -152,8 +152,8 @@ def test_what_started_before_its_deadline_finishes_and_resolves_by_its_id(
     done = threading.Event()
     run = Pipeline._commit
 
-    def slow(self: Pipeline, commands: Any) -> Any:
-        replies = run(self, commands)
+    def slow(self: Pipeline, *given: Any) -> Any:
+        replies = run(self, *given)
         assert done.wait(20)  # committed, not yet answered
         return replies
 

@@ -198,13 +198,13 @@ def test_an_item_waits_as_long_as_the_server_lets_it_however_old_the_stream(
     ada: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deadlines: list[int] = []
-    run = Pipeline.run
+    run = Pipeline.run_free
 
-    def noting(self: Pipeline, commands: Any) -> Any:
+    def noting(self: Pipeline, commands: Any, **how: Any) -> Any:
         deadlines.extend(command.deadline_us for command in commands)
-        return run(self, commands)
+        return run(self, commands, **how)
 
-    monkeypatch.setattr(Pipeline, "run", noting)
+    monkeypatch.setattr(Pipeline, "run_free", noting)
     sending = Sending()
     answers: Any = ada.risk.StreamCheckTransactions(iter(sending), timeout=3_600)
     for _ in range(2):

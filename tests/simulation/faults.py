@@ -104,6 +104,9 @@ class FaultyStore:
     def lease_messages(self, now_us: int, limit: int) -> Sequence[MessageRow]:
         return self.inner.lease_messages(now_us, limit)
 
+    def lease(self, job: str) -> bool:
+        return self.inner.lease(job)
+
     def forget_replies(self, before_us: int, limit: int) -> int:
         return self.inner.forget_replies(before_us, limit)
 

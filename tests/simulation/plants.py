@@ -64,8 +64,8 @@ def limit_read_outside_the_batch(patch: pytest.MonkeyPatch) -> None:
     load, judge = pipeline_module.Pipeline._load, authorisation.judge
     stale: dict[tuple[int, str], postings.Books] = {}
 
-    def reading_early(self: Any, batch: Any, tx: Any, commands: Sequence[c.Command]) -> None:
-        load(self, batch, tx, commands)
+    def reading_early(self: Any, batch: Any, *rest: Any) -> None:
+        load(self, batch, *rest)
         stale.clear()
         for key, kept in batch.kept.items():
             customer = sealing.decode_customer(key, kept.state)
@@ -106,9 +106,9 @@ def commit_forgotten_by_the_cache(patch: pytest.MonkeyPatch) -> None:
     caches: list[Any] = []
     load = pipeline_module.Pipeline._load
 
-    def noting(self: Any, batch: Any, tx: Any, commands: Sequence[c.Command]) -> None:
+    def noting(self: Any, *given: Any) -> None:
         caches[:] = [self._cache]
-        load(self, batch, tx, commands)
+        load(self, *given)
 
     patch.setattr(work.Batch, "keep", leaking)
     patch.setattr(pipeline_module.Pipeline, "_load", noting)

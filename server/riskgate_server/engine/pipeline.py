@@ -34,6 +34,7 @@ from riskgate_server.engine.ports import (
     CustomerRow,
     Entropy,
     EntrySink,
+    Locked,
     NoKey,
     OutcomeUnknown,
     Outgoing,
@@ -81,6 +82,13 @@ QUARANTINE_MAX: Final = 10_000
 
 NO_MEMORY_SECONDS: Final = 1.0
 """When a command for which there was no memory may be sent again."""
+
+
+_BUSY: Final = failure_of(errors.Conflict("WRITE_CONFLICT", "another program held the store; nothing was done"))
+
+
+class _HeldTooLong(StoreBusy):
+    """Another process held a customer for longer than one waits. Nothing happened."""
 
 
 class BatchClock(Clock, Protocol):
@@ -142,11 +150,31 @@ class Pipeline:
         """
         Run a batch in order, commit it, and return the replies in the same order.
 
+        Customers whom another process holds are waited for.
+
         Raises:
             StoreBroken: the outcome of the whole batch is unknown, and nothing may be written any more.
         """
+        replies = self.run_free(commands, wait={command.key for command in commands})
+        return [reply for reply in replies if reply is not None]
+
+    def run_free(self, commands: Sequence[Command], *, wait: Collection[CustomerKey]) -> list[Reply | None]:
+        """
+        Run a batch without the customers whom another process holds just now, and not in `wait`.
+
+        Nothing was done of what has no reply: all the commands of a customer, or none.
+
+        Raises:
+            StoreBroken: as `run`.
+        """
         try:
-            return self._committed_at_last(commands)
+            return self._committed_at_last(commands, wait)
+        except _HeldTooLong as held:
+            # Who could not be had in time answers for it alone.
+            log.warning("customers held", customers=len(wait), why=str(held))
+            free = [command for command in commands if command.key not in wait]
+            replies = iter(self.run_free(free, wait=()) if free else ())
+            return [_BUSY if command.key in wait else next(replies) for command in commands]
         except StoreBroken:
             raise
         except OutcomeUnknown as doubt:
@@ -166,8 +194,7 @@ class Pipeline:
             return [failure_of(away)] * len(commands)
         except (StoreBusy, StoreConflict) as rival:
             log.warning("store busy", commands=len(commands), why=str(rival))
-            busy = errors.Conflict("WRITE_CONFLICT", "another program held the store; nothing was done")
-            return [failure_of(busy)] * len(commands)
+            return [_BUSY] * len(commands)
         except MemoryError:
             # It passes, and no command is to blame.
             log.exception("out of memory", commands=len(commands))
@@ -188,33 +215,42 @@ class Pipeline:
         for command in commands:
             self._cache.pop(command.key, None)
 
-    def _committed_at_last(self, commands: Sequence[Command]) -> list[Reply]:
+    def _committed_at_last(self, commands: Sequence[Command], wait: Collection[CustomerKey]) -> list[Reply | None]:
         """Commit a batch; where another writer was first, run it again on what stands now."""
         for _ in range(CONFLICTS_MAX):
             try:
-                return self._commit(commands)
+                return self._commit(commands, wait)
             except StoreConflict as conflict:
                 log.info("write conflict", commands=len(commands), why=str(conflict))
-        return self._commit(commands)
+        return self._commit(commands, wait)
 
-    def _commit(self, commands: Sequence[Command]) -> list[Reply]:
-        now_us = self._clock.now_us()
+    def _commit(self, commands: Sequence[Command], wait: Collection[CustomerKey]) -> list[Reply | None]:
         began = self._monotonic_us() / 1e6
         with self._store.transaction() as tx:
+            tail = self._tail or tx.tail()
+            if tail[0]:
+                # After a commit in doubt only the store knows how far time came.
+                self._clock.reached(tail[0].at_us)
+            named = {command.key for command in commands}
+            locked = self._lock(tx, named, wait) if self._store.shared else None
+            if locked and locked.elsewhere:
+                named -= locked.elsewhere
+            ours = commands if locked is None else [command for command in commands if command.key in named]
             batch = Batch(
                 tx,
-                self._tail or tx.tail(),
+                tail,
                 writer=self._store.writer,
                 vault=self._vault,
                 sealer=self._sealer,
                 entropy=self._entropy,
                 secrets=self._secrets,
                 bounds=self._bounds,
-                now_us=now_us,
-                commands=len(commands),
+                # Not before the customers are ours: whoever was waited for has gone on in time.
+                now_us=self._clock.now_us(),
+                commands=len(ours),
             )
-            self._load(batch, tx, commands)
-            replies = [self._execute(batch, command) for command in commands]
+            self._load(batch, tx, ours, named, locked)
+            done = [self._execute(batch, command) for command in ours]
             rows = batch.rows()
             if rows.customers or rows.requests or rows.entries or rows.messages or rows.settled:
                 tx.write(rows)
@@ -225,25 +261,37 @@ class Pipeline:
             except Exception:
                 # As for the sink: the next lease has them.
                 log.exception("messages not handed over")
-        return replies
+        if len(done) == len(commands):
+            return list(done)
+        replies = iter(done)
+        return [next(replies) if command.key in named else None for command in commands]
 
-    def _load(self, batch: Batch, tx: Transaction, commands: Sequence[Command]) -> None:
+    def _load(
+        self,
+        batch: Batch,
+        tx: Transaction,
+        commands: Sequence[Command],
+        named: Collection[CustomerKey],
+        locked: Locked | None,
+    ) -> None:
         missing = set()
-        named = {command.key for command in commands}
-        versions = self._lock(tx, named) if self._store.shared else None
         # Whoever was not there to be locked has not begun, even if by now another writer began them.
-        there: Collection[CustomerKey] = named if versions is None else versions
+        there: Collection[CustomerKey] = named if locked is None else locked.versions
         for key in there:
             cached = self._cache.get(key)
-            if cached is None or (versions is not None and cached.sequence != versions[key]):
+            if cached is None or (
+                locked is not None and (cached.sequence != locked.versions[key] or key in locked.forgotten)
+            ):
                 missing.add(key)
             else:
                 batch.kept[key] = cached
         if missing:
             rows = tx.customers(sorted(missing))
+            forgotten: Collection[CustomerKey] = locked.forgotten if locked else ()
             keys = self._vault.keys([row.key for row in rows])
             for row in rows:
-                self._open(batch, row, keys[row.key])
+                # The vault may remember what another process had forgotten; the customer's row does not.
+                self._open(batch, row, NoKey.FORGOTTEN if row.key in forgotten else keys[row.key])
         new = {
             command.key
             for command in commands
@@ -278,12 +326,17 @@ class Pipeline:
         if scopes:
             batch.beside.take_scopes(scopes)
 
-    def _lock(self, tx: Transaction, keys: Collection[CustomerKey]) -> dict[CustomerKey, int]:
-        """Take the customers of a batch from other writers, and return at which sequence each of them is."""
-        locked = tx.lock(sorted(keys), wait=keys)
-        if locked.elsewhere:
+    def _lock(self, tx: Transaction, keys: Collection[CustomerKey], wait: Collection[CustomerKey]) -> Locked:
+        """Take the customers of a batch from other writers."""
+        try:
+            locked = tx.lock(sorted(keys), wait=wait)
+        except StoreBusy as busy:
+            if not wait or isinstance(busy, StoreUnreachable):
+                raise
+            raise _HeldTooLong(str(busy)) from busy
+        if any(key in wait for key in locked.elsewhere):
             raise StoreConflict("a customer began while the batch did")
-        return locked.versions
+        return locked
 
     def _open(self, batch: Batch, row: CustomerRow, data_key: bytes | NoKey) -> None:
         """Load one customer, or have their commands refused: one who cannot be read must not fail the batch."""

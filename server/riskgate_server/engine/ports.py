@@ -113,6 +113,9 @@ class IdentityRow(msgspec.Struct, frozen=True, gc=False):
     state: bytes
 
 
+JOB_LEASE_SECONDS: Final = 10.0
+"""How long a periodic job stays with the process that took it: so long nobody does it when that process dies."""
+
 ScopeKey = tuple[str, int, bytes]
 """(tenant id, kind, id): names a fact that concerns several customers. What the kinds are is the engine's to say."""
 
@@ -201,6 +204,8 @@ class Locked(msgspec.Struct, frozen=True):
     """The sequences of those that exist and are locked: state of another sequence is out of date."""
     elsewhere: frozenset[CustomerKey]
     """Those that another writer holds right now. One that is in neither does not exist yet."""
+    forgotten: frozenset[CustomerKey] = frozenset()
+    """Those of the locked whose data key was destroyed, whatever a vault remembers of it."""
 
 
 class BatchWrite(msgspec.Struct):
@@ -380,6 +385,13 @@ class Store(Snapshots, Protocol):
             OutcomeUnknown: the commit may or may not have happened; the store goes on.
         """
 
+    def lease(self, job: str) -> bool:
+        """
+        Take, or keep, a job that only one of the processes that share the store is to do; False if another has it.
+
+        For JOB_LEASE_SECONDS by the store's own clock, or until the store is closed.
+        """
+
     def customers_due(self, now_us: int, limit: int) -> Sequence[CustomerKey]:
         """Return customers with a hold that lapsed at or before `now_us`, earliest first, at most `limit`."""
 
@@ -417,7 +429,11 @@ class Vault(Protocol):
         """
 
     def forget(self, customer: CustomerKey) -> None:
-        """Destroy one customer's key for good."""
+        """
+        Destroy one customer's key for good.
+
+        Who locks the customer from then on is told so; other processes read with it for at most 10 seconds more.
+        """
 
 
 class Sealer(Protocol):

@@ -43,6 +43,12 @@ LINGER_STEP_SECONDS: Final = 0.001
 LINGER_STEPS_MAX: Final = 20
 """How long a batch waits at most for callers that are on their way: 20 ms."""
 
+DEFERRALS_MAX: Final = 3
+"""Batches that go without a customer whom another process holds; the next one waits for them."""
+
+DEFERRED_SECONDS: Final = 0.005
+"""When a batch is tried again at the latest that was left without some of its customers."""
+
 SWEEP_SECONDS: Final = 1.0
 """How often holds that lapsed unnoticed are ended."""
 
@@ -63,6 +69,10 @@ MESSAGES_MAX: Final = 500
 
 Ticket = int
 Delivery = Callable[[Sequence[tuple[Ticket, Reply]]], None]
+
+LAPSED: Final = "lapsed holds"
+OLD_REPLIES: Final = "old replies"
+"""The periodic jobs, of which each is one process's at a time."""
 
 _HOPELESS: Final = frozenset({"CUSTOMER_UNREADABLE", "INTERNAL"})
 
@@ -108,6 +118,8 @@ class Writer:
         self._swept_at = time.monotonic()
         self._passed_over: set[CustomerKey] = set()
         self._last_size = 1
+        self._deferred: list[tuple[Ticket, Command]] = []
+        self._deferrals: dict[CustomerKey, int] = {}
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
     def start(self) -> None:
@@ -132,6 +144,8 @@ class Writer:
                         self._sweep()
                     except (OutcomeUnknown, ReadFailed, StoreBusy, StoreConflict, StoreFull):
                         log.warning("sweep put off", exc_info=True)
+            while self._deferred:
+                self._run_batch(self._deferred)
         except Exception as error:
             # Whatever it is: a thread that dies in silence leaves every caller hanging.
             self._on_broken()
@@ -139,10 +153,12 @@ class Writer:
             self._refuse_the_rest()
 
     def _step(self) -> bool:
-        taken: list[tuple[Ticket, Command | None]] = []
+        # Before whatever came since: each customer's commands keep their order.
+        taken: list[tuple[Ticket, Command | None]] = [*self._deferred]
         with contextlib.suppress(Empty):
-            taken.append(self._queue.get(timeout=SWEEP_SECONDS))
-            self._gather(taken)
+            if len(taken) < self._batch_max:
+                taken.append(self._queue.get(timeout=DEFERRED_SECONDS if self._deferred else SWEEP_SECONDS))
+                self._gather(taken)
         batch = [(ticket, command) for ticket, command in taken if command is not None]
         if batch:
             self._run_batch(batch)
@@ -172,18 +188,32 @@ class Writer:
                 taken.append(self._queue.get_nowait())
 
     def _run_batch(self, batch: Sequence[tuple[Ticket, Command]]) -> None:
+        """Have a batch run, and put off those whose customers another process holds, though not for ever."""
+        wait = {key for key, times in self._deferrals.items() if times >= DEFERRALS_MAX}
+        self._deferred = []
         try:
-            replies = self._pipeline.run([command for _, command in batch])
+            replies = self._pipeline.run_free([command for _, command in batch], wait=wait)
         except StoreBroken:
             unknown = failure_of(Unavailable("OUTCOME_UNKNOWN", "the outcome is unknown; repeat the same request id"))
             self._deliver([(ticket, unknown) for ticket, _ in batch])
             raise
-        self._deliver([(ticket, reply) for (ticket, _), reply in zip(batch, replies, strict=True)])
+        answered: list[tuple[Ticket, Reply]] = []
+        for (ticket, command), reply in zip(batch, replies, strict=True):
+            if reply is None:
+                self._deferred.append((ticket, command))
+            else:
+                answered.append((ticket, reply))
+        if answered:
+            self._deliver(answered)
+        put_off = {command.key for _, command in self._deferred}
+        self._deferrals = {key: self._deferrals.get(key, 0) + 1 for key in put_off}
         self._last_size = len(batch)
 
     def _refuse_the_rest(self) -> None:
         """Answer what never started: it had no effect."""
         refused = failure_of(Unavailable("SHUTTING_DOWN", "the server is stopping; nothing was done"))
+        if self._deferred:
+            self._deliver([(ticket, refused) for ticket, _ in self._deferred])
         while True:
             ticket, command = self._queue.get()
             if command is None:
@@ -198,15 +228,23 @@ class Writer:
             log.error("holds not ended", customers=len(self._passed_over))
 
     def _sweep(self) -> None:
-        """End lapsed holds nobody asked about, and forget old replies."""
+        """End lapsed holds nobody asked about, and forget old replies, unless another process does it."""
         now_us = self._clock.now_us()
+        if self._store.lease(LAPSED):
+            self._end_lapsed(now_us)
+        if self._store.lease(OLD_REPLIES):
+            self._store.forget_replies(now_us - REPLY_LIFETIME_US, FORGET_MAX)
+        # Which message is whose, each row says itself.
+        self._take_messages(now_us)
+
+    def _end_lapsed(self, now_us: int) -> None:
         due = self._store.customers_due(now_us, SWEEP_CUSTOMERS_MAX + len(self._passed_over))
         due = [key for key in due if key not in self._passed_over][:SWEEP_CUSTOMERS_MAX]
         if due:
-            replies = self._pipeline.run([SettleLapsed(tenant_id=key[0], customer_id=key[1]) for key in due])
+            settling = [SettleLapsed(tenant_id=key[0], customer_id=key[1]) for key in due]
+            # Whoever holds a customer ends their holds, or the next sweep does.
+            replies = self._pipeline.run_free(settling, wait=())
             self._pass_over([key for key, reply in zip(due, replies, strict=True) if _hopeless(reply)])
-        self._store.forget_replies(now_us - REPLY_LIFETIME_US, FORGET_MAX)
-        self._take_messages(now_us)
 
     def _take_messages(self, now_us: int) -> None:
         """Have messages sent that a process left behind, or put off until now."""
@@ -217,5 +255,5 @@ class Writer:
                 self._outgoing.leased(rows, since)
 
 
-def _hopeless(reply: Reply) -> bool:
+def _hopeless(reply: Reply | None) -> bool:
     return isinstance(reply, Failed) and reply.reason in _HOPELESS

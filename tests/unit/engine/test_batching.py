@@ -22,7 +22,7 @@ class Edge:
         self._seconds = 0.0
         self._script: Iterator[tuple[int, float]] = iter(())
         self.writer = Writer(
-            self,  # type: ignore[arg-type]  # only `run` is asked of a pipeline
+            self,  # type: ignore[arg-type]  # only `run_free` is asked of a pipeline
             MemoryStore(),
             f.FixedClock(),
             deliver=lambda _replies: None,
@@ -32,7 +32,7 @@ class Edge:
             batch_max=batch_max,
         )
 
-    def run(self, commands: Sequence[Command]) -> list[Reply]:
+    def run_free(self, commands: Sequence[Command], *, wait: object) -> list[Reply]:
         self.batches.append(len(commands))
         return [Settled(0)] * len(commands)
 

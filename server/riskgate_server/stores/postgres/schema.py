@@ -116,7 +116,20 @@ CREATE INDEX messages_by_due ON messages (due_us, tenant_id, customer_id, messag
 _LEASES: Final = "ALTER TABLE messages ADD leased_until timestamptz NOT NULL DEFAULT '-infinity'"
 """Which process sends a message, by the database's clock."""
 
-MIGRATIONS: Final = (("first", _FIRST), ("identities", _SECOND), ("leases of messages", _LEASES))
+_PROCESSES: Final = """
+ALTER TABLE customers ADD forgotten boolean NOT NULL DEFAULT false;
+CREATE TABLE jobs (
+  job text COLLATE "C" PRIMARY KEY, owner uuid NOT NULL, lease_until timestamptz NOT NULL
+) WITH (fillfactor = 10)
+"""
+"""What processes tell each other: whose key was destroyed, and who does a periodic job."""
+
+MIGRATIONS: Final = (
+    ("first", _FIRST),
+    ("identities", _SECOND),
+    ("leases of messages", _LEASES),
+    ("processes", _PROCESSES),
+)
 
 SCHEMA_VERSION: Final = len(MIGRATIONS)
 """The number of the last migration this program knows."""
@@ -134,6 +147,7 @@ SHARD_KEYS: Final[dict[str, tuple[str, ...]]] = {
     "scopes": ("tenant_id", "kind", "id"),
     "batches": ("writer",),
     "writers": ("writer",),
+    "jobs": ("job",),
     "rulesets": (),
     "proof": (),
     "migrations": (),

@@ -24,6 +24,7 @@ import psycopg
 
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.ports import (
+    JOB_LEASE_SECONDS,
     WRITERS_MAX,
     BatchRow,
     MessageRow,
@@ -229,6 +230,11 @@ class PostgresStore:
         with self.transaction() as tx:
             return tx.lease_messages(now_us, limit)
 
+    def lease(self, job: str) -> bool:
+        """Take, or keep, a job for this server."""
+        given = (job, self._owner, JOB_LEASE_SECONDS)
+        return bool(self._change(_KEEP_JOB, given) or self._change(_BEGIN_JOB, given))
+
     def forget_replies(self, before_us: int, limit: int) -> int:
         """Empty the replies of old requests, but for those another server is about to empty."""
         return self._change(_FORGET_REPLIES, (before_us, limit))
@@ -250,6 +256,7 @@ class PostgresStore:
             return
         try:
             db.execute(_RELEASE, (self.writer, self._owner))
+            db.execute("DELETE FROM jobs WHERE owner = $1", (self._owner,))
         except psycopg.Error:
             # Then it is free when the session is seen to be gone.
             pass
@@ -313,6 +320,14 @@ _LOCK_WRITER: Final = (
 _MOVE_TAIL: Final = (
     f"UPDATE writers SET {_LIVES_ON}, position = $3, sequence = $4, at_us = $5, first_position = $6, count = $7,"
     " root = $8, hash = $9 WHERE writer = $1"
+)
+_KEEP_JOB: Final = (
+    "UPDATE jobs SET owner = $2, lease_until = clock_timestamp() + make_interval(secs => $3)"
+    " WHERE job = $1 AND (owner = $2 OR lease_until < clock_timestamp())"
+)
+_BEGIN_JOB: Final = (
+    "INSERT INTO jobs (job, owner, lease_until)"
+    " VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3)) ON CONFLICT DO NOTHING"
 )
 _FORGET_REPLIES: Final = """
 UPDATE requests AS r SET reply = '' FROM (

@@ -87,10 +87,11 @@ class PostgresTransaction(PostgresReads):
             rows += self._asked(_LOCK_IF_FREE, hasty)
         versions: dict[CustomerKey, int] = {(row[0], row[1]): row[2] for row in rows}
         self._locked.update(versions)
+        forgotten = frozenset((row[0], row[1]) for row in rows if row[3])
         missing = [key for key in keys if key not in versions]
         # Whoever exists and was passed over is held elsewhere, or has begun since.
         held = self._asked(_EXISTING, missing) if missing else []
-        return Locked(versions, frozenset((row[0], row[1]) for row in held))
+        return Locked(versions, frozenset((row[0], row[1]) for row in held), forgotten)
 
     def _asked(self, sql: str, keys: Sequence[CustomerKey]) -> list[tuple[Any, ...]]:
         return self._all(sql, (Texts(key[0] for key in keys), Texts(key[1] for key in keys)))
@@ -253,7 +254,7 @@ _SAME_CUSTOMER: Final = "t.tenant_id = asked.tenant_id AND t.customer_id = asked
 _CUSTOMERS: Final = f"SELECT {_of('c', CUSTOMER)} FROM {_CUSTOMERS_ASKED}"
 _EXISTING: Final = f"SELECT c.tenant_id, c.customer_id FROM {_CUSTOMERS_ASKED}"
 _LOCK: Final = (
-    f"SELECT c.tenant_id, c.customer_id, c.sequence FROM {_CUSTOMERS_ASKED}"
+    f"SELECT c.tenant_id, c.customer_id, c.sequence, c.forgotten FROM {_CUSTOMERS_ASKED}"
     " ORDER BY c.tenant_id, c.customer_id FOR UPDATE OF c"
 )
 _LOCK_IF_FREE: Final = f"{_LOCK} SKIP LOCKED"

@@ -9,8 +9,9 @@ standby, a backup. There the master key is the lock, and their age the bound.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Final
 
 import psycopg
@@ -27,6 +28,9 @@ Wrap = Callable[[CustomerKey, bytes], bytes]
 
 CACHED_MAX: Final = 65_536
 """About 20 MB of memory; spares a customer's next command a query and an unwrapping."""
+
+CACHED_SECONDS: Final = 10.0
+"""How long a key is remembered: what another process has forgotten is read with for so long at most."""
 
 _NOBODY: Final[CustomerKey] = ("", "")
 _PROOF: Final = bytes(32)
@@ -47,7 +51,15 @@ def create_vault(dsn: str, wrap: Wrap) -> None:
 class PostgresVault:
     """Keeps the port `engine.ports.Vault`. Safe from any thread, beside other servers' vaults."""
 
-    def __init__(self, dsn: str, *, wrap: Wrap, unwrap: Wrap, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        wrap: Wrap,
+        unwrap: Wrap,
+        read_only: bool = False,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         """
         Open an existing vault.
 
@@ -59,7 +71,9 @@ class PostgresVault:
         self._wrap = wrap
         self._unwrap = unwrap
         self._read_only = read_only
+        self._monotonic = monotonic
         self._cached: dict[CustomerKey, bytes] = {}
+        self._cached_since = 0.0
         self._lock = threading.Lock()
         self._closed = False
         self._db: Connection | None = None
@@ -72,6 +86,9 @@ class PostgresVault:
 
     def keys(self, customers: Sequence[CustomerKey]) -> dict[CustomerKey, bytes | NoKey]:
         """Return the data key of each customer, or why there is none; one customer's damage harms no other."""
+        if self._monotonic() - self._cached_since >= CACHED_SECONDS:
+            # All at once: each is asked for again with those that come along.
+            self._cached, self._cached_since = {}, self._monotonic()
         cached = self._cached
         missing = [customer for customer in customers if customer not in cached]
         found: dict[CustomerKey, bytes | NoKey] = {
@@ -107,16 +124,23 @@ class PostgresVault:
         """
         Destroy one customer's key. Again is no effect, but finishes what was left over.
 
+        The customer's row is told in the same step: whoever locks it later uses no key that is remembered elsewhere.
+
         Raises:
+            StoreBusy: another process held the customer for too long; nothing happened.
             StoreInUse: the key is destroyed, but a reader from before may still see it: forget again.
         """
-        with self._connected() as db:
-            self._cached.pop(customer, None)
+        if self._closed:
+            raise RuntimeError("the vault is closed")
+        # On a connection of its own: a writer that holds the customer may just be asking for keys.
+        with closing(self._connect()) as db, translated():
             if not db.execute(_WRAPPED, _columns([customer])).fetchone():
                 return
             with db.transaction():
+                db.execute(_TELL, customer)
                 db.execute(_FORGET, customer)
                 (ended,) = db.execute("SELECT pg_current_xact_id()::text").fetchone() or ("",)
+            self._cached.pop(customer, None)
             held = db.execute(_READERS_BEFORE, (ended,)).fetchone() != (0,)
             try:
                 db.execute("VACUUM (FULL) vault.keys", prepare=False)
@@ -148,9 +172,10 @@ class PostgresVault:
                 continue
             # A reader cannot see that a server forgets, so it keeps nothing.
             if not self._read_only:
-                if len(self._cached) >= CACHED_MAX:
-                    self._cached.pop(next(iter(self._cached)))
-                self._cached[customer] = key
+                cached = self._cached
+                if len(cached) >= CACHED_MAX:
+                    cached.pop(next(iter(cached)))
+                cached[customer] = key
         return found
 
     def _opened(self, customer: CustomerKey, wrapped: bytes) -> bytes | NoKey:
@@ -217,6 +242,7 @@ _ZEROS: Final = "decode(repeat('00', length(wrapped)), 'hex')"
 _FORGET: Final = (
     f"UPDATE vault.keys SET wrapped = {_ZEROS} WHERE tenant_id = $1 AND customer_id = $2 AND wrapped <> {_ZEROS}"
 )
+_TELL: Final = "UPDATE customers SET forgotten = true WHERE tenant_id = $1 AND customer_id = $2 AND NOT forgotten"
 _READERS_BEFORE: Final = (
     "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
     " AND age(backend_xmin) >= age($1::text::xid)"
