@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
 import os
 import resource
 import signal
-import socket
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -50,6 +48,7 @@ from riskgate_server.engine.places import PlaceTokens
 from riskgate_server.engine.ports import ReadFailed, Store, StoreBusy, StoreInUse
 from riskgate_server.engine.queries import Queries
 from riskgate_server.engine.writer import Writer
+from riskgate_server.listening import METRICS_ADDRESS, Listening, ListenRefused, require_ports
 from riskgate_server.notify.choice import open_gateway
 from riskgate_server.notify.refusals import GatewayUnusable
 from riskgate_server.notify.texts import own_texts
@@ -69,6 +68,7 @@ from riskgate_server.settings import Settings
 from riskgate_server.stores.access.registry import CallerRegistry, RegistryUnusable
 from riskgate_server.stores.erasures import Erasures
 from riskgate_server.stores.refusals import SchemaTooNew, SettingsRefused, VaultUnusable
+from riskgate_server.supervised import say_ready
 
 log = structlog.get_logger()
 
@@ -98,18 +98,6 @@ FIRST_HEAD_SECONDS: Final = 0.25
 
 BROKEN_DRAIN_SECONDS: Final = 1.0
 """How long calls in flight may take to be answered after the store has failed."""
-
-METRICS_ADDRESS: Final = "127.0.0.1"
-"""Metrics are not encrypted: they stay on the machine."""
-
-
-class Listening(msgspec.Struct, frozen=True):
-    """Where the server listens."""
-
-    address: str
-    certificate_port: int
-    key_port: int
-    metrics_port: int
 
 
 def _refuse_unusable_tls(directory: DataDirectory) -> None:
@@ -183,52 +171,6 @@ def make_room_for_files() -> None:
         raise FilesTooFew(f"this process may open {hard} files, and needs {FILES_MIN}: raise `ulimit -n`")
 
 
-class ListenRefused(Exception):
-    """The server cannot listen where it was told to. The message names option, address and port."""
-
-
-def require_ports(settings: Settings) -> None:
-    """
-    Try to open every port, for the RPC library does not say why it could not.
-
-    Raises:
-        ListenRefused: one is taken, wanted twice, not to be opened by this user, or its address is not ours.
-    """
-    taken: dict[int, str] = {}
-    for option, address, port in (
-        ("--certificate-port", settings.address, settings.certificate_port),
-        ("--key-port", settings.address, settings.key_port),
-        ("--metrics-port", METRICS_ADDRESS, settings.metrics_port),
-    ):
-        if port < 0:
-            continue
-        if port in taken:
-            raise ListenRefused(f"{option}: {port} is {taken[port]} already")
-        if port:
-            taken[port] = option
-        try:
-            family, kind, protocol, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
-            with socket.socket(family, kind, protocol) as trial:
-                # As servers do: connections of an earlier one that linger do not keep a port.
-                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                trial.bind(where)
-        except socket.gaierror as error:
-            raise ListenRefused(f"--address: {address} is no address that can be found: {error.strerror}") from error
-        except OSError as error:
-            raise ListenRefused(_listen_fault(option, address, port, error)) from error
-
-
-def _listen_fault(option: str, address: str, port: int, error: OSError) -> str:
-    match error.errno:
-        case errno.EADDRINUSE:
-            return f"{option}: port {port} of {address} is taken by another process"
-        case errno.EADDRNOTAVAIL:
-            return f"--address: {address} is not an address of this machine"
-        case errno.EACCES | errno.EPERM:
-            return f"{option}: this user may not open port {port} of {address}; those below 1024 are the system's"
-    return f"{option}: port {port} of {address}: {error.strerror}"
-
-
 REFUSALS_TO_START: Final = (
     DataDirectoryError,
     FilesTooFew,
@@ -268,6 +210,7 @@ class Server:
         settings, directory = self._settings, self._directory
         make_room_for_files()
         directory.check(store_here=not settings.store)
+        alone = settings.process < 0
         _refuse_unusable_tls(directory)
         require_ports(settings)
         rules, source = read_ruleset(settings.ruleset)
@@ -282,7 +225,16 @@ class Server:
         policy, verifier = read_policy(settings), ProofVerifier(read_trust(settings))
         loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as closing:
-            opened = open_store(directory, settings.store, synchronous=self._synchronous, readers=READING_CONNECTIONS)
+            if alone:
+                closing.enter_context(directory.held())
+            opened = open_store(
+                directory,
+                settings.store,
+                synchronous=self._synchronous,
+                readers=READING_CONNECTIONS,
+                # Time that data tells is one process's to know.
+                writer=0 if settings.clock == "data" else None,
+            )
             closing.callback(opened.close)
             store = opened.store
             with store.snapshot() as snapshot:
@@ -374,7 +326,7 @@ class Server:
                 on_broken=partial(loop.call_soon_threadsafe, self._break),
                 outgoing=delivery,
             )
-            server = RpcServer(rooms)
+            server = RpcServer(rooms, share_ports=not alone)
             tls = ServerTLS(
                 directory.server_key.read_bytes, directory.server_certificate.read_bytes,
                 directory.ca_certificate.read_bytes,
@@ -389,10 +341,12 @@ class Server:
             writer.start()
             gateway.open(writer)
             await server.start()
-            where = msgspec.structs.asdict(listening)
+            where = msgspec.structs.asdict(listening) | {"writer": store.writer}
             log.info("serving", **where, clock=settings.clock, ruleset=rules.version, ruleset_hash=rules.hash)
             if ready is not None:
                 ready.set_result(listening)
+            if not alone:
+                say_ready(settings.ready_fd)
             beside = [asyncio.create_task(self._sign_heads(heads, store))]
             if store.shared:
                 beside.append(asyncio.create_task(feed.follow(Follower(store).changed)))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -159,6 +162,26 @@ class DataDirectory(msgspec.Struct, frozen=True):
             self.vault,
             self.access,
         )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """
+        Hold the directory for this process; the kernel lets go when it ends, however it ends.
+
+        Raises:
+            DataDirectoryError: another process serves it.
+        """
+        create_empty_private(self.lock)
+        with self.lock.open("r+", encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = file.read().strip() or "another process"
+                raise DataDirectoryError(f"{self.root} is served by {holder}; a directory takes one server") from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()}")
+            file.flush()
+            yield
 
     def live_by(self, clock: str) -> None:
         """

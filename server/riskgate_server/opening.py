@@ -80,11 +80,19 @@ def secret_ring(kind: str, path: Path) -> dict[int, bytes]:
         raise DataDirectoryError(f"{path}: {error}; restore it from a backup") from error
 
 
-def open_store(directory: DataDirectory, dsn: str = "", *, synchronous: str = "FULL", readers: int = 1) -> OpenedStore:
+def open_store(
+    directory: DataDirectory,
+    dsn: str = "",
+    *,
+    synchronous: str = "FULL",
+    readers: int = 1,
+    writer: int | None = None,
+) -> OpenedStore:
     """
     Open the rows and keys of a checked data directory, or of a database, for writing; only one process may.
 
-    With so many connections that read. The tables of a database are made at its first opening.
+    With so many connections that read. The tables of a database are made at its first opening; several processes may
+    write it, each under a number of its own: the lowest that is free unless one is named.
 
     Raises:
         DataDirectoryError: the store cannot be read, or is not the one that belongs to the vault.
@@ -94,7 +102,7 @@ def open_store(directory: DataDirectory, dsn: str = "", *, synchronous: str = "F
     master = MasterKey(secret(MASTER, directory.master_key))
     with contextlib.ExitStack() as closing:
         store, vault = (
-            _open_database(dsn, master, readers, closing)
+            _open_database(dsn, master, readers, writer, closing)
             if dsn
             else _open_files(directory, master, synchronous, readers, closing)
         )
@@ -118,11 +126,13 @@ def _open_files(
     return store, vault
 
 
-def _open_database(dsn: str, master: MasterKey, readers: int, closing: contextlib.ExitStack) -> tuple[Store, Vault]:
+def _open_database(
+    dsn: str, master: MasterKey, readers: int, writer: int | None, closing: contextlib.ExitStack
+) -> tuple[Store, Vault]:
     with _driver():
         from riskgate_server.stores.postgres.store import PostgresStore  # noqa: PLC0415 - an extra, see _driver
         from riskgate_server.stores.postgres.vault import PostgresVault, create_vault  # noqa: PLC0415
-    store = PostgresStore(dsn, readers=readers)
+    store = PostgresStore(dsn, writer, readers=readers)
     closing.callback(store.close)
     begun = _has_customers(store)
     if not begun:

@@ -25,6 +25,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Data directory made by `riskgate init`."""
     store: Annotated[str, Meta(pattern=r"^(postgres(ql)?://.*)?$")] = ""
     """DSN of a PostgreSQL database that holds journal, state and customers' keys; empty is the data directory."""
+    processes: Annotated[int, Meta(ge=1, le=64)] = 1
+    """Server processes on the same ports; more than one needs a database, since a file takes one."""
     address: str = "127.0.0.1"
     """Where to listen for calls; anything but loopback is your decision."""
     certificate_port: Port = 7443
@@ -32,7 +34,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     key_port: Port = 7444
     """For callers with an API key, over TLS too."""
     metrics_port: Annotated[int, Meta(ge=-1, le=65_535)] = 7445
-    """Prometheus over plain HTTP on 127.0.0.1; -1 for none."""
+    """Prometheus over plain HTTP on 127.0.0.1; -1 for none. Of several processes each has the next port."""
     clock: Literal["system", "data"] = "system"
     """`data`: time is what the events say, for importing history. Never for live traffic."""
     ruleset: str = ""
@@ -43,7 +45,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Customers kept in memory, about 1 KiB each."""
     cpu: Annotated[int, Meta(ge=-1, le=4_095)] = -1
     """A processor to stay on; -1 leaves it to the system. The two threads that run Python take turns anyway, and on one
-    processor they find their data where they left it: about a fifth less work per decision."""
+    processor they find their data where they left it: about a fifth less work per decision. Of several processes
+    each has the next processor."""
     drain_seconds: Annotated[float, Meta(ge=0, le=600)] = 10.0
     """How long calls in flight may take to finish when the server is told to stop."""
     heads_seconds: Annotated[float, Meta(ge=0.1, le=86_400)] = 10.0
@@ -88,6 +91,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     apple_development: bool = False
     """Take App Attest evidence of development builds too."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    process: Annotated[int, Meta(ge=-1, le=63)] = -1
+    """Which of several processes this is; set by the one that supervises them."""
+    ready_fd: Annotated[int, Meta(ge=-1)] = -1
+    """The pipe on which this process tells who supervises it that it serves."""
 
     @property
     def root(self) -> Path:
@@ -96,6 +103,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 PREFIX: Final = "RISKGATE_"
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """Return the settings as a process that is started with them reads them."""
+    return {PREFIX + name.upper(): str(value) for name, value in msgspec.structs.asdict(settings).items()}
+
 
 _PLACE: Final = re.compile(r" - at `\$\.(\w+)`$")
 """How msgspec says where a value stands."""

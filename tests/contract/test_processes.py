@@ -17,10 +17,11 @@ from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.journal import Outcome
 from riskgate_server.engine.clocks import DataClock
 from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.engine.ports import NoKey
+from riskgate_server.engine.ports import NoKey, StoreInUse
 from riskgate_server.engine.replies import DecisionReply, Failed, Reply
 from riskgate_server.engine.writer import Ticket, Writer
 from riskgate_server.stores.memory import MemoryVault
+from riskgate_server.stores.postgres import store as store_module
 from riskgate_server.stores.postgres.store import PostgresStore
 from riskgate_server.stores.postgres.vault import CACHED_SECONDS, PostgresVault, create_vault
 from tests import factories as f
@@ -386,3 +387,38 @@ def test_a_commit_in_doubt_moves_the_data_s_clock_as_far_as_it_came(stores: list
     assert isinstance(later[0], DecisionReply)
     assert later[0].at_us == f.NOW_US + f.DAY_US
     assert later[0].decided.outcome is Outcome.APPROVE
+
+
+# --- Numbers. ---
+
+
+def test_a_process_takes_the_lowest_number_that_is_free(dsn: str) -> None:
+    first, second, third = (PostgresStore(dsn, None) for _ in range(3))
+    numbers = [store.writer for store in (first, second, third)]
+    second.close()
+    heir = PostgresStore(dsn, None)
+    next_one = PostgresStore(dsn, None)
+    for store in (first, third, heir, next_one):
+        store.close()
+
+    assert numbers == [0, 1, 2]
+    assert (heir.writer, next_one.writer) == (1, 3)
+
+
+def test_processes_that_start_at_once_take_different_numbers(dsn: str) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        stores = list(pool.map(lambda _: PostgresStore(dsn, None), range(6)))
+    numbers = sorted(store.writer for store in stores)
+    for store in stores:
+        store.close()
+
+    assert numbers == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_database_has_only_so_many_writers(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "WRITERS_MAX", 1)
+    only = PostgresStore(dsn, None)
+
+    with pytest.raises(StoreInUse, match="its 1 writers already"):
+        PostgresStore(dsn, None)
+    only.close()

@@ -17,11 +17,12 @@ from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from riskgate_server.bootstrap import Listening, Server
+from riskgate_server.bootstrap import Server
 from riskgate_server.cli.init import initialise
 from riskgate_server.crypto import tls
 from riskgate_server.datadir import DataDirectory
 from riskgate_server.engine.callers import caller_uri
+from riskgate_server.listening import Listening
 from riskgate_server.settings import Settings
 from riskgate_server.stores.access.editor import CallerEditor, IssuedKey
 from tests.rpc.calling import Api, Channels

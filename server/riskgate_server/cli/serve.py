@@ -1,4 +1,4 @@
-"""`riskgate serve`: the engine in one process."""
+"""`riskgate serve`: the engine in one process, or in several."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any, Final, TextIO, cast, get_args, get_type_hints
 
@@ -16,17 +16,21 @@ import msgspec
 from msgspec import inspect
 
 from riskgate_server.cli.common import data_option
+from riskgate_server.datadir import DataDirectoryError
+from riskgate_server.listening import ListenRefused
 from riskgate_server.settings import Settings, SettingsInvalid, load
+from riskgate_server.supervised import end_with_supervisor
 
 _HELP: Final = {
     "store": "postgresql://…: the database that holds journal and keys, instead of the directory.",
+    "processes": "Serve with so many processes on the same ports; more than one needs --store.",
     "address": "Where to listen; loopback by default.",
     "certificate_port": "Port for callers with a certificate (7443).",
     "key_port": "Port for callers with an API key (7444).",
-    "metrics_port": "Prometheus on 127.0.0.1 (7445); -1 for none.",
+    "metrics_port": "Prometheus on 127.0.0.1 (7445), each further process one port higher; -1 for none.",
     "clock": "system, or data: time is what the events say, for histories only.",
     "ruleset": "Decide by this ruleset instead of the built-in one.",
-    "cpu": "Stay on this processor: a fifth less work per decision; -1 does not.",
+    "cpu": "Stay on this processor: a fifth less work per decision; each further process on the next. -1 does not.",
     "gateway": "What brings messages to phones; file, for development, is a file with codes in clear.",
     "gateway_secrets": "The webhook's signing secrets, or Apprise's addresses, one per line.",
     "message_language": "Of messages for which nobody chose one (en).",
@@ -77,13 +81,23 @@ def serve(data: Path, **given: object) -> None:
     """Serve until SIGTERM. Every option may be set as RISKGATE_<NAME> in the environment too."""
     # Before the RPC library is imported: its own lines are no JSON, and what they say is said by us.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from riskgate_server.bootstrap import REFUSALS_TO_START, Server
-
     try:
         settings = load({**given, "data": str(data)}, dict(os.environ))
     except SettingsInvalid as error:
         raise click.UsageError(str(error)) from error
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, settings.process)
+    code = _several(settings) if settings.processes > 1 and settings.process < 0 else _one(settings)
+    # Threads of the RPC library may linger; everything of ours is closed by now.
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def _one(settings: Settings) -> int:
+    """Serve with this process and return its exit code."""
+    if settings.process >= 0:
+        end_with_supervisor(settings.ready_fd)
+    from riskgate_server.bootstrap import REFUSALS_TO_START, Server
+
     if settings.cpu >= 0:
         # Before any thread begins, so that all of them stay there. As a batch, none of them interrupts another: each
         # call wakes several, and every interruption would cost two changes of context.
@@ -94,12 +108,9 @@ def serve(data: Path, **given: object) -> None:
             raise click.UsageError(f"--cpu: this process may not run on processor {settings.cpu}") from error
     # A wish of the operator's that cannot be met is one line; anything else is a fault of ours, with its trace.
     try:
-        code = asyncio.run(_run(Server, settings))
+        return asyncio.run(_run(Server, settings))
     except REFUSALS_TO_START as error:
         raise click.ClickException(str(error)) from error
-    # Threads of the RPC library may linger; everything of ours is closed by now.
-    sys.stdout.flush()
-    os._exit(code)
 
 
 async def _run(server: Callable[..., Any], settings: object) -> int:
@@ -107,14 +118,38 @@ async def _run(server: Callable[..., Any], settings: object) -> int:
     return code
 
 
-def configure_logs(level: str) -> None:
-    """One JSON object per line on standard error: an event name and its fields, never a person's data."""
+def _several(settings: Settings) -> int:
+    """Serve with several processes, started as this one was, and return the exit code."""
+    from riskgate_server.supervisor import FleetRefused, supervise
+
+    given = sys.orig_argv
+    mine = given[1 : given.index("serve")] if "serve" in given else ["-m", "riskgate_server"]
+    try:
+        return asyncio.run(supervise(settings, [sys.executable, *mine]))
+    except FleetRefused as error:
+        raise click.UsageError(str(error)) from error
+    except (DataDirectoryError, ListenRefused, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def configure_logs(level: str, process: int = -1) -> None:
+    """
+    One JSON object per line on standard error: an event name and its fields, never a person's data.
+
+    One of several processes says which it is, on every line.
+    """
     import structlog
+
+    def name(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if process >= 0:
+            event["process"] = process
+        return event
 
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
+            name,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(serializer=lambda event, **_: msgspec.json.encode(event).decode()),

@@ -42,7 +42,6 @@ OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.max_metadata_size", METADATA_BYTES_MAX),
     # One connection may not occupy the server: a rapid-reset loop found 100 harmless and the default not.
     ("grpc.max_concurrent_streams", 128),
-    ("grpc.so_reuseport", 0),
     # Silent and half-open connections are closed; by default they stay for ever.
     ("grpc.server_handshake_timeout_ms", 5_000),
     ("grpc.max_connection_idle_ms", 300_000),
@@ -104,12 +103,12 @@ def _configuration(key: bytes, certificate: bytes, authority: bytes | None) -> g
 
 
 class RpcServer:
-    """Everything that listens. Created stopped."""
+    """Everything that listens, on ports of its own or, with `share_ports`, beside other processes. Created stopped."""
 
-    def __init__(self, rooms: Rooms) -> None:
+    def __init__(self, rooms: Rooms, *, share_ports: bool = False) -> None:
         self._door = rooms.door
         self._health = Health(rooms.door)
-        self._server = grpc.aio.server(options=OPTIONS)
+        self._server = grpc.aio.server(options=(*OPTIONS, ("grpc.so_reuseport", int(share_ports))))
         served: dict[ServiceDescriptor, object] = {
             risk_service_pb2.DESCRIPTOR.services_by_name["RiskService"]: RiskServicer(rooms),
             credit_line_service_pb2.DESCRIPTOR.services_by_name["CreditLineService"]: CreditLineServicer(rooms),

@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import psycopg
@@ -52,10 +53,10 @@ RETRY_SECONDS_MAX: Final = 5.0
 
 class PostgresStore:
     """
-    Keeps `engine.ports.Store` over one database, as the writer of one number.
+    Keeps `engine.ports.Store` over one database, as the writer of one number: the lowest that is free for None.
 
     Raises, when made:
-        StoreInUse: another server has the number.
+        StoreInUse: another server has the number, or others have all of them.
         SettingsRefused, SchemaTooNew: what must be mended first.
         StoreUnreachable: the database cannot be reached.
     """
@@ -65,16 +66,15 @@ class PostgresStore:
     def __init__(
         self,
         dsn: str,
-        writer: int = 0,
+        writer: int | None = 0,
         *,
         readers: int = READERS,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        if not 0 <= writer < WRITERS_MAX:
+        if writer is not None and not 0 <= writer < WRITERS_MAX:
             raise ValueError(f"writer {writer} is not from 0 to {WRITERS_MAX - 1}")
-        self.writer = writer
         self._dsn = dsn
         self._now = now
         self._monotonic = monotonic
@@ -89,7 +89,8 @@ class PostgresStore:
         try:
             with translated():
                 migrate(self._db)
-            self._claim(self._db, sleep)
+            claim = self._claim_lowest if writer is None else partial(self._claim, writer=writer)
+            self.writer = claim(self._db, sleep=sleep)
         except psycopg.errors.InsufficientPrivilege as error:
             self._db.close()
             raise SettingsRefused(f"the role may not do what it must: {str(error).strip()}") from error
@@ -115,19 +116,34 @@ class PostgresStore:
         if notice.severity_nonlocalized == "WARNING":
             self._warnings.append(notice.message_primary or "")
 
-    def _claim(self, db: Connection, sleep: Callable[[float], None]) -> None:
-        """Take the number, or learn who has it."""
-        given = (self.writer, self._owner, f"process {os.getpid()} on {socket.gethostname()}", LEASE_SECONDS)
+    def _claim(self, db: Connection, *, writer: int, sleep: Callable[[float], None]) -> int:
+        """Take a number, or learn who has it."""
+        for _ in range(round(CLAIM_SECONDS / CLAIM_STEP_SECONDS)):
+            if self._claimed(db, writer):
+                return writer
+            sleep(CLAIM_STEP_SECONDS)
         with translated():
-            db.execute("INSERT INTO writers (writer) VALUES ($1) ON CONFLICT DO NOTHING", (self.writer,))
-            for _ in range(round(CLAIM_SECONDS / CLAIM_STEP_SECONDS)):
-                if db.execute(_CLAIM, given).rowcount:
-                    return
-                sleep(CLAIM_STEP_SECONDS)
-            row = db.execute("SELECT holder FROM writers WHERE writer = $1", (self.writer,)).fetchone()
-        raise StoreInUse(
-            f"writer {self.writer} of this database is served by {row and row[0]}; one number takes one server"
-        )
+            row = db.execute("SELECT holder FROM writers WHERE writer = $1", (writer,)).fetchone()
+        raise StoreInUse(f"writer {writer} of this database is served by {row and row[0]}; one number takes one server")
+
+    def _claim_lowest(self, db: Connection, *, sleep: Callable[[float], None]) -> int:
+        """Take the lowest number that is free. Lanes that were begun are gone on with first."""
+        for _ in range(WRITERS_MAX):
+            with translated():
+                (writer,) = db.execute(_LOWEST_FREE).fetchone() or (0,)
+            if writer >= WRITERS_MAX:
+                raise StoreInUse(f"this database has its {WRITERS_MAX} writers already")
+            if self._claimed(db, writer):
+                return int(writer)
+            # Another server was first, and has the number now.
+            sleep(0.0)
+        raise StoreInUse("other servers took every number of this database first")
+
+    def _claimed(self, db: Connection, writer: int) -> bool:
+        given = (writer, self._owner, f"process {os.getpid()} on {socket.gethostname()}", LEASE_SECONDS)
+        with translated():
+            db.execute("INSERT INTO writers (writer) VALUES ($1) ON CONFLICT DO NOTHING", (writer,))
+            return bool(db.execute(_CLAIM, given).rowcount)
 
     def _writing(self) -> Connection:
         """
@@ -294,17 +310,25 @@ class PostgresSnapshots:
 
 _LIVES_ON: Final = "lease_until = clock_timestamp() + make_interval(secs => $2)"
 
-_CLAIM: Final = """
-UPDATE writers SET owner = $2, holder = $3, lease_until = clock_timestamp() + make_interval(secs => $4),
-  backend_pid = pg_backend_pid(),
-  backend_start = (SELECT a.backend_start FROM pg_stat_activity AS a WHERE a.pid = pg_backend_pid())
-WHERE writer = $1 AND (
+_FREE: Final = """(
   owner IS NULL OR lease_until < clock_timestamp()
   OR NOT EXISTS (
     SELECT FROM pg_stat_activity AS a
-    WHERE a.pid = writers.backend_pid AND a.backend_start IS NOT DISTINCT FROM writers.backend_start))
-"""
+    WHERE a.pid = writers.backend_pid AND a.backend_start IS NOT DISTINCT FROM writers.backend_start))"""
 """An owner whose session has ended is no longer waited for: a server that was killed starts again at once."""
+
+_CLAIM: Final = f"""
+UPDATE writers SET owner = $2, holder = $3, lease_until = clock_timestamp() + make_interval(secs => $4),
+  backend_pid = pg_backend_pid(),
+  backend_start = (SELECT a.backend_start FROM pg_stat_activity AS a WHERE a.pid = pg_backend_pid())
+WHERE writer = $1 AND {_FREE}
+"""
+_LOWEST_FREE: Final = f"""
+SELECT coalesce(
+  (SELECT min(writer) FROM writers WHERE {_FREE}),
+  (SELECT max(writer) + 1 FROM writers),
+  0)
+"""
 
 _RECLAIM: Final = """
 UPDATE writers SET backend_pid = pg_backend_pid(),

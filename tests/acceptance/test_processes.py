@@ -1,0 +1,212 @@
+"""Several server processes on one database and one port: any of them may die, and so may what looks after them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from riskgate.risk.v1 import risk_service_pb2 as risk
+from tests import postgres
+from tests.acceptance.calling import Told, check, connections, open_line
+from tests.acceptance.conftest import Figures
+from tests.acceptance.deployment import START_SECONDS, Deployment, riskgate, until
+
+pytestmark = pytest.mark.process
+
+SECONDS = float(os.environ.get("FLEET_SECONDS", "4"))
+PROCESSES = 2
+CALLERS = 16
+CUSTOMERS = [f"c{n}" for n in range(5)]
+LIMIT_MINOR = 50_000
+GONE_SECONDS = 2.0
+SERVES_AGAIN_SECONDS = 10.0
+
+
+@pytest.fixture
+def dsn(tmp_path: Path) -> Iterator[str]:
+    yield postgres.database(tmp_path)
+    postgres.give_back(tmp_path)
+
+
+def start(deployment: Deployment, dsn: str) -> None:
+    """Start the processes and wait until all serve."""
+    seen = deployment.events("processes serving")
+    deployment.start(settings={"store": dsn, "processes": str(PROCESSES)})
+
+    def serving() -> bool:
+        deployment.must_run()
+        return deployment.events("processes serving") > seen
+
+    until(serving, seconds=START_SECONDS, what="start")
+
+
+def children(deployment: Deployment) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{deployment.pid}/task/{deployment.pid}/children").read_text().split()]
+
+
+def replaced(deployment: Deployment, victim: int) -> None:
+    """Kill one process and wait until another serves in its place."""
+    seen = deployment.events("process serving again")
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: deployment.events("process serving again") > seen, seconds=START_SECONDS, what="a successor")
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, although nobody may have asked yet how."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def verified(deployment: Deployment, dsn: str) -> dict[str, Any]:
+    done = riskgate("ledger", "verify", "--data", deployment.root, "--store", dsn, "--json")
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+async def shop(deployment: Deployment, seconds: float) -> list[Told]:
+    """Buy for a few customers through many connections until the time is over; every answer is waited for."""
+    answers: list[Told] = []
+    ends = time.monotonic() + seconds
+
+    async with connections(deployment, CALLERS, attempt_seconds=2) as backends:
+        answers += [await backends[0].settle(open_line(name, LIMIT_MINOR)) for name in CUSTOMERS]
+
+        async def caller(number: int) -> None:
+            turn = 0
+            while time.monotonic() < ends:
+                turn += 1
+                request = check(random.choice(CUSTOMERS), f"r{number}-{turn}", f"t{number}-{turn}", 100)
+                answers.append(await backends[number].settle(request))
+
+        await asyncio.gather(*(caller(number) for number in range(CALLERS)))
+    return answers
+
+
+async def asked_again(deployment: Deployment, answers: Sequence[Told]) -> list[Told]:
+    async with connections(deployment, 4) as backends:
+        return [await backends[n % 4].settle(told.request) for n, told in enumerate(answers)]
+
+
+def held(answers: Sequence[Told]) -> dict[str, int]:
+    """What each customer was told to have held, in all."""
+    sums = dict.fromkeys(CUSTOMERS, 0)
+    for told in answers:
+        if isinstance(told.request, risk.CheckTransactionRequest):
+            decision = risk.CheckTransactionResponse.FromString(told.reply).decision
+            sums[told.request.customer_id] += decision.held_amount.amount_minor
+    return sums
+
+
+def test_a_process_that_is_killed_is_replaced_and_nothing_is_lost(
+    deployment: Deployment, dsn: str, figures: Figures
+) -> None:
+    start(deployment, dsn)
+
+    async def scene() -> list[Told]:
+        shopping = asyncio.create_task(shop(deployment, SECONDS))
+        for victim in children(deployment):
+            await asyncio.sleep(SECONDS / (PROCESSES + 1))
+            await asyncio.to_thread(replaced, deployment, victim)
+        return await shopping
+
+    answers = asyncio.run(scene())
+    alive = children(deployment)
+    again = asyncio.run(asked_again(deployment, answers))
+    code = deployment.stop()
+    report = verified(deployment, dsn)
+    lanes = {row[0] for row in ask(dsn, "SELECT DISTINCT writer FROM riskgate.batches")}
+    figures(answered=len(answers), entries=report["entries"], lanes=sorted(lanes))
+
+    assert [told.words for told in again] == [told.words for told in answers]
+    assert all(0 < sum_minor <= LIMIT_MINOR for sum_minor in held(answers).values())
+    assert report["faults"] == []
+    assert report["entries"] == len(answers)
+    assert len(alive) == PROCESSES
+    assert len(lanes) >= PROCESSES
+    assert code == 0
+
+
+def test_processes_whose_supervisor_is_killed_are_gone_and_a_new_one_serves_at_once(
+    deployment: Deployment, dsn: str, figures: Figures
+) -> None:
+    start(deployment, dsn)
+    answers = asyncio.run(shop(deployment, 0.5))
+    orphans = children(deployment)
+
+    deployment.kill()
+    killed_at = time.monotonic()
+    until(
+        lambda: all(map(gone, orphans)),
+        seconds=GONE_SECONDS,
+        what="the end of the processes",
+    )
+    ended = time.monotonic() - killed_at
+    start(deployment, dsn)
+    serves = time.monotonic() - killed_at
+    again = asyncio.run(asked_again(deployment, answers))
+    figures(ended_after_s=round(ended, 3), serves_after_s=round(serves, 2))
+
+    assert len(orphans) == PROCESSES
+    assert [told.words for told in again] == [told.words for told in answers]
+    assert serves < SERVES_AGAIN_SECONDS
+    assert deployment.stop() == 0
+    assert verified(deployment, dsn)["faults"] == []
+
+
+def test_a_directory_that_processes_serve_is_no_other_server_s_but_the_database_is(
+    deployment: Deployment, dsn: str
+) -> None:
+    """As on several hosts, each with a copy of the secrets and a directory of its own."""
+    start(deployment, dsn)
+    common = ("--store", dsn, "--certificate-port", "0", "--metrics-port", "-1")
+    same = riskgate("serve", "--data", deployment.root, "--key-port", "0", *common)
+    taken = riskgate("serve", "--data", deployment.root, "--key-port", str(deployment.port), *common)
+    beside = elsewhere(deployment)
+    beside.start(settings={"store": dsn})
+    until(lambda: beside.events("serving") == 1, seconds=START_SECONDS, what="start")
+    (line,) = (json.loads(line) for line in beside.log.read_text().splitlines() if '"serving"' in line)
+    codes = (beside.stop(), deployment.stop())
+
+    assert same.returncode == taken.returncode == 1
+    assert f"is served by process {deployment.pid}" in same.stderr
+    assert f"port {deployment.port} of 127.0.0.1 is taken" in taken.stderr
+    assert line["writer"] == PROCESSES
+    assert codes == (0, 0)
+
+
+def test_processes_that_cannot_start_end_with_the_reason(deployment: Deployment) -> None:
+    done = riskgate(
+        "serve", "--data", deployment.root, "--processes", "2", "--store", "postgresql:///x?host=/nowhere",
+        "--certificate-port", "0", "--key-port", "0", "--metrics-port", "-1",
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    assert "nowhere" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def ask(dsn: str, statement: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(dsn) as connection:
+        return connection.execute(statement).fetchall()
+
+
+def elsewhere(deployment: Deployment) -> Deployment:
+    """The same deployment on another host."""
+    work = deployment.work / "elsewhere"
+    shutil.copytree(deployment.root, work / "data")
+    for path in (work / "data").glob("heads*.log"):
+        path.unlink()
+    return Deployment(work / "data", deployment.api_key, work)
