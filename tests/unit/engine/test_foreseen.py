@@ -9,6 +9,7 @@ import pytest
 
 from riskgate_client.phone import AndroidPhone
 from riskgate_server.crypto.seal import Sealer
+from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine import across
 from riskgate_server.engine import commands as c
 from riskgate_server.engine.beside import Beside
@@ -109,10 +110,10 @@ def test_one_whose_proofs_cannot_be_read_fails_alone(monkeypatch: pytest.MonkeyP
     batches = 0
     commit = bank.pipeline._commit
 
-    def counted(commands: Sequence[c.Command]) -> list[Reply]:
+    def counted(commands: Sequence[c.Command], wait: Collection[CustomerKey]) -> list[Reply | None]:
         nonlocal batches
         batches += 1
-        return commit(commands)
+        return commit(commands, wait)
 
     monkeypatch.setattr(bank.pipeline, "_commit", counted)
     phone = AndroidPhone()
