@@ -1,7 +1,7 @@
 # Every target works as the first command ever run in a bare clone: python3 (3.11 or newer) and make suffice.
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-long simulate check format protos lock clean bench demo loadtest \
+.PHONY: help test test-long simulate trace check format protos lock clean bench demo loadtest \
     powercut crash crowd storm faults races spray scenarios
 
 help:  ## List the targets
@@ -24,6 +24,9 @@ scenarios: .venv/.built  ## Try a ruleset of your own: make scenarios RULESET=my
 SEEDS ?= 1000
 simulate: .venv/.built  ## Run the simulator: make simulate SEEDS=1000 START=0
 	.venv/bin/python -m tests.simulation --seeds $(SEEDS) --start $(or $(START),0)
+
+trace: .venv/.built  ## Run one trace on every store and compare: make trace COMMANDS=100000 SEED=1
+	.venv/bin/python -m tests.traces --commands $(or $(COMMANDS),100000) --seed $(or $(SEED),1)
 
 ACCEPTANCE := .venv/bin/python -m pytest -q
 

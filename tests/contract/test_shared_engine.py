@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
 from psycopg import errors
 
 from riskgate_server.domain.journal import Outcome
-from riskgate_server.engine.commands import Command
 from riskgate_server.engine.pipeline import CONFLICTS_MAX, Pipeline
 from riskgate_server.engine.ports import Store
 from riskgate_server.engine.replies import DecisionReply, Failed, LineReply, Reply
 from riskgate_server.stores.memory import MemoryVault
 from riskgate_server.stores.postgres.store import PostgresStore
 from tests import factories as f
-from tests.contract.backends import BACKENDS
 from tests.contract.sessions import Cut, fail_with, kill
 
 
@@ -49,52 +45,6 @@ def outcomes(replies: list[Reply]) -> list[Outcome]:
 def entries(store: Store) -> int:
     with store.snapshot() as snapshot:
         return snapshot.counts()["entries"]
-
-
-def trace(seed: int) -> list[list[Command]]:
-    """Batches of a few customers' lives; much of it is refused, and some of it comes twice."""
-    chance = Random(seed)
-    made: list[list[Command]] = []
-    for number in range(50):
-        batch: list[Command] = []
-        for place in range(chance.randrange(1, 9)):
-            who: Any = {"customer_id": f"c{chance.randrange(5)}"}
-            name, purchase, amount = f"r{number}.{place}", f"t{chance.randrange(60)}", chance.randrange(1, 40_000)
-            command: Command = chance.choice(
-                (
-                    f.open_line(name, **who),
-                    f.check(purchase, amount, chance.choice(("", "review", "alarm")), **who),
-                    f.check(purchase, 1_000, **who),
-                    f.capture(name, purchase, **who),
-                    f.void(name, purchase, **who),
-                    f.refund(name, purchase, amount % 500 + 1, **who),
-                    f.pay(f"p{chance.randrange(20)}", amount, **who),
-                )
-            )
-            batch.append(command)
-        made.append(batch)
-    return made
-
-
-@pytest.mark.parametrize("seed", range(1))
-def test_one_trace_gives_the_same_replies_and_the_same_journal_on_every_store(tmp_path: Path, seed: int) -> None:
-    told: dict[str, Any] = {}
-    written: dict[str, Any] = {}
-    for name, opened in BACKENDS.items():
-        store = opened(tmp_path)
-        pipeline = f.make_pipeline(store, entropy=f.SeededEntropy())
-        told[name] = [pipeline.run(batch) for batch in trace(seed)]
-        with store.snapshot() as snapshot:
-            written[name] = (
-                snapshot.entries_by_position(0, after=0, limit=10_000),
-                snapshot.batches(0, after=0, limit=10_000),
-                snapshot.customers(after=("", ""), limit=100),
-            )
-        store.close()
-
-    assert len(written["memory"][0]) > 60
-    assert told["memory"] == told["sqlite"] == told["postgres"]
-    assert written["memory"] == written["sqlite"] == written["postgres"]
 
 
 def test_a_server_decides_on_what_the_other_left_however_well_it_remembers(servers: list[Pipeline]) -> None:

@@ -149,7 +149,8 @@ class Batch:
 
     def add_customers(self, keys: Collection[CustomerKey]) -> None:
         """Begin customers nobody has heard of, with keys that are durable before anything is sealed with them."""
-        made = self._vault.create({key: self.entropy(DATA_KEY_SIZE) for key in keys})
+        # In order, so that chance that was seeded gives each the same key whatever order a set has.
+        made = self._vault.create({key: self.entropy(DATA_KEY_SIZE) for key in sorted(keys)})
         self.kept.update((key, _keep(new_customer(*key), data_key, 0)) for key, data_key in made.items())
 
     def keep(self, work: Work) -> None:
