@@ -10,6 +10,7 @@ from riskgate_server.domain.journal import Label
 from riskgate_server.engine import commands as c
 from tests import factories as f
 from tests.simulation import model as m
+from tests.simulation.oracle import Model
 
 RISKS: Final = (
     *("",) * 5, "step_up", "strong_step_up", "review", "review", "decline", "alarm", "flood", "broken",
@@ -24,7 +25,7 @@ ACTORS: Final = ("olga", "Olga", "peer ", "quan")
 class CommandSource:
     """Makes commands from chance and from what the model says stands."""
 
-    def __init__(self, random: Random, model: m.Model) -> None:
+    def __init__(self, random: Random, model: Model) -> None:
         self._random = random
         self._model = model
         self._made = 0

@@ -31,6 +31,7 @@ from tests import factories as f
 from tests.simulation import model as m
 from tests.simulation.commands import CommandSource
 from tests.simulation.faults import COMMITTED, Crash, Fault, FaultyStore
+from tests.simulation.oracle import Model
 from tests.simulation.world import Auditor, Discrepancy, expect, plain
 
 STEPS: Final = (20, 50)
@@ -160,7 +161,7 @@ class Simulation:
         self._monotonic_us = 1_000
         self._vault = MemoryVault()
         self._entropy = f.SeededEntropy(seed)
-        self._model = m.Model()
+        self._model = Model()
         self._source = CommandSource(random, self._model)
         self._auditor = Auditor()
         keys = [("acme", "ada"), ("acme", "Ada"), ("acme", "bo"), ("zeta", "ada")]
@@ -332,7 +333,7 @@ class Simulation:
             answers += alone.answers
         return _Expected(answers, survives=True)
 
-    def _ask(self, command: c.Command, model: m.Model | None = None) -> m.Answer:
+    def _ask(self, command: c.Command, model: Model | None = None) -> m.Answer:
         late = bool(command.deadline_us) and self._monotonic_us >= command.deadline_us
         return (model or self._model).answer(command, self._clock.now_us(), late=late)
 

@@ -34,6 +34,7 @@ from riskgate_server.stores.sqlite.store import SQLiteStore
 from tests import factories as f
 from tests.simulation import model as m
 from tests.simulation.commands import CommandSource
+from tests.simulation.oracle import Model
 from tests.simulation.plants import planted
 from tests.simulation.simulator import fast_folder
 from tests.simulation.world import Auditor, Discrepancy, expect, plain
@@ -66,7 +67,7 @@ class Life(RuleBasedStateMachine):
         self.vault = MemoryVault()
         self.store = self.make_store()
         self.entropy = f.SeededEntropy()
-        self.model = m.Model()
+        self.model = Model()
         self.auditor = Auditor()
         self.chance = Random(0)
         self.source = CommandSource(self.chance, self.model)

@@ -15,6 +15,7 @@ import msgspec
 from riskgate_server.engine import replies as r
 from riskgate_server.engine.ports import EntryRow, Snapshot
 from tests.simulation import model as m
+from tests.simulation.oracle import Model
 
 COMMITMENT, UNUSED, DRAWN, PRINCIPAL, CASH, PAYABLE, SUSPENSE, CREDIT = range(8)
 PENDING_LAYER, POSTED_LAYER = 0, 1
@@ -191,7 +192,7 @@ class Auditor:
     def __init__(self) -> None:
         self.chains: dict[m.Key, Chain] = {}
 
-    def audit(self, snapshot: Snapshot, key: m.Key, model: m.Model) -> list[EntryRow]:
+    def audit(self, snapshot: Snapshot, key: m.Key, model: Model) -> list[EntryRow]:
         """Compare everything stored of one customer with the model; return its new entries."""
         expected = model.customers.get(key)
         stored = snapshot.customer(key)

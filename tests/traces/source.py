@@ -13,7 +13,9 @@ from riskgate_server.engine import commands as c
 from riskgate_server.engine.replies import Reply
 from tests import factories as f
 from tests.simulation import model as m
+from tests.simulation.acts import ACTS
 from tests.simulation.commands import CommandSource
+from tests.simulation.oracle import Model
 from tests.traces.proofs import Key, ProofSource
 
 BATCH_SIZES: Final = (1, 1, 2, 5, 9, 17, 40, 100, 250)
@@ -40,7 +42,7 @@ class Trace:
         self.bounds = m.SMALL
         self.repeated = self.altered = 0
         self._left = commands
-        self._model = m.Model()
+        self._model = Model()
         self._purchases = CommandSource(random, self._model)
         self._proofs = ProofSource(random, self.clock)
         self._sent: deque[c.Command] = deque(maxlen=SENT_KEPT)
@@ -79,7 +81,7 @@ class Trace:
         """Learn what a batch came to."""
         for command, reply in zip(commands, replies, strict=True):
             self._proofs.heard(command, reply)
-            if type(command) in m.ACTS and not getattr(command, "grant", b""):
+            if type(command) in ACTS and not getattr(command, "grant", b""):
                 late = bool(command.deadline_us) and self.monotonic_us >= command.deadline_us
                 self._model.answer(command, self.clock.us, late=late)
 
