@@ -1,4 +1,4 @@
-"""`python -m tests.simulation --seeds 1000 --start 0`: runs seeds and reports the first that fails, in one line."""
+"""`python -m tests.simulation --seeds 1000 --start 0`: runs seeds; the first that fails is told in one line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import sys
 import time
 from collections import Counter
 
-from tests.simulation.simulator import SeedFailed, Simulation, workshop
+from tests.simulation.backings import BACKINGS, workshop
+from tests.simulation.simulator import SeedFailed, Simulation
 
 
 def main() -> int:
@@ -15,6 +16,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1_000, help="how many seeds")
     parser.add_argument("--start", type=int, default=0, help="the first seed")
+    parser.add_argument(
+        "--store", choices=BACKINGS, default="", help="where; by itself each seed takes memory or a SQLite file"
+    )
     parser.add_argument("--digest", action="store_true", help="print each seed's digest")
     options = parser.parse_args()
     faults: Counter[str] = Counter()
@@ -23,7 +27,7 @@ def main() -> int:
     with workshop() as folder:
         for seed in range(options.start, options.start + options.seeds):
             try:
-                tally = Simulation(seed, folder).run()
+                tally = Simulation(seed, folder, store=options.store).run()
             except SeedFailed as failed:
                 print(failed)  # noqa: T201 - speaks to a person
                 return 1

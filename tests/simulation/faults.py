@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import BatchWrite, MessageRow, Snapshot, Store, StoreBroken, StoreBusy, StoreFull
+from riskgate_server.engine.ports import (
+    BatchWrite,
+    MessageRow,
+    OutcomeUnknown,
+    Snapshot,
+    Store,
+    StoreBroken,
+    StoreBusy,
+    StoreConflict,
+    StoreFull,
+)
 
 
 class Fault(Enum):
@@ -26,25 +36,75 @@ class Fault(Enum):
     BROKEN_READ = "reading fails"
     LOST = "the commit fails, and did not happen"
     KEPT = "the commit fails, and did happen"
+    CONFLICT = "another writer was first, and the transaction is to be run again"
+    CUT_BEFORE_BEGIN = "the connection is lost before the transaction begins"
+    CUT_AT_BEGIN = "the connection is lost as soon as it has begun"
+    CUT_BEFORE_WRITE = "the connection is lost before anything is written"
+    CUT_AFTER_WRITE = "the connection is lost after the rows are written, before the commit is sent"
+    CUT_BEFORE_COMMIT = "the connection is lost before the commit arrives"
+    CUT_AFTER_COMMIT = "the connection is lost before the commit is confirmed"
 
 
-COMMITTED = frozenset({Fault.NONE, Fault.CRASH_AFTER_COMMIT, Fault.KEPT})
+COMMITTED = frozenset({Fault.NONE, Fault.CRASH_AFTER_COMMIT, Fault.KEPT, Fault.CUT_AFTER_COMMIT})
+
+DISK_FAULTS = tuple(list(Fault)[1:12])
+"""What can go wrong over a store in files, or in memory: the commit itself may fail, and then writing ends."""
+
+NETWORK_FAULTS = (
+    Fault.CRASH_AT_BEGIN,
+    Fault.CRASH_BEFORE_WRITE,
+    Fault.CRASH_AFTER_WRITE,
+    Fault.CRASH_AFTER_COMMIT,
+    Fault.REJECTED,
+    Fault.FULL_AT_WRITE,
+    Fault.BUSY,
+    *list(Fault)[12:],
+)
+"""What can go wrong over a database: the connection is lost at any point, and others write too. The process stays."""
 
 
 class Crash(BaseException):
     """The process dies. Nothing in the process may catch it."""
 
 
+_CUT_AT = {
+    Fault.CUT_AT_BEGIN: ("BEGIN", True),
+    Fault.CUT_BEFORE_COMMIT: ("COMMIT", False),
+    Fault.CUT_AFTER_COMMIT: ("COMMIT", True),
+}
+
+
 class RejectedBySomething(Exception):
     """Stands for any failure of a transaction that is neither the disk's nor a lack of room."""
+
+
+class Wire(Protocol):
+    """The connection between a store and its database, to be lost at a moment of the test's choosing."""
+
+    def connect(self) -> None:
+        """Have a connection, made anew where it was lost."""
+
+    def cut(self) -> None:
+        """Lose it now."""
+
+    def cut_at(self, statement: str, *, done: bool) -> None:
+        """Lose it at a statement: when the database has `done` it and not said so, or before it arrives there."""
+
+    def mend(self) -> None:
+        """Let the connection be, if it still stands."""
 
 
 class FaultyStore:
     """Keeps `engine.ports.Store` over a real one. `plan` is asked once per transaction what goes wrong with it."""
 
     def __init__(
-        self, inner: Store, plan: Callable[[], Fault] = lambda: Fault.NONE, died: Callable[[], None] = lambda: None
+        self,
+        inner: Store,
+        plan: Callable[[], Fault] = lambda: Fault.NONE,
+        died: Callable[[], None] = lambda: None,
+        wire: Wire | None = None,
     ) -> None:
+        self._wire = wire
         self.inner = inner
         self.plan = plan
         self.died = died
@@ -67,10 +127,17 @@ class FaultyStore:
             self._die()
         if fault is Fault.BUSY:
             raise StoreBusy("in the way")
+        if fault is Fault.CUT_BEFORE_BEGIN:
+            self._cut()
         committed = False
         try:
-            with self.inner.transaction() as tx:
-                yield _FaultyTransaction(tx, fault, self._die)
+            with self._doomed(fault), self.inner.transaction() as tx:
+                yield _FaultyTransaction(tx, fault, self._die, self._cut)
+                if fault is Fault.CONFLICT:
+                    raise StoreConflict("another writer was first")
+                if fault in (Fault.CUT_AFTER_WRITE, Fault.CUT_BEFORE_WRITE):
+                    # There was nothing to write, so it is lost here.
+                    self._cut()
                 if fault is Fault.LOST:
                     raise StoreBroken("the disk, before")
                 if fault is Fault.FULL_AT_COMMIT:
@@ -79,6 +146,9 @@ class FaultyStore:
                     # There was nothing to write, so it dies here.
                     self._die()
             committed = True
+        except OutcomeUnknown:
+            committed = fault is Fault.CUT_AFTER_COMMIT
+            raise
         finally:
             if not committed and fault in COMMITTED:
                 # Something else went wrong before this fault's turn came.
@@ -94,6 +164,26 @@ class FaultyStore:
     def _die(self) -> None:
         self.died()
         raise Crash
+
+    def _cut(self) -> None:
+        assert self._wire
+        self._wire.connect()
+        self._wire.cut()
+
+    @contextmanager
+    def _doomed(self, fault: Fault) -> Iterator[None]:
+        """Have the connection lost at a statement of the transaction, if that is its fault."""
+        where = _CUT_AT.get(fault)
+        if where is None:
+            yield
+            return
+        assert self._wire
+        self._wire.connect()
+        self._wire.cut_at(where[0], done=where[1])
+        try:
+            yield
+        finally:
+            self._wire.mend()
 
     def snapshot(self) -> Snapshot:
         return self.inner.snapshot()
@@ -120,10 +210,11 @@ class FaultyStore:
 class _FaultyTransaction:
     """Passes everything on, and fails where its fault says."""
 
-    def __init__(self, inner: Any, fault: Fault, die: Callable[[], None]) -> None:
+    def __init__(self, inner: Any, fault: Fault, die: Callable[[], None], cut: Callable[[], None]) -> None:
         self._inner = inner
         self._fault = fault
         self._die = die
+        self._cut = cut
 
     def __getattr__(self, name: str) -> Any:
         if self._fault is Fault.BROKEN_READ:
@@ -135,8 +226,12 @@ class _FaultyTransaction:
             self._die()
         if self._fault is Fault.FULL_AT_WRITE:
             raise StoreFull("no room")
+        if self._fault is Fault.CUT_BEFORE_WRITE:
+            self._cut()
         self._inner.write(batch)
         if self._fault is Fault.REJECTED:
             raise RejectedBySomething
         if self._fault is Fault.CRASH_AFTER_WRITE:
             self._die()
+        if self._fault is Fault.CUT_AFTER_WRITE:
+            self._cut()

@@ -50,6 +50,8 @@ RISKS: Final = {
 
 INTERNAL: Final = ("failed", "InternalError", "INTERNAL")
 STORE_BUSY: Final = ("failed", "Conflict", "WRITE_CONFLICT")
+STORE_UNREACHABLE: Final = ("failed", "Unavailable", "STORE_UNREACHABLE")
+OUTCOME_UNKNOWN: Final = ("failed", "Unavailable", "OUTCOME_UNKNOWN")
 STORE_FULL: Final = ("failed", "Unavailable", "STORE_FULL")
 
 

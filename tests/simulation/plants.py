@@ -16,8 +16,9 @@ from riskgate_server.domain.ledger.holds import HoldState
 from riskgate_server.engine import commands as c
 from riskgate_server.engine import pipeline as pipeline_module
 from riskgate_server.engine import purchases, sealing, work
-from riskgate_server.engine.ports import StoreBroken
+from riskgate_server.engine.ports import OutcomeUnknown, StoreBroken, StoreUnreachable
 from riskgate_server.engine.replies import Reply
+from riskgate_server.stores.postgres import session
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -114,6 +115,24 @@ def commit_forgotten_by_the_cache(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pipeline_module.Pipeline, "_load", noting)
 
 
+def doubt_told_as_nothing_done(patch: pytest.MonkeyPatch) -> None:
+    """A commit whose confirmation was lost with the connection is answered as if it had not been sent."""
+    commit = session.commit
+
+    def confident(*given: Any) -> None:
+        try:
+            commit(*given)
+        except OutcomeUnknown as doubt:
+            raise StoreUnreachable(str(doubt)) from doubt
+
+    patch.setattr(session, "commit", confident)
+
+
+NETWORK_PLANTS: Final[dict[str, Plant]] = {
+    plant.__name__: plant for plant in (lost_idempotency_row, doubt_told_as_nothing_done)
+}
+"""Those that show over a database."""
+
 PLANTS: Final[dict[str, Plant]] = {
     plant.__name__: plant
     for plant in (
@@ -129,7 +148,7 @@ PLANTS: Final[dict[str, Plant]] = {
 @contextmanager
 def _planted(name: str) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        PLANTS[name](patch)
+        (PLANTS | NETWORK_PLANTS)[name](patch)
         yield
 
 

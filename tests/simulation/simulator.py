@@ -7,10 +7,8 @@ from the seed, so a failing seed replays to the last bit.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -22,15 +20,15 @@ from structlog.testing import capture_logs
 
 from riskgate_server.crypto.seal import Sealer
 from riskgate_server.engine import commands as c
-from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.engine.ports import Store, StoreBroken
+from riskgate_server.engine.pipeline import CONFLICTS_MAX, Pipeline
+from riskgate_server.engine.ports import StoreBroken
 from riskgate_server.engine.verify import verify
-from riskgate_server.stores.memory import MemoryStore, MemoryVault
-from riskgate_server.stores.sqlite.store import SQLiteStore
+from riskgate_server.stores.memory import MemoryVault
 from tests import factories as f
 from tests.simulation import model as m
+from tests.simulation.backings import BACKINGS
 from tests.simulation.commands import CommandSource
-from tests.simulation.faults import COMMITTED, Crash, Fault, FaultyStore
+from tests.simulation.faults import COMMITTED, Crash, Fault
 from tests.simulation.oracle import Model
 from tests.simulation.world import Auditor, Discrepancy, expect, plain
 
@@ -38,7 +36,7 @@ STEPS: Final = (20, 50)
 """Fewest and most batches of one seed."""
 BATCH_MAX: Final = 9
 SQLITE_EVERY: Final = 4
-"""Every so many seeds run on a SQLite file, the others in memory."""
+"""Unless a store is named, every so many seeds run on a SQLite file, the others in memory."""
 
 CLOCK_JUMPS: Final = (
     *(f.SECOND_US,) * 6,
@@ -47,10 +45,27 @@ CLOCK_JUMPS: Final = (
     *(f.DAY_US, 2 * f.DAY_US, 8 * f.DAY_US),
     *(-f.SECOND_US, -f.HOUR_US, -2 * f.DAY_US),
 )
-STORE_FAULTS: Final = tuple(fault for fault in Fault if fault is not Fault.NONE)
+ANSWERS: Final = {
+    Fault.FULL_AT_WRITE: m.STORE_FULL,
+    Fault.FULL_AT_COMMIT: m.STORE_FULL,
+    Fault.BUSY: m.STORE_BUSY,
+    Fault.CONFLICT: m.STORE_BUSY,
+    Fault.CUT_BEFORE_BEGIN: m.STORE_UNREACHABLE,
+    Fault.CUT_AT_BEGIN: m.STORE_UNREACHABLE,
+    Fault.CUT_BEFORE_WRITE: m.STORE_UNREACHABLE,
+    Fault.CUT_AFTER_WRITE: m.STORE_UNREACHABLE,
+    Fault.CUT_BEFORE_COMMIT: m.OUTCOME_UNKNOWN,
+}
+"""What everybody in a batch is told, when nothing of it happened and the process stays."""
+TRIED: Final = frozenset(
+    {
+        Fault.FULL_AT_WRITE, Fault.FULL_AT_COMMIT, Fault.REJECTED, Fault.CONFLICT,
+        Fault.CUT_BEFORE_WRITE, Fault.CUT_AFTER_WRITE, Fault.CUT_BEFORE_COMMIT,
+    }
+)  # fmt: skip
+"""The commands were run, and then rolled back."""
 
 MakePipeline = Callable[..., Pipeline]
-WrapStore = Callable[[Store], Store]
 
 
 class SeedFailed(Exception):
@@ -73,71 +88,6 @@ class Tally:
     digest: str = ""
 
 
-class _Memory:
-    """A store that outlives the process because it only plays dead."""
-
-    def __init__(self, wrap: WrapStore) -> None:
-        self._store = MemoryStore()
-        self._wrap = wrap
-
-    def open(self) -> Store:
-        return self._wrap(self._store)
-
-    def died(self) -> None:
-        """Nothing to keep: what was committed is in the dictionaries."""
-
-    def close(self) -> None:
-        self._store.close()
-
-
-class _File:
-    """A SQLite file. At a death its files are copied as they lie; the next process opens the copy."""
-
-    def __init__(self, folder: Path, template: Path, wrap: WrapStore) -> None:
-        self._folder = folder
-        self._lives = 0
-        self._path = folder / "0.db"
-        shutil.copyfile(template, self._path)
-        self._store: SQLiteStore | None = None
-        self._copied = False
-        self._wrap = wrap
-
-    def open(self) -> Store:
-        if self._store is not None and not self._copied:
-            self.died()
-        self.close()
-        self._path = self._folder / f"{self._lives}.db"
-        self._copied = False
-        self._store = SQLiteStore(self._path)
-        return self._wrap(self._store)
-
-    def died(self) -> None:
-        self._lives += 1
-        self._copied = True
-        for suffix in ("", "-wal"):
-            source = Path(f"{self._path}{suffix}")
-            if source.exists():
-                shutil.copyfile(source, self._folder / f"{self._lives}.db{suffix}")
-
-    def close(self) -> None:
-        if self._store is not None:
-            self._store.close()
-            self._store = None
-
-
-def fast_folder() -> str | None:
-    """Memory-backed files where the system has them: the simulator is about order, not about disks."""
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None
-
-
-@contextmanager
-def workshop() -> Iterator[Path]:
-    """A folder for SQLite files, with an empty, migrated one to copy."""
-    with tempfile.TemporaryDirectory(prefix="riskgate-simulation-", dir=fast_folder()) as folder:
-        SQLiteStore(Path(folder) / "template.db").close()
-        yield Path(folder)
-
-
 class Simulation:
     """Runs one seed."""
 
@@ -146,17 +96,23 @@ class Simulation:
         seed: int,
         folder: Path,
         *,
+        store: str = "",
         make: MakePipeline = f.make_pipeline,
-        wrap: WrapStore = lambda store: store,
     ) -> None:
+        """
+        Prepare a seed.
+
+        Args:
+            folder: a `workshop`.
+            store: a name of `backings.BACKINGS`; empty for one by the seed.
+        """
         self.seed = seed
         self.tally = Tally()
         self.step = 0
         self._make = make
         self._random = random = Random(seed)
         self._folder = folder
-        self._wrap = wrap
-        self._on_file = seed % SQLITE_EVERY == 0
+        self._kind = store or ("memory" if seed % SQLITE_EVERY else "sqlite")
         self._clock = f.FixedClock(f.NOW_US + random.randint(0, f.DAY_US))
         self._monotonic_us = 1_000
         self._vault = MemoryVault()
@@ -175,16 +131,8 @@ class Simulation:
     def run(self) -> Tally:
         """Live through the seed; raise `SeedFailed` at the first thing that is wrong."""
         with capture_logs(), ExitStack() as stack:
-            backing: _Memory | _File
-            if self._on_file:
-                folder = self._folder / str(self.seed)
-                folder.mkdir()
-                stack.callback(shutil.rmtree, folder)
-                backing = _File(folder, self._folder / "template.db", self._wrap)
-            else:
-                backing = _Memory(self._wrap)
-            stack.callback(backing.close)
-            self._backing = backing
+            self._backing = BACKINGS[self._kind](self._folder / str(self.seed))
+            stack.callback(self._backing.close)
             try:
                 self._live()
             except Discrepancy as error:
@@ -219,7 +167,7 @@ class Simulation:
     def _start(self) -> None:
         """A process begins over what the last one left."""
         self.tally.restarts += 1
-        self._store = FaultyStore(self._backing.open(), self._fault, self._backing.died)
+        self._store = self._backing.open(self._fault)
         self._model.harmful.clear()
         self._pipeline = self._make(
             self._store,
@@ -235,7 +183,7 @@ class Simulation:
     def _fault(self) -> Fault:
         if self._random.random() >= self._fault_share:
             return Fault.NONE
-        return self._random.choice(STORE_FAULTS)
+        return self._random.choice(self._backing.faults)
 
     def _tick(self) -> None:
         self._clock.wait(self._random.choice(CLOCK_JUMPS))
@@ -281,7 +229,7 @@ class Simulation:
             replies = self._pipeline.run(commands)
         except (StoreBroken, Crash) as error:
             died = error
-        expected = self._expected(commands, self._store.log)
+        expected = self._expected(commands, iter(self._store.log))
         for fault in self._store.log:
             self.tally.faults[fault.name] = self.tally.faults.get(fault.name, 0) + 1
         expect(expected.survives is (died is None), "answered, or died, at the wrong time", self._store.log, died)
@@ -297,8 +245,10 @@ class Simulation:
     def _hear(self, command: c.Command, reply: m.Answer, answer: m.Answer) -> None:
         expect(reply == answer, f"{type(command).__name__} {command.request_id} was answered", reply, "not", answer)
         self._digest.update(repr(reply).encode())
-        if self._random.random() < 0.05:
-            # The caller has gone. It may ask again, or never.
+        if reply == m.OUTCOME_UNKNOWN:
+            self.tally.unknown += 1
+        if reply == m.OUTCOME_UNKNOWN or self._random.random() < 0.05:
+            # It is not known what happened, or the caller has gone. It may ask again, or never.
             if command.request_id:
                 self._unknown.append(command)
             return
@@ -307,27 +257,30 @@ class Simulation:
         if command.request_id and reply[0] != "failed":
             self._answered.setdefault((command.key, command.request_id, command.fingerprint), reply)
 
-    def _expected(self, commands: Sequence[c.Command], log: Sequence[Fault]) -> _Expected:
+    def _expected(self, commands: Sequence[c.Command], log: Iterator[Fault], conflicts: int = 0) -> _Expected:
         """What the model answers, given which transactions committed."""
-        first = log[0]
+        first = next(log)
         if first in COMMITTED:
-            return _Expected([self._ask(command) for command in commands], survives=first is Fault.NONE)
-        if first in (Fault.FULL_AT_WRITE, Fault.FULL_AT_COMMIT, Fault.REJECTED):
+            answers = [self._ask(command) for command in commands]
+            if first is Fault.CUT_AFTER_COMMIT:
+                answers = [m.OUTCOME_UNKNOWN] * len(commands)
+            return _Expected(answers, survives=first in (Fault.NONE, Fault.CUT_AFTER_COMMIT))
+        if first in TRIED:
             tried = self._model.trial()
             for command in commands:
                 self._ask(command, tried)
-        if first in (Fault.FULL_AT_WRITE, Fault.FULL_AT_COMMIT):
-            return _Expected([m.STORE_FULL] * len(commands), survives=True)
-        if first is Fault.BUSY:
-            return _Expected([m.STORE_BUSY] * len(commands), survives=True)
+        if first is Fault.CONFLICT and conflicts < CONFLICTS_MAX:
+            return self._expected(commands, log, conflicts + 1)
+        if first in ANSWERS:
+            return _Expected([ANSWERS[first]] * len(commands), survives=True)
         if first is not Fault.REJECTED:
             return _Expected([], survives=False)
         if len(commands) == 1:
             return _Expected([self._model.quarantine(commands[0])], survives=True)
         # Rolled back, then one by one.
         answers = []
-        for command, fault in zip(commands, log[1:], strict=False):
-            alone = self._expected([command], [fault])
+        for command in commands:
+            alone = self._expected([command], log)
             if not alone.survives:
                 return _Expected([], survives=False)
             answers += alone.answers

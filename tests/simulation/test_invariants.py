@@ -33,10 +33,10 @@ from riskgate_server.stores.memory import MemoryStore, MemoryVault
 from riskgate_server.stores.sqlite.store import SQLiteStore
 from tests import factories as f
 from tests.simulation import model as m
+from tests.simulation.backings import fast_folder
 from tests.simulation.commands import CommandSource
 from tests.simulation.oracle import Model
 from tests.simulation.plants import planted
-from tests.simulation.simulator import fast_folder
 from tests.simulation.world import Auditor, Discrepancy, expect, plain
 
 KEYS: Final = ((f.TENANT, f.CUSTOMER), (f.TENANT, "bo"))
