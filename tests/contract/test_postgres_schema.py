@@ -16,7 +16,7 @@ from riskgate_server.engine.ports import StoreUnreachable
 from riskgate_server.stores.postgres import session, transaction
 from riskgate_server.stores.postgres.arrays import Texts
 from riskgate_server.stores.postgres.reads import PostgresSnapshot
-from riskgate_server.stores.postgres.schema import SCHEMA, SCHEMA_VERSION, SHARD_KEYS, VAULT_SCHEMA, migrate, version_of
+from riskgate_server.stores.postgres.schema import SCHEMA, SCHEMA_VERSION, VAULT_SCHEMA, migrate, version_of
 from riskgate_server.stores.postgres.store import PostgresSnapshots, PostgresStore
 from riskgate_server.stores.refusals import SchemaTooNew, SettingsRefused
 from tests import postgres
@@ -142,40 +142,6 @@ def test_a_database_that_is_not_there_is_out_of_reach() -> None:
 
 
 # --- The schema. ---
-
-
-def test_every_unique_key_leads_with_its_tables_shard_key(store: PostgresStore, dsn: str) -> None:
-    """Else a distributed database could not keep it: it looks for a double in one place only."""
-    found = ask(
-        dsn,
-        "SELECT t.relname, i.indexrelid::regclass::text, array_agg(a.attname::text ORDER BY k.place)"
-        " FROM pg_index AS i JOIN pg_class AS t ON t.oid = i.indrelid JOIN pg_namespace AS n ON n.oid = t.relnamespace,"
-        " unnest(i.indkey) WITH ORDINALITY AS k (number, place)"
-        " JOIN pg_attribute AS a ON a.attnum = k.number"
-        " WHERE a.attrelid = i.indrelid AND i.indisunique AND n.nspname IN (%s, %s) GROUP BY 1, 2",
-        SCHEMA,
-        VAULT_SCHEMA,
-    )
-
-    assert {table for table, _, _ in found} == set(SHARD_KEYS)
-    for table, index, columns in found:
-        key = SHARD_KEYS[table]
-        assert tuple(columns[: len(key)]) == key, index
-
-
-def test_nothing_in_the_schema_needs_one_machine(store: PostgresStore, dsn: str) -> None:
-    ours = f"(SELECT oid FROM pg_namespace WHERE nspname IN ('{SCHEMA}', '{VAULT_SCHEMA}'))"
-    found = {
-        "sequences": ask(dsn, f"SELECT relname FROM pg_class WHERE relkind = 'S' AND relnamespace IN {ours}"),
-        "identities": ask(dsn, "SELECT attname FROM pg_attribute WHERE attidentity <> ''"),
-        "triggers": ask(dsn, "SELECT tgname FROM pg_trigger"),
-        "foreign keys": ask(dsn, "SELECT conname FROM pg_constraint WHERE contype = 'f'"),
-        "deferrable": ask(dsn, "SELECT conname FROM pg_constraint WHERE condeferrable"),
-        "functions": ask(dsn, f"SELECT proname FROM pg_proc WHERE pronamespace IN {ours}"),
-        "rules": ask(dsn, f"SELECT c.relname FROM pg_class c WHERE c.relhasrules AND c.relnamespace IN {ours}"),
-    }
-
-    assert not any(found.values()), found
 
 
 def test_every_id_is_compared_byte_by_byte(store: PostgresStore, dsn: str) -> None:
