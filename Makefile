@@ -72,8 +72,8 @@ clean:  ## Remove what can be built again, the environment too
 bench: .venv/.built  ## What a decision costs beside a bare echo of the RPC framework; writes bench-results/latest.json
 	.venv/bin/python -m scripts.bench
 
-demo: .venv/.built  ## Let a simulated city live on a real server for four weeks, and tell what came of it
-	@.venv/bin/python scripts/demo.py
+demo: .venv/.built  ## Let a simulated city live on a real server for four weeks, and tell what came of it; also STORE=postgresql, or a DSN
+	@.venv/bin/python scripts/demo.py $(if $(STORE),--store "$(STORE)")
 
 loadtest: .venv/.built  ## Put a fixed schedule of calls on a running server: make loadtest ARGS="--ca … --api-key-file … --rate 300"
 	@.venv/bin/python scripts/loadtest.py $(or $(ARGS),--help)

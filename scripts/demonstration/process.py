@@ -53,8 +53,15 @@ def _environment() -> dict[str, str]:
 class DemoServer:
     """A data directory, its callers, and the server on it. Leaving the block stops the server in good order."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, store: str = "") -> None:
+        """
+        Plan a server.
+
+        Args:
+            store: DSN of a PostgreSQL database without tables of ours; empty for files in the directory.
+        """
         self.data = root / "data"
+        self._store = ("--store", store) if store else ()
         self._root = root
         self._log = root / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -107,6 +114,7 @@ class DemoServer:
             str(self.data),
             "--clock",
             "data",
+            *self._store,
             *ports,
         ]
         with self._log.open("wb") as log:
@@ -119,6 +127,10 @@ class DemoServer:
                 raise ServerFailed(f"the server does not serve after {START_SECONDS:g} s:\n{self.last_words()}")
             time.sleep(_POLL_SECONDS)
         self._listening = listening
+
+    def verify(self) -> dict[str, Any]:
+        """Have the books recomputed, and return what `riskgate ledger verify` says."""
+        return riskgate("ledger", "verify", "--data", str(self.data), *self._store)
 
     def by_key(self, api_key: str) -> Connection:
         """Return how a caller with an API key connects."""

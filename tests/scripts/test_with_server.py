@@ -170,16 +170,43 @@ def test_a_wrong_key_is_told_plainly(server: DemoServer, tmp_path: Path) -> None
     assert "Traceback" not in refused.stderr
 
 
-def test_the_demonstration_succeeds_and_leaves_nothing(tmp_path: Path) -> None:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
+def story_of(output: str) -> str:
+    """The part of it that no clock and no address is in."""
+    return output.partition("One line's story")[2].partition("The books")[0]
+
+
+@pytest.fixture(scope="module")
+def stories() -> set[str]:
+    return set()
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """Outside pytest's own folders, which every other run of it closes to the user that PostgreSQL runs as."""
+    with tempfile.TemporaryDirectory(prefix="rgdemo") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("store", [[], ["--store", "postgresql"]], ids=["embedded", "postgresql"])
+def test_the_demonstration_succeeds_and_leaves_nothing(
+    tmp_path: Path, scratch: Path, store: list[str], stories: set[str]
+) -> None:
+    # Where a login has its runtime files: the embedded database's library keeps a lock file there for good.
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
     done = subprocess.run(
-        [sys.executable, str(SCRIPTS / "demo.py"), "--customers", "40", "--days", "8"],
+        [sys.executable, str(SCRIPTS / "demo.py"), "--customers", "60", "--days", "8", *store],
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
-        env={**os.environ, "TMPDIR": str(scratch), "FORCE_COLOR": "1", "COLUMNS": "40"},
+        env={
+            **os.environ,
+            "TMPDIR": str(scratch),
+            "XDG_RUNTIME_DIR": str(runtime),
+            "FORCE_COLOR": "1",
+            "COLUMNS": "40",
+        },
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
@@ -187,6 +214,8 @@ def test_the_demonstration_succeeds_and_leaves_nothing(tmp_path: Path) -> None:
         assert said in done.stdout
     assert [line for line in done.stdout.splitlines() if line != line.rstrip() or len(line) > PLAIN_WIDTH] == []
     assert list(scratch.iterdir()) == []
+    stories.add(story_of(done.stdout))
+    assert len(stories) == 1, "the story is another one on another store"
 
 
 def test_an_interrupted_demonstration_leaves_nothing(tmp_path: Path) -> None:

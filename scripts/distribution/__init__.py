@@ -1,0 +1,1 @@
+"""How the tables of a PostgreSQL store are placed on Citus."""
