@@ -188,7 +188,7 @@ def verify_directory(directory: DataDirectory, progress: Progress, dsn: str = ""
         One of `UNREADABLE`: it cannot be looked at.
     """
     faults: list[str] = []
-    heads = _signed_heads(directory, faults)
+    heads, empty = _signed_heads(directory, faults)
     if not dsn and not directory.store.exists():
         return Report(heads=len(heads), faults=[*faults, f"{directory.store.name} is missing"])
     master = MasterKey(secret(MASTER, directory.master_key))
@@ -203,9 +203,11 @@ def verify_directory(directory: DataDirectory, progress: Progress, dsn: str = ""
         if broken:
             return Report(heads=len(heads), faults=faults)
         report = verify(snapshots, vault, Sealer(), progress, heads)
-    # Every server signs where it begins, before anything is written.
-    if report.entries and not heads and not faults:
-        faults.append(f"{directory.heads_of(0).name} has no head of this journal: it was lost or emptied")
+    # Every server signs where it begins, before anything is written. Others may serve from other directories.
+    if not faults:
+        written = [directory.heads_of(lane.writer).name for lane in report.lanes if lane.entries]
+        lost = [name for name in written if name in empty or not heads]
+        faults.extend(f"{name} has no head of its lane: it was lost or emptied" for name in lost)
     report.faults[:0] = faults
     return report
 
@@ -239,17 +241,20 @@ def _look_at_database(dsn: str, master: MasterKey, closing: contextlib.ExitStack
     return snapshots, vault, False
 
 
-def _signed_heads(directory: DataDirectory, faults: list[str]) -> list[Head]:
-    """Return the heads of every log up to the first that is no good, which is a fault."""
+def _signed_heads(directory: DataDirectory, faults: list[str]) -> tuple[list[Head], set[str]]:
+    """Return the heads of every log up to the first that is no good, which is a fault; and the names of empty logs."""
     verifier = HeadVerifier(directory.heads_public_key.read_bytes())
     heads: list[Head] = []
+    empty = set()
     for path in directory.all_heads():
         lines = without_torn_end(path.read_bytes()).splitlines(keepends=True)
+        if not lines:
+            empty.add(path.name)
         try:
             heads.extend(read_heads(lines, verifier))
         except HeadsBroken as error:
             faults.append(f"{path.name}: {error}")
-    return heads
+    return heads, empty
 
 
 class OtherPast(Exception):

@@ -15,6 +15,7 @@ from riskgate_server.crypto.signing import (
     HeadRefused,
     HeadsBroken,
     HeadSigner,
+    HeadsInUse,
     HeadVerifier,
     read_heads,
     without_torn_end,
@@ -231,3 +232,16 @@ def test_a_signer_shows_its_public_name_only() -> None:
 def test_a_public_key_of_another_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="PEM"):
         HeadVerifier(b"nonsense")
+
+
+def test_a_log_is_held_by_one_at_a_time(path: Path) -> None:
+    log = HeadLog(path, SIGNER)
+    log.append(head(1))
+
+    with pytest.raises(HeadsInUse, match=r"heads\.log is signed into by another process"):
+        HeadLog(path, SIGNER)
+
+    log.close()
+    again = HeadLog(path, SIGNER)
+    assert again.last == head(1)
+    again.close()
