@@ -180,9 +180,9 @@ class Lockstep:
                     if row != twin:
                         raise Different(f"{first.name} keeps {row!r}, {other.name} {twin!r}")
         with first.store.snapshot() as snapshot:
-            last = snapshot.last_batch()
-            assert last
-            self.course.entries, self.course.head = snapshot.last_position(), last.hash.hex()
+            (lane,) = snapshot.lanes()
+            assert lane.batch
+            self.course.entries, self.course.head = lane.position, lane.batch.hash.hex()
 
     @staticmethod
     def _verify(engines: list[Engine]) -> None:
@@ -195,10 +195,10 @@ class Lockstep:
 def rows_of(snapshot: Snapshot) -> Iterator[Any]:
     """Everything a store keeps, journal first, in an order of its own keys."""
     position = sequence = 0
-    while entries := snapshot.entries_by_position(after=position, limit=PAGE):
+    while entries := snapshot.entries_by_position(0, after=position, limit=PAGE):
         yield from entries
         position = entries[-1].position
-    while batches := snapshot.batches(after=sequence, limit=PAGE):
+    while batches := snapshot.batches(0, after=sequence, limit=PAGE):
         yield from batches
         sequence = batches[-1].sequence
     after = ("", "")
