@@ -35,6 +35,7 @@ class FarEnd:
         self.faults: list[str] = []
         self.now: list[str] = []
         """Keys of the requests under way."""
+        self.endless_bytes = 0
         self.overlapping = 0
         """How often a request came while another one with its key was under way."""
         self.before: Callable[[], object] = lambda: None
@@ -126,7 +127,7 @@ def _handler(far_end: FarEnd) -> type[BaseHTTPRequestHandler]:
             self.close_connection = True
             try:
                 for _ in range(PIECES_MAX):
-                    self.wfile.write(bytes(1 << 16))
+                    far_end.endless_bytes += self.wfile.write(bytes(1 << 16))
             except OSError:
                 return
             far_end.faults.append("read to the end")

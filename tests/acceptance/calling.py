@@ -18,6 +18,7 @@ from grpc_status import rpc_status
 from riskgate.common.v1.money_pb2 import Money
 from riskgate.credit.v1 import credit_line_service_pb2 as lines
 from riskgate.credit.v1 import ledger_service_pb2 as ledger
+from riskgate.identity.v1 import otp_service_pb2 as otp
 from riskgate.risk.v1 import risk_service_pb2 as risk
 from tests.acceptance.deployment import Deployment
 
@@ -29,7 +30,7 @@ PAUSE_SECONDS: Final = 0.02
 
 _PATHS: Final = {
     method.input_type.full_name: (f"/{service.full_name}/{method.name}", method.output_type.full_name)
-    for module in (lines, ledger, risk)
+    for module in (lines, ledger, otp, risk)
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }

@@ -215,7 +215,7 @@ def test_five_spellings_are_one_number_with_one_budget(tenant: Tenant) -> None:
         answers.append(answer(partial(tenant.api.otp.EnrollPhone, request)))
 
     assert answers == ["OK"] * 5 + ["RESOURCE_EXHAUSTED SEND_BUDGET_SPENT"]
-    assert messages(tenant, "c1")[0].number == "+8613812345678"
+    assert {m["destination"] for m in messages(tenant)} == {"+8613812345678"}
 
 
 def test_a_customer_who_does_not_exist_is_answered_as_one_who_does(phone: Tenant) -> None:
@@ -358,7 +358,8 @@ def test_no_secret_is_in_any_file_log_or_metric(phone: Tenant, log: Lines) -> No
         )
     ]
     directory = phone.running.deployment.directory
-    files = [path.read_bytes() for path in directory.root.rglob("*") if path.is_file()]
+    # But in the gateway for development, which stands for the phones.
+    files = [path.read_bytes() for path in directory.root.rglob("*") if path.is_file() and path != directory.outbox]
     told = [phone.running.scrape().encode(), str(log).encode(), repr(vars(log)).encode()]
 
     assert not [form for form, where in itertools.product(written, [*files, *told]) if form in where]

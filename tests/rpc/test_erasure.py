@@ -95,6 +95,8 @@ def test_nothing_of_an_erased_customer_is_in_any_file_and_the_ledger_verifies(
         tenant.api.customers.EraseCustomer(erasing())
 
     files = {path: path.read_bytes() for path in deployment.directory.root.rglob("*") if path.is_file()}
+    # In development phones are a file, and what a phone shows is not the engine's to forget.
+    files.pop(deployment.directory.outbox)
     for canary in [*CANARIES, data_key]:
         found = [path.name for path, content in files.items() if canary in content or canary.hex().encode() in content]
         assert found == []

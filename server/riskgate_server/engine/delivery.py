@@ -292,23 +292,29 @@ class Delivery:
                 if self._clock.now_us() >= opened.message.not_after_us:
                     await self._settle(sending, opened, "EXPIRED", Answer.UNSENT)
                     return
-                if self._too_late(sending, began, after=0.0):
+                if self._lease_over(sending, after=0.0):
+                    # Another process may be sending it.
+                    return
+                if self._patience_over(began, after=0.0):
                     break
                 failure = await self._attempt(sending, opened)
             if failure is None:
                 return
             failures += 1
             wait = max(failure.retry_after_seconds, RETRY_SECONDS * 2.0**failures * (0.5 + self._chance() / 2))
-            if self._too_late(sending, began, after=wait):
+            if self._patience_over(began, after=wait) or self._lease_over(sending, after=wait):
                 await self._end_round(sending, opened, failure.retry_after_seconds)
                 return
             await asyncio.sleep(wait)
         await self._end_round(sending, opened, 0.0)
 
-    def _too_late(self, sending: _Sending, began: float, *, after: float) -> bool:
+    def _patience_over(self, began: float, *, after: float) -> bool:
         """Whether an attempt that begins so many seconds from now is left to a later round."""
-        begins = self._monotonic() + after
-        return begins > began + self._terms.patience or begins + 2 * self._terms.attempt > sending.lease_ends
+        return self._monotonic() + after > began + self._terms.patience
+
+    def _lease_over(self, sending: _Sending, *, after: float) -> bool:
+        """Whether such an attempt could still be under way when another process sends the message."""
+        return self._monotonic() + after + 2 * self._terms.attempt > sending.lease_ends
 
     async def _attempt(self, sending: _Sending, opened: Opened) -> GatewayDown | None:
         """Send once; return what failed, None if there is nothing left to try."""
@@ -353,7 +359,14 @@ class Delivery:
         due_us = self._clock.now_us() + round(wait * _SECOND_US)
         self._let_go(sending, Answer.PENDING)
         await self._record(
-            SettleMessage(tenant_id=key[0], customer_id=key[1], message_id=message_id, outcome="RETRY", due_us=due_us)
+            SettleMessage(
+                tenant_id=key[0],
+                customer_id=key[1],
+                message_id=message_id,
+                outcome="RETRY",
+                due_us=due_us,
+                deadline_us=_deadline_us(sending),
+            )
         )
 
     async def _settle(self, sending: _Sending, opened: Opened | None, outcome: str, answer: Answer) -> None:
@@ -364,7 +377,13 @@ class Delivery:
         unsent = opened.challenge_id if opened and sending.certain and answer is not Answer.DELIVERED else ""
         done = await self._record(
             SettleMessage(
-                tenant_id=key[0], customer_id=key[1], message_id=message_id, outcome=outcome, unsent_challenge=unsent
+                tenant_id=key[0],
+                customer_id=key[1],
+                message_id=message_id,
+                outcome=outcome,
+                unsent_challenge=unsent,
+                # What the gateway said stands whoever has the message now; what it did not say may have changed.
+                deadline_us=0 if answer in (Answer.DELIVERED, Answer.REFUSED) else _deadline_us(sending),
             )
         )
         if done:
@@ -381,7 +400,7 @@ class Delivery:
                 await self._submit(command)
             except _AGAIN as error:
                 log.warning("message not settled", outcome=command.outcome, reason=error.reason)
-                if self._closed:
+                if self._closed or 0 < command.deadline_us <= self._monotonic() * _SECOND_US:
                     return False
             except RiskgateError as error:
                 # It stays on lease for a while, so that it cannot be in everybody's way.
@@ -391,6 +410,10 @@ class Delivery:
                 return True
             await asyncio.sleep(wait)
             wait = min(2 * wait, SETTLE_SECONDS_MAX)
+
+
+def _deadline_us(sending: _Sending) -> int:
+    return round(sending.lease_ends * _SECOND_US)
 
 
 def _remember(known: OrderedDict[Where, _T], where: Where, value: _T) -> None:

@@ -18,18 +18,31 @@ import msgspec
 
 from riskgate_server.domain.calendar import SECOND_US
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.domain.errors import NotFound, PermissionRefused, PreconditionFailed, ResourceExhausted
+from riskgate_server.domain.errors import (
+    NotFound,
+    PermissionRefused,
+    PreconditionFailed,
+    ResourceExhausted,
+    Unavailable,
+)
 from riskgate_server.domain.identity.budgets import UNSPENT, Budget, frees_us, spend, spent
 from riskgate_server.domain.identity.identity import SENDS_PERIOD_US
 from riskgate_server.domain.identity.limits import PROOF_LIMITS
 from riskgate_server.engine.ports import Clock, ProofSecrets
 from riskgate_server.engine.replies import CodeView
 
+GATEWAY_DOWN: Final = "GATEWAY_DOWN"
+
 REMEMBERED_MAX: Final = 10_000
 """Decoys whose tries, and customers whose messages, are remembered; the oldest is forgotten first."""
 DURATIONS: Final = 64
 
 _T = TypeVar("_T")
+
+
+def gateway_down(challenge_id: str) -> Unavailable:
+    """Return how a caller is told that a code could not be sent."""
+    return Unavailable(GATEWAY_DOWN, "the code could not be sent; the challenge stands", challenge_id=challenge_id)
 
 
 class _Decoy(msgspec.Struct):
@@ -48,13 +61,18 @@ class Decoys:
         self._by_request: OrderedDict[tuple[CustomerKey, str], _Decoy] = OrderedDict()
         self._by_id: OrderedDict[tuple[CustomerKey, str], _Decoy] = OrderedDict()
         self._sends: OrderedDict[CustomerKey, Budget] = OrderedDict()
-        self._durations: deque[float] = deque([0.005], maxlen=DURATIONS)
+        self._lately: deque[tuple[float, bool]] = deque([(0.005, True)], maxlen=DURATIONS)
 
     async def timed(self, real: Awaitable[_T]) -> _T:
-        """Await what a real challenge takes, and remember how long it took."""
+        """Await what a real challenge takes, and remember how long it took and whether its code was sent."""
         began = time.monotonic()
-        result = await real
-        self._durations.append(time.monotonic() - began)
+        try:
+            result = await real
+        except Unavailable as error:
+            if error.reason == GATEWAY_DOWN:
+                self._lately.append((time.monotonic() - began, False))
+            raise
+        self._lately.append((time.monotonic() - began, True))
         return result
 
     async def send(self, key: CustomerKey, request_id: str) -> CodeView:
@@ -63,8 +81,10 @@ class Decoys:
 
         Raises:
             ResourceExhausted: as often as a real customer would be refused for too many messages.
+            Unavailable: as often as the code of a real one could not be sent of late.
         """
-        await asyncio.sleep(random.choice(self._durations))  # noqa: S311 - not a secret
+        seconds, was_sent = random.choice(self._lately)  # noqa: S311 - not a secret
+        await asyncio.sleep(seconds)
         now_us = self._clock.now_us()
         decoy = self._by_request.get((key, request_id))
         if decoy is None:
@@ -73,6 +93,10 @@ class Decoys:
             decoy.resend_us = now_us + PROOF_LIMITS.resend_us
             _remember(self._by_request, (key, request_id), decoy)
             _remember(self._by_id, (key, decoy.challenge_id), decoy)
+        if not was_sent:
+            # It counts for nothing, as that of a real one.
+            self._sends.pop(key, None)
+            raise gateway_down(decoy.challenge_id)
         return self._view(key, decoy)
 
     def resend(self, key: CustomerKey, challenge_id: str) -> CodeView:

@@ -12,10 +12,11 @@ from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.errors import NotFound, PreconditionFailed, RiskgateError
 from riskgate_server.domain.identity.grants import Method, Purpose
 from riskgate_server.engine import commands as c
+from riskgate_server.engine.delivery import Answer
 from riskgate_server.engine.ports import KeyRetired
 from riskgate_server.engine.replies import CodeReply, CodeView, FactorReply, FactorView, GrantReply, RevokedReply
 from riskgate_server.rpc.convert import invalid, mark_from, stamp
-from riskgate_server.rpc.decoys import Decoys
+from riskgate_server.rpc.decoys import Decoys, gateway_down
 from riskgate_server.rpc.door import Call
 from riskgate_server.rpc.service import Rooms, key_of
 
@@ -58,7 +59,22 @@ class OtpServicer:
     async def _code(self, command: c.Command) -> CodeReply:
         reply = await self._rooms.gateway.submit(command)
         assert isinstance(reply, CodeReply)
+        await self._sent(reply.key, reply.code)
         return reply
+
+    async def _sent(self, key: CustomerKey, code: CodeView) -> None:
+        """
+        Wait for the gateway's answer to a code, as long as it is tried.
+
+        Raises:
+            Unavailable: the gateway is down; the challenge stands and the message counts for nothing.
+            PreconditionFailed: the gateway will never take a message to this number.
+        """
+        match await self._rooms.delivery.answer(key, code.message_id):
+            case Answer.UNSENT:
+                raise gateway_down(code.challenge_id)
+            case Answer.REFUSED:
+                raise PreconditionFailed("PHONE_NUMBER_REFUSED", "the number takes no messages")
 
     async def EnrollPhone(self, request: pb.EnrollPhoneRequest, call: Call) -> pb.EnrollPhoneResponse:
         """Register a phone and send it a code."""
@@ -75,6 +91,7 @@ class OtpServicer:
         )
         reply = await self._factor(command)
         assert reply.code is not None
+        await self._sent(reply.key, reply.code)
         return pb.EnrollPhoneResponse(factor=_factor_to_proto(reply.factor), challenge=_code_to_proto(reply.code))
 
     async def EnrollTotp(self, request: pb.EnrollTotpRequest, call: Call) -> pb.EnrollTotpResponse:

@@ -265,6 +265,47 @@ def test_what_was_left_behind_counts_though_the_gateway_is_down_now(post: Post) 
     post.loop.run(life())
 
 
+def test_nothing_is_sent_that_could_still_be_under_way_when_the_lease_is_over(post: Post) -> None:
+    async def life() -> None:
+        await post.enroll()
+        post.delivery._closed = True
+        await post.send()
+        post.delivery = await post.start()
+        await asyncio.sleep(MESSAGE_LEASE_SECONDS)
+        rows = post.store.lease_messages(post.bank.clock.now_us(), 9)
+        # The commit that took the lease took nearly as long as it.
+        await asyncio.sleep(MESSAGE_LEASE_SECONDS - 5)
+        post.delivery.leased(rows, post.loop.time() - (MESSAGE_LEASE_SECONDS - 5))
+        await asyncio.sleep(4)
+
+        assert len(rows) == 1
+        assert post.far_end.attempts == []
+        assert post.waiting == 1
+        await asyncio.sleep(1)
+        post.sweep()
+        await asyncio.sleep(1)
+        assert post.waiting == 0
+        assert len(post.far_end.delivered) == 1
+
+    post.loop.run(life())
+
+
+def test_a_code_is_not_given_up_after_another_process_may_have_taken_it(post: Post) -> None:
+    async def life() -> None:
+        await post.enroll()
+        post.far_end.plan = ["down"]
+        # For longer than the lease lasts.
+        post.refusals = [errors.Unavailable("STORE_UNREACHABLE", "") for _ in range(16)]
+        _, answer = await post.send()
+        await asyncio.sleep(2 * MESSAGE_LEASE_SECONDS)
+
+        assert answer is Answer.PENDING
+        assert post.waiting == 1
+        assert "UNSENT" not in post.counts.outcomes
+
+    post.loop.run(life())
+
+
 def test_a_settlement_that_cannot_be_recorded_now_is_recorded_later_and_nothing_is_sent_twice(post: Post) -> None:
     async def life() -> None:
         await post.enroll()

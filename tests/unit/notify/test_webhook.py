@@ -137,6 +137,8 @@ def test_an_answer_without_an_end_is_not_read_to_its_end(far_end: FarEnd) -> Non
     send(far_end.url)
 
     assert far_end.faults == []
+    # What lay between the two is about four megabytes.
+    assert far_end.endless_bytes < 16 << 20
 
 
 def test_a_redirect_is_not_followed(far_end: FarEnd) -> None:

@@ -205,7 +205,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_RESEND_TOO_EARLY: _ErrorReason.ValueType  # 162
     """The code was just sent."""
     ERROR_REASON_GATEWAY_DOWN: _ErrorReason.ValueType  # 170
-    """The message could not be handed to its gateway. The challenge stands: ResendCode."""
+    """UNAVAILABLE: the message could not be handed to its gateway, and counts for nothing. The challenge that metadata
+    "challenge_id" names stands: ResendCode. The same request id is answered the same.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. Decisions carry their own reason codes, which are data (see Decision.reasons).
@@ -395,5 +397,7 @@ ERROR_REASON_SEND_BUDGET_SPENT: ErrorReason.ValueType  # 161
 ERROR_REASON_RESEND_TOO_EARLY: ErrorReason.ValueType  # 162
 """The code was just sent."""
 ERROR_REASON_GATEWAY_DOWN: ErrorReason.ValueType  # 170
-"""The message could not be handed to its gateway. The challenge stands: ResendCode."""
+"""UNAVAILABLE: the message could not be handed to its gateway, and counts for nothing. The challenge that metadata
+"challenge_id" names stands: ResendCode. The same request id is answered the same.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
