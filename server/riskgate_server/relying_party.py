@@ -8,29 +8,39 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from riskgate_server.crypto.proofs import AttestationTrust
 from riskgate_server.crypto.proofs.trust import TrustFileBroken
 from riskgate_server.domain.identity.devices import AndroidApp, ProofPolicy
-from riskgate_server.settings import Settings
+from riskgate_server.settings import PREFIX, Settings
 
 LOCAL: Final = "localhost"
 """Where browsers allow passkeys on pages that are not encrypted (W3C Secure Contexts, 3.1)."""
 
 _LABEL: Final = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
-_DOMAIN: Final = re.compile(rf"{_LABEL}(\.{_LABEL})+", re.ASCII)
+_DOMAIN: Final = re.compile(rf"(?!.*\.[0-9]+$){_LABEL}(\.{_LABEL})+", re.ASCII)
+"""Not an address: its last label is no number."""
 _APK: Final = re.compile(r"android:apk-key-hash:[A-Za-z0-9_-]{43}", re.ASCII)
 _ANDROID_APP: Final = re.compile(r"([A-Za-z0-9_.]+)=([0-9a-f]{64})", re.ASCII)
 _APPLE_APP: Final = re.compile(r"[A-Z0-9]{10}\.[A-Za-z0-9.-]+", re.ASCII)
 ANDROID: Final = "android"
 IOS: Final = "ios"
-NO_REVOCATIONS: Final = b'{"entries":{}}'
+
+_TRUST: Final = {
+    "android_roots": "android_roots",
+    "android_revocations": "android_status",
+    "apple_roots": "apple_roots",
+}
+"""From the setting that names a file to what it is for `AttestationTrust`."""
 
 
 class RelyingPartyRefused(Exception):
-    """A setting of the relying party, or a file it names, is not what it must be. Names the setting."""
+    """A setting of the relying party, or a file it names, is not what it must be. Names the setting's variable."""
+
+    def __init__(self, setting: str, what: str) -> None:
+        super().__init__(f"{PREFIX}{setting.upper()}: {what}")
 
 
 def read_policy(settings: Settings) -> ProofPolicy:
@@ -42,19 +52,19 @@ def read_policy(settings: Settings) -> ProofPolicy:
     """
     rp_id = settings.rp_id
     if rp_id != LOCAL and not _DOMAIN.fullmatch(rp_id):
-        raise RelyingPartyRefused(f"rp_id: {rp_id} is not a domain in lower case")
+        raise RelyingPartyRefused("rp_id", f"{rp_id} is not a domain in lower case")
     origins = _listed(settings.origins)
     if not origins:
-        raise RelyingPartyRefused("origins: at least one is needed")
+        raise RelyingPartyRefused("origins", "at least one is needed")
     for origin in origins:
         _check_origin(origin, rp_id)
     attested = _listed(settings.attestation)
     if unknown := set(attested) - {ANDROID, IOS}:
-        raise RelyingPartyRefused(f"attestation: {unknown.pop()} is neither {ANDROID} nor {IOS}")
+        raise RelyingPartyRefused("attestation", f"{unknown.pop()} is neither {ANDROID} nor {IOS}")
     if IOS in attested and not _listed(settings.apple_app_ids):
-        raise RelyingPartyRefused("attestation: for ios apple_app_ids must name the app")
+        raise RelyingPartyRefused("attestation", "for ios apple_app_ids must name the app")
     if not settings.proof_audience:
-        raise RelyingPartyRefused("proof_audience: must not be empty")
+        raise RelyingPartyRefused("proof_audience", "must not be empty")
     return ProofPolicy(
         rp_id=rp_id,
         rp_name=settings.rp_name,
@@ -76,14 +86,17 @@ def read_trust(settings: Settings) -> AttestationTrust:
     Raises:
         RelyingPartyRefused: a file cannot be read, or is not what it must be.
     """
-    android = _file("android_roots", settings.android_roots)
-    revoked = _file("android_revocations", settings.android_revocations)
-    apple = _file("apple_roots", settings.apple_roots)
-    status = NO_REVOCATIONS if revoked is None else revoked
-    try:
-        return AttestationTrust(android_roots=android, android_status=status, apple_roots=apple)
-    except TrustFileBroken as error:
-        raise RelyingPartyRefused(str(error)) from error
+    read: dict[str, Any] = {}
+    for setting, argument in _TRUST.items():
+        path = getattr(settings, setting)
+        if not path:
+            continue
+        read[argument] = _file(setting, path)
+        try:
+            AttestationTrust(**{argument: read[argument]})
+        except TrustFileBroken as error:
+            raise RelyingPartyRefused(setting, f"{path}: {error}") from error
+    return AttestationTrust(**read)
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -98,33 +111,31 @@ def _check_origin(origin: str, rp_id: str) -> None:
         parts = urlsplit(origin)
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
-        raise RelyingPartyRefused(f"origins: {origin} is no origin") from error
+        raise RelyingPartyRefused("origins", f"{origin} is no origin") from error
     plain = host if port is None else f"{host}:{port}"
     if origin != f"{parts.scheme}://{plain}" or (parts.scheme, port) in {("https", 443), ("http", 80)}:
-        raise RelyingPartyRefused(f"origins: {origin} must be as a browser writes it, such as https://bank.example")
+        raise RelyingPartyRefused("origins", f"{origin} must be as a browser writes it, such as https://bank.example")
     if parts.scheme != "https" and (parts.scheme, host) != ("http", LOCAL):
-        raise RelyingPartyRefused(f"origins: {origin} must begin with https://")
+        raise RelyingPartyRefused("origins", f"{origin} must begin with https://")
     if host != rp_id and not host.endswith(f".{rp_id}"):
-        raise RelyingPartyRefused(f"origins: {origin} is no page of {rp_id}, whose passkeys it would never be given")
+        raise RelyingPartyRefused("origins", f"{origin} is no page of {rp_id}, whose passkeys it would never be given")
 
 
 def _android_app(text: str) -> AndroidApp:
     found = _ANDROID_APP.fullmatch(text)
     if found is None:
-        raise RelyingPartyRefused(f"android_apps: {text} is not PACKAGE=SHA256 in 64 hexadecimal digits")
+        raise RelyingPartyRefused("android_apps", f"{text} is not PACKAGE=SHA256 in 64 hexadecimal digits")
     return AndroidApp(found[1], bytes.fromhex(found[2]))
 
 
 def _apple_app(text: str) -> str:
     if not _APPLE_APP.fullmatch(text):
-        raise RelyingPartyRefused(f"apple_app_ids: {text} is not TEAMID.bundle.id")
+        raise RelyingPartyRefused("apple_app_ids", f"{text} is not TEAMID.bundle.id")
     return text
 
 
-def _file(setting: str, path: str) -> bytes | None:
-    if not path:
-        return None
+def _file(setting: str, path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise RelyingPartyRefused(f"{setting}: {path}: {error.strerror}") from error
+        raise RelyingPartyRefused(setting, f"{path}: {error.strerror}") from error

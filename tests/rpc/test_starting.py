@@ -273,6 +273,17 @@ def test_a_ruleset_that_is_not_there_or_unreadable_is_named_with_its_option(root
         assert output == f"Error: --ruleset: {path}: {said}\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("RISKGATE_ORIGINS", "http://bank.example"), ("RISKGATE_APPLE_ROOTS", "/nowhere.pem")]
+)
+def test_a_relying_party_that_is_set_up_wrongly_is_told_so_in_a_line(root: Path, name: str, value: str) -> None:
+    code, output = served("--data", root, **{name: value})
+
+    assert code == 1
+    assert output.startswith(f"Error: {name}: {value}")
+    assert len(output.splitlines()) == 1
+
+
 def test_every_fault_of_a_ruleset_is_a_line_with_its_place(root: Path, tmp_path: Path) -> None:
     rules = tmp_path / "rules.yaml"
     document = ruleset_document("amount_minr > 1", "is_night", "currency > 1")

@@ -52,7 +52,8 @@ def test_a_bank_names_its_pages_apps_and_what_must_vouch_for_them() -> None:
     [
         {"rp_id": "Bank.example"},
         {"rp_id": "https://bank.example"},
-        {"rp_id": "127.0.0.1:80"},
+        {"rp_id": "127.0.0.1"},
+        {"rp_id": "bank.example:443"},
         {"rp_id": ""},
         {"origins": ""},
         {"origins": "http://bank.example"},
@@ -77,7 +78,7 @@ def test_a_bank_names_its_pages_apps_and_what_must_vouch_for_them() -> None:
 def test_a_setting_that_makes_no_sense_is_named(fields: dict[str, str]) -> None:
     whole = {"rp_id": "bank.example", "origins": "https://bank.example"} | fields
 
-    with pytest.raises(RelyingPartyRefused, match=f"^{next(iter(fields))}: "):
+    with pytest.raises(RelyingPartyRefused, match=f"^RISKGATE_{next(iter(fields)).upper()}: "):
         read_policy(settings(**whole))
 
 
@@ -99,5 +100,5 @@ def test_a_file_that_is_no_good_is_named(tmp_path: Path, name: str, content: byt
     if content is not None:
         path.write_bytes(content)
 
-    with pytest.raises(RelyingPartyRefused, match=name.split("_", maxsplit=1)[0]):
+    with pytest.raises(RelyingPartyRefused, match=f"^RISKGATE_{name.upper()}: {path}: "):
         read_trust(settings(**{name: str(path)}))
