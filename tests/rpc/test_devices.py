@@ -19,6 +19,7 @@ from riskgate.risk.v1 import risk_service_pb2 as risk_pb
 from riskgate_client.phone import AndroidPhone, IPhone, JoseApp, Passkey
 from riskgate_server.engine.clocks import SystemClock
 from riskgate_server.opening import verify_directory
+from riskgate_server.rpc import service
 from tests.rpc.calling import refused
 from tests.rpc.devices import (
     WEB,
@@ -160,6 +161,21 @@ def test_what_is_no_proof_is_malformed_and_counts_as_no_try(ada_at: Tenant, malf
         assert (found.name, set(found.fields)) == ("INVALID_ARGUMENT PROOF_MALFORMED", set(malformed))
 
     assert check(ada_at, proof(phone, challenge, credential_id)).level == 2
+
+
+def test_when_too_many_proofs_wait_to_be_verified_one_more_is_refused_and_counts_as_no_try(
+    ada_at: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phone = AndroidPhone()
+    credential_id = enrol(ada_at, phone)
+    request = proof(phone, asked(ada_at), credential_id)
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "READS_MAX", 0)
+        found = refused(lambda: check(ada_at, request))
+
+    assert found.name == "RESOURCE_EXHAUSTED OVERLOADED"
+    assert found.retry_seconds > 0
+    assert check(ada_at, request).level == 2
 
 
 def test_evidence_of_an_app_is_no_proof_of_the_customer(ada_at: Tenant) -> None:

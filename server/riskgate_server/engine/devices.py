@@ -216,7 +216,8 @@ def verify_challenge(work: Work, command: VerifyChallenge) -> GrantReply | Refus
     if found is None:
         raise _judged_otherwise()
     device = work.identity.device(found.credential_id) if found.credential_id else None
-    if command.judged != challenge_judged(challenge, device):
+    asked = device is None or device.credential_id in challenge.credential_ids
+    if not asked or command.judged != challenge_judged(challenge, device):
         raise _judged_otherwise()
     proofs.require_counts(work, use, Method.DEVICE_KEY)
     if device is not None:

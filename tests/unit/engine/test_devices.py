@@ -12,7 +12,7 @@ from riskgate_client.phone import AndroidPhone, IPhone, JoseApp, Passkey
 from riskgate_server.crypto.seal import Sealer
 from riskgate_server.domain.identity import challenges
 from riskgate_server.domain.identity.devices import Fault, KeySignature, Platform, RawKeyRegistration
-from riskgate_server.domain.identity.enrolled import ProofFault, challenge_asked, enrolment_asked
+from riskgate_server.domain.identity.enrolled import ProofFault, challenge_asked, challenge_judged, enrolment_asked
 from riskgate_server.domain.identity.grants import Method, Purpose
 from riskgate_server.domain.journal import Outcome
 from riskgate_server.engine import commands as c
@@ -395,6 +395,22 @@ def test_a_verdict_about_anything_else_than_what_stands_has_no_effect(bank: Devi
     wrong = ProofFault(Fault.SIGNATURE_WRONG, two.challenge.credential_ids[0])
     assert refused(bank.ask(c.VerifyChallenge, **judged | {"found": wrong, "judged": b"x"})) == "WRITE_CONFLICT"
     assert isinstance(bank.ask(c.VerifyChallenge, **judged), GrantReply)
+
+
+def test_a_verdict_for_a_device_that_was_not_asked_has_no_effect(bank: DeviceBank) -> None:
+    phone, other = AndroidPhone(), AndroidPhone()
+    first = bank.enrol(phone)
+    bank.enrol(other, bank_grant(bank, phone))
+    asked, elsewhere = bank.asked(names=(first,)), bank.asked()
+    found = bank.judged(elsewhere.challenge.challenge_id, bank.answer(phone, elsewhere))["found"]
+    second = bank.identity().devices[1]
+    command = {
+        "challenge_id": asked.challenge.challenge_id,
+        "found": msgspec.structs.replace(found, credential_id=second.credential_id),
+        "judged": challenge_judged(asked.challenge, second),
+    }
+
+    assert refused(bank.ask(c.VerifyChallenge, **command)) == "WRITE_CONFLICT"
 
 
 def test_an_apps_evidence_may_be_shown_once(bank: DeviceBank) -> None:
