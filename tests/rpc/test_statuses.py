@@ -19,7 +19,7 @@ from tests.rpc.calling import refused_by
 PREFIX: Final = "ERROR_REASON_"
 PUBLISHED: Final = {name.removeprefix(PREFIX) for name, number in ErrorReason.items() if number}
 
-NOT_YET: Final[dict[str, str]] = {"GATEWAY_DOWN": "comes with the delivery of messages"}
+NOT_YET: Final[dict[str, str]] = {}
 """Published reasons that this version never gives, and why."""
 
 NEVER_SENT: Final = {
