@@ -21,11 +21,12 @@ import riskgate_client
 from riskgate.common.v1 import money_pb2, text_pb2
 from riskgate.credit.v1 import credit_line_service_pb2 as line_pb
 from riskgate.credit.v1 import ledger_service_pb2 as ledger_pb
+from riskgate.identity.v1 import device_service_pb2 as device_pb
 from riskgate.identity.v1 import grant_pb2
 from riskgate.identity.v1 import otp_service_pb2 as otp_pb
 from riskgate.operations.v1 import customer_service_pb2 as customer_pb
 from riskgate.risk.v1 import risk_service_pb2 as risk_pb
-from riskgate_client import client, customers, ledger, lines, otp, proofs, risk, values
+from riskgate_client import client, customers, devices, ledger, lines, otp, proofs, risk, values
 from riskgate_client.call import Call
 from riskgate_client.reading import ENUMS, number_of, reader
 from riskgate_client.values import BlockKind, Channel, Label, Location, Money, Outcome
@@ -34,13 +35,15 @@ from tests.client.messages import NOON, stamp
 PACKAGE = Path(riskgate_client.__file__).parent
 PAIRS = [
     (client.Risk, client.AsyncRisk), (client.Lines, client.AsyncLines), (client.Ledger, client.AsyncLedger),
-    (client.Otp, client.AsyncOtp), (client.Customers, client.AsyncCustomers),
+    (client.Otp, client.AsyncOtp), (client.Devices, client.AsyncDevices),
+    (client.Customers, client.AsyncCustomers),
 ]  # fmt: skip
 SERVICES: list[tuple[ServiceDescriptor, Any, type]] = [
     (risk_pb.DESCRIPTOR.services_by_name["RiskService"], risk, client.Risk),
     (line_pb.DESCRIPTOR.services_by_name["CreditLineService"], lines, client.Lines),
     (ledger_pb.DESCRIPTOR.services_by_name["LedgerService"], ledger, client.Ledger),
     (otp_pb.DESCRIPTOR.services_by_name["OtpService"], otp, client.Otp),
+    (device_pb.DESCRIPTOR.services_by_name["DeviceService"], devices, client.Devices),
     (customer_pb.DESCRIPTOR.services_by_name["CustomerService"], customers, client.Customers),
 ]
 
@@ -55,6 +58,11 @@ RENAMED = {
     "EnrolledTotp": otp_pb.EnrollTotpResponse,
     "RecoveryCodes": otp_pb.GenerateRecoveryCodesResponse,
     "RecoveryGrant": otp_pb.VerifyRecoveryCodeResponse,
+    "EnrollmentChallenge": device_pb.BeginEnrollmentResponse,
+    "DeviceChallenge": device_pb.BeginChallengeResponse,
+    "RevokedDevices": device_pb.RevokeAllDevicesResponse,
+    "AppAttestation": device_pb.AppAttestRegistration,
+    "RawKeyAnswer": device_pb.RawKeyRegistration,
 }
 # Values that are taken only, or read by hand.
 NOT_MIRRORED = {"Page", "CheckResult"}
@@ -77,6 +85,10 @@ def sample(name: str, annotation: str) -> Any:
         "Label": Label.CHARGEBACK,
         "BlockKind": BlockKind.HARDSHIP,
         "ProofPurpose": proofs.ProofPurpose.UNLOCK,
+        "DevicePlatform": proofs.DevicePlatform.JOSE,
+        "RawKeyAnswer": proofs.RawKeyAnswer(b"k", b"s", (b"c",), proofs.AppAttestation("id", b"object")),
+        "bytes": b"the bytes",
+        "Iterable[str]": ["one", "two"],
         "Iterable[Outcome]": [Outcome.REVIEW],
         "Iterable[Call[Decision]]": [risk.check(customer_id="ada", transaction_id="T1")],
     }
@@ -175,7 +187,7 @@ def mirrored() -> list[Any]:
     for name, value in {**vars(proofs), **vars(values)}.items():
         if isinstance(value, type) and is_dataclass(value) and name not in NOT_MIRRORED:
             message = RENAMED.get(name)
-            for module in (risk_pb, line_pb, ledger_pb, otp_pb, grant_pb2, money_pb2, text_pb2):
+            for module in (risk_pb, line_pb, ledger_pb, otp_pb, device_pb, grant_pb2, money_pb2, text_pb2):
                 message = message or getattr(module, name, None)
             found.append(pytest.param(value, message, id=name))
     return found
@@ -204,7 +216,8 @@ def full(message_class: Any) -> Any:
             else:
                 getattr(message, field.name).CopyFrom(inner)
         elif field.is_repeated:
-            getattr(message, field.name).append("x" if field.cpp_type == FieldDescriptor.CPPTYPE_STRING else 1)
+            words: dict[int, Any] = {FieldDescriptor.TYPE_STRING: "x", FieldDescriptor.TYPE_BYTES: b"x"}
+            getattr(message, field.name).append(words.get(field.type, 1))
         elif field.containing_oneof is None:
             kinds = {FieldDescriptor.CPPTYPE_STRING: "x", FieldDescriptor.CPPTYPE_BOOL: True}
             given = b"x" if field.type == FieldDescriptor.TYPE_BYTES else kinds.get(field.cpp_type, 1)

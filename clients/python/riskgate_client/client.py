@@ -9,7 +9,7 @@ from typing import Any, Final, Self, TypeVar, cast
 
 import grpc
 
-from riskgate_client import asynchronous, blocking, customers, ledger, lines, otp, risk
+from riskgate_client import asynchronous, blocking, customers, devices, ledger, lines, otp, risk
 from riskgate_client.call import Call
 from riskgate_client.caller import Caller, Service
 from riskgate_client.errors import Unavailable
@@ -168,6 +168,30 @@ class AsyncOtp(Service):
     verify_recovery_code = asynchronous.answer(otp.verify_recovery_code)
 
 
+class Devices(Service):
+    """Enrols device keys, asks them, and checks what they sign."""
+
+    begin_enrollment = blocking.answer(devices.begin_enrollment)
+    finish_enrollment = blocking.answer(devices.finish_enrollment)
+    begin_challenge = blocking.answer(devices.begin_challenge)
+    verify_challenge = blocking.answer(devices.verify_challenge)
+    list_devices = blocking.answer(devices.list_devices)
+    revoke_device = blocking.answer(devices.revoke_device)
+    revoke_all_devices = blocking.answer(devices.revoke_all_devices)
+
+
+class AsyncDevices(Service):
+    """Enrols device keys, asks them, and checks what they sign."""
+
+    begin_enrollment = asynchronous.answer(devices.begin_enrollment)
+    finish_enrollment = asynchronous.answer(devices.finish_enrollment)
+    begin_challenge = asynchronous.answer(devices.begin_challenge)
+    verify_challenge = asynchronous.answer(devices.verify_challenge)
+    list_devices = asynchronous.answer(devices.list_devices)
+    revoke_device = asynchronous.answer(devices.revoke_device)
+    revoke_all_devices = asynchronous.answer(devices.revoke_all_devices)
+
+
 class Customers(Service):
     """Looks after customers as people."""
 
@@ -221,6 +245,7 @@ class Riskgate:
         self.lines = Lines(caller)
         self.ledger = Ledger(caller)
         self.otp = Otp(caller)
+        self.devices = Devices(caller)
         self.customers = Customers(caller)
 
     def __repr__(self) -> str:
@@ -292,6 +317,7 @@ class AsyncRiskgate:
         self.lines = AsyncLines(caller)
         self.ledger = AsyncLedger(caller)
         self.otp = AsyncOtp(caller)
+        self.devices = AsyncDevices(caller)
         self.customers = AsyncCustomers(caller)
 
     def __repr__(self) -> str:

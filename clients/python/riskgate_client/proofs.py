@@ -111,3 +111,97 @@ class RecoveryGrant:
 
     grant: Grant
     codes_left: int
+
+
+# --- Devices ---
+
+
+class DevicePlatform(StrEnum):
+    """What kind of device holds a key. UNSPECIFIED is one newer than this client."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    WEBAUTHN = "WEBAUTHN"
+    ANDROID_KEYSTORE = "ANDROID_KEYSTORE"
+    IOS_SECURE_ENCLAVE = "IOS_SECURE_ENCLAVE"
+    JOSE = "JOSE"
+
+
+class BootState(StrEnum):
+    """How a device was found to have started. UNSPECIFIED means not attested."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    VERIFIED = "VERIFIED"
+    SELF_SIGNED = "SELF_SIGNED"
+    UNVERIFIED = "UNVERIFIED"
+
+
+@dataclass(frozen=True, slots=True)
+class Assurance:
+    """What is known about a device's key."""
+
+    hardware_backed: bool
+    device_bound: bool
+    attested: bool
+    user_verified_per_use: bool
+    boot_state: BootState
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceCredential:
+    """A registered key."""
+
+    credential_id: str
+    platform: DevicePlatform
+    display_name: str
+    assurance: Assurance
+    enroll_time: dt.datetime
+    full_strength_time: dt.datetime
+    last_use_time: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class EnrollmentChallenge:
+    """What a new key must answer."""
+
+    enrollment_id: str
+    challenge: bytes
+    creation_options_json: str
+    signing_input: bytes
+    expire_time: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceChallenge:
+    """What a registered key must answer. `signing_input` is to be shown to the customer before it is signed."""
+
+    challenge_id: str
+    request_options_json: str
+    signing_input: bytes
+    expire_time: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RevokedDevices:
+    """The keys that were revoked, and when."""
+
+    credential_ids: tuple[str, ...]
+    revoke_time: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AppAttestation:
+    """First evidence of an App Attest key of iOS."""
+
+    key_id: str
+    attestation_object: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RawKeyAnswer:
+    """A public key, the proof that its holder has the private one, and what vouches for it."""
+
+    public_key: bytes
+    signature: bytes
+    android_chain: tuple[bytes, ...] = ()
+    app_attest: AppAttestation | None = None

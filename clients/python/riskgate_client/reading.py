@@ -16,11 +16,12 @@ from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hi
 
 from riskgate.credit.v1 import credit_line_service_pb2 as line_pb
 from riskgate.credit.v1 import ledger_service_pb2 as ledger_pb
+from riskgate.identity.v1 import device_service_pb2 as device_pb
 from riskgate.identity.v1 import grant_pb2
 from riskgate.identity.v1 import otp_service_pb2 as otp_pb
 from riskgate.risk.v1 import risk_service_pb2 as risk_pb
 from riskgate_client.errors import Internal
-from riskgate_client.proofs import FactorKind, FactorState, ProofPurpose
+from riskgate_client.proofs import BootState, DevicePlatform, FactorKind, FactorState, ProofPurpose
 from riskgate_client.values import (
     BlockKind,
     Channel,
@@ -51,6 +52,8 @@ ENUMS: Final[dict[type[StrEnum], tuple[Any, str]]] = {
     ProofPurpose: (grant_pb2.ProofPurpose, "PROOF_PURPOSE_"),
     FactorKind: (grant_pb2.FactorKind, "FACTOR_KIND_"),
     FactorState: (otp_pb.FactorState, "FACTOR_STATE_"),
+    DevicePlatform: (device_pb.DevicePlatform, "DEVICE_PLATFORM_"),
+    BootState: (device_pb.BootState, "BOOT_STATE_"),
 }
 """The contract's enum behind each of ours, and the prefix its names have there."""
 
