@@ -18,8 +18,11 @@ from riskgate_server.domain.customer import CustomerKey
 
 log = structlog.get_logger()
 
-FOLLOW_SECONDS: Final = 0.05
-"""Between two questions for what others committed: half of the time in which a change is to be seen."""
+FOLLOW_SECONDS: Final = 0.03
+"""
+Between two questions for what others committed: a third of the time in which a change is to be seen. The other two are
+for reading it, on a busy machine. An idle question takes a quarter of a millisecond of one processor.
+"""
 
 FOLLOW_AGAIN_SECONDS: Final = 1.0
 """When it is asked again after the store could not be read."""
