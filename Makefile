@@ -69,8 +69,8 @@ lock:  ## Resolve requirements.in into requirements.lock (needs uv on PATH)
 clean:  ## Remove what can be built again, the environment too
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-bench: .venv/.built  ## What a decision costs beside a bare echo of the RPC framework; writes bench-results/latest.json
-	.venv/bin/python -m scripts.bench
+bench: .venv/.built  ## What a decision costs beside a bare echo of the RPC framework: make bench STORE=postgresql
+	.venv/bin/python -m scripts.bench --store $(or $(STORE),files)
 
 demo: .venv/.built  ## Let a simulated city live on a real server for four weeks, and tell what came of it; also STORE=postgresql, or a DSN
 	@.venv/bin/python scripts/demo.py $(if $(STORE),--store "$(STORE)")

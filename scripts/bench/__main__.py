@@ -8,66 +8,22 @@ import os
 import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import click
+from scripts.bench import postgres
 from scripts.bench.drive import Load
+from scripts.bench.process import BATCH, CUSTOMERS, IN_FLIGHT, Process, measure, prepare
 
 from riskgate.risk.v1 import risk_service_pb2 as pb
-from riskgate_server.cli.init import initialise
-from riskgate_server.stores.access.editor import CallerEditor
 
-CUSTOMERS = 20_000
 ROUNDS = 5
 UNARY_PER_ROUND = 4_000
 BATCHED_PER_ROUND = 10_000
-IN_FLIGHT = 64
-BATCH = 100
 RESULTS = Path("bench-results")
-_TICKS = os.sysconf("SC_CLK_TCK")
-
-
-class Process:
-    """A server under measurement."""
-
-    def __init__(self, *command: str) -> None:
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def first_line(self, stream: str) -> str:
-        """Return the first line it printed."""
-        pipe = self._process.stdout if stream == "stdout" else self._process.stderr
-        assert pipe is not None
-        return pipe.readline()
-
-    def cpu_seconds(self) -> float:
-        """Return user plus system time of all its threads so far."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
-
-    def stop(self) -> None:
-        """End it in order."""
-        self._process.terminate()
-        self._process.communicate(timeout=60)
-
-
-def _prepare(root: Path) -> tuple[str, bytes]:
-    """Make a data directory and a caller without a rate to speak of; return its key and the authority."""
-    made = initialise(root, names=(), tenant="bench")
-    editor = CallerEditor(root / "access.db", who="bench")
-    try:
-        key = editor.add(
-            ("bench", "load"), scopes=["risk:check", "line:open"], rate_per_second=1_000_000, burst=1_000_000,
-            with_key=True, certificates_allowed=False,
-        )  # fmt: skip
-    finally:
-        editor.close()
-    assert key is not None
-    return key.text, Path(made.ca_certificate).read_bytes()
 
 
 def _answer() -> bytes:
@@ -90,13 +46,6 @@ def _answer() -> bytes:
     return pb.CheckTransactionResponse(decision=decision).SerializeToString()
 
 
-async def _measure(work: Any, process: Process) -> tuple[float, float]:
-    """Return the server's CPU seconds and the wall seconds that some work took."""
-    cpu, wall = process.cpu_seconds(), time.perf_counter()
-    await work
-    return process.cpu_seconds() - cpu, time.perf_counter() - wall
-
-
 async def _run(echo: Process, echo_load: Load, gate: Process, gate_load: Load) -> dict[str, Any]:
     await gate_load.open_lines()
     await gate_load.unary(500, in_flight=IN_FLIGHT)
@@ -104,9 +53,9 @@ async def _run(echo: Process, echo_load: Load, gate: Process, gate_load: Load) -
     gate_load.outcomes.clear()
     rounds = []
     for number in range(ROUNDS):
-        echo_cpu, _ = await _measure(echo_load.unary(UNARY_PER_ROUND, in_flight=IN_FLIGHT), echo)
-        unary_cpu, unary_wall = await _measure(gate_load.unary(UNARY_PER_ROUND, in_flight=IN_FLIGHT), gate)
-        batch_cpu, batch_wall = await _measure(gate_load.batches(BATCHED_PER_ROUND, size=BATCH, in_flight=4), gate)
+        echo_cpu, _ = await measure(echo_load.unary(UNARY_PER_ROUND, in_flight=IN_FLIGHT), echo)
+        unary_cpu, unary_wall = await measure(gate_load.unary(UNARY_PER_ROUND, in_flight=IN_FLIGHT), gate)
+        batch_cpu, batch_wall = await measure(gate_load.batches(BATCHED_PER_ROUND, size=BATCH, in_flight=4), gate)
         one = {
             "echo_us_per_call": 1e6 * echo_cpu / UNARY_PER_ROUND,
             "unary_us_per_call": 1e6 * unary_cpu / UNARY_PER_ROUND,
@@ -141,19 +90,37 @@ async def _compare(
 
 
 @click.command()
+@click.option("--store", type=click.Choice(["files", "postgresql"]), default="files", help="Where the journal is.")
 @click.option("--keep", is_flag=True, help="Keep the data directory.")
-def main(*, keep: bool) -> None:
-    """Measure, print a table, and write bench-results/latest.json."""
+def main(*, store: str, keep: bool) -> None:
+    """Measure, print a table, and write bench-results/latest.json, or latest-postgresql.json."""
+    figures = postgres.run() if store == "postgresql" else _over_files(keep=keep)
+    figures["machine"] = {"cores": os.cpu_count(), "python": platform.python_version(), "kernel": platform.release()}
+    RESULTS.mkdir(exist_ok=True)
+    name = "latest-postgresql.json" if store == "postgresql" else "latest.json"
+    (RESULTS / name).write_text(json.dumps(figures, indent=2) + "\n")
+    _tell(figures)
+
+
+def _tell(figures: dict[str, Any], of: str = "") -> None:
+    for name, value in figures.items():
+        if isinstance(value, float):
+            click.echo(f"{of + name:50} {value:12.3f}")
+        elif name.startswith("processes"):
+            _tell(value, f"{name.replace('_', ' ')}: ")
+
+
+def _over_files(*, keep: bool) -> dict[str, Any]:
     where = Path(tempfile.mkdtemp(prefix="riskgate-bench-"))
     root = where / "data"
-    key, ca = _prepare(root)
+    key, ca = prepare(root)
     gate = Process(
         sys.executable, "-m", "riskgate_server", "serve", "--data", str(root), "--certificate-port", "0",
         "--key-port", "0", "--metrics-port", "-1", "--cpu", str(max(os.sched_getaffinity(0))),
     )  # fmt: skip
     echo = Process(sys.executable, "-m", "scripts.bench.echo", str(root), _answer().hex())
     try:
-        gate_port = json.loads(gate.first_line("stderr"))["key_port"]
+        gate_port = gate.serving()
         echo_port = int(echo.first_line("stdout"))
         figures = asyncio.run(_compare(echo, echo_port, gate, gate_port, key=key, ca=ca))
     finally:
@@ -162,16 +129,11 @@ def main(*, keep: bool) -> None:
     figures["bytes_per_decision"] = (root / "riskgate.db").stat().st_size / (
         ROUNDS * (UNARY_PER_ROUND + BATCHED_PER_ROUND) + 500 + CUSTOMERS / 2
     )
-    figures["machine"] = {"cores": os.cpu_count(), "python": platform.python_version(), "kernel": platform.release()}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "latest.json").write_text(json.dumps(figures, indent=2) + "\n")
-    for name, value in figures.items():
-        if isinstance(value, float):
-            click.echo(f"{name:38} {value:12.3f}")
     if keep:
         click.echo(f"data kept in {root}")
     else:
         shutil.rmtree(where)
+    return figures
 
 
 if __name__ == "__main__":

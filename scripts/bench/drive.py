@@ -22,13 +22,18 @@ CATEGORIES = ("5411", "5812", "5541", "5912", "4111")
 
 
 class Load:
-    """Calls one server as one caller, over one connection. Customers are drawn uniformly."""
+    """Calls one server as one caller, over its connections in turn. Customers are drawn uniformly."""
 
-    def __init__(self, address: str, ca: bytes, api_key: str, *, customers: int, run: str, seed: int = 1) -> None:
-        self._channel = grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca))
+    def __init__(
+        self, address: str, ca: bytes, api_key: str, *, customers: int, run: str, seed: int = 1, connections: int = 1
+    ) -> None:
+        own = (("grpc.use_local_subchannel_pool", 1),)
+        self._channels = [
+            grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca), own) for _ in range(connections)
+        ]
         self._metadata: Metadata = (("authorization", f"Bearer {api_key}"),)
-        self._risk: Any = pb_grpc.RiskServiceStub(self._channel)
-        self._lines: Any = line_grpc.CreditLineServiceStub(self._channel)
+        self._risk: Any = itertools.cycle([pb_grpc.RiskServiceStub(channel) for channel in self._channels])
+        self._lines: Any = line_grpc.CreditLineServiceStub(self._channels[0])
         self._customers = customers
         self._random = random.Random(seed)
         self._run = run
@@ -37,7 +42,8 @@ class Load:
 
     async def close(self) -> None:
         """Hang up."""
-        await self._channel.close()
+        for channel in self._channels:
+            await channel.close()
 
     def requests(self, total: int) -> Iterator[pb.CheckTransactionRequest]:
         """Yield ordinary purchases."""
@@ -86,8 +92,9 @@ class Load:
         requests = self.requests(total)
 
         async def work() -> None:
+            risk = next(self._risk)
             for request in requests:
-                answer = await self._risk.CheckTransaction(request, metadata=self._metadata, timeout=9)
+                answer = await risk.CheckTransaction(request, metadata=self._metadata, timeout=9)
                 self.outcomes[pb.Outcome.Name(answer.decision.outcome)] += 1
 
         await asyncio.gather(*(work() for _ in range(in_flight)))
@@ -97,8 +104,9 @@ class Load:
         requests = self.requests(total)
 
         async def work() -> None:
+            risk = next(self._risk)
             while chunk := list(itertools.islice(requests, size)):
-                answer = await self._risk.BatchCheckTransactions(
+                answer = await risk.BatchCheckTransactions(
                     pb.BatchCheckTransactionsRequest(checks=chunk), metadata=self._metadata, timeout=9
                 )
                 for result in answer.results:
