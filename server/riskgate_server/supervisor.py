@@ -184,7 +184,12 @@ class Fleet:
         """Start a process and wait until it serves; False if it does not."""
         if self._stopping.is_set():
             return False
-        process = self._running[number] = await self._start(number)
+        try:
+            process = self._running[number] = await self._start(number)
+        except OSError:
+            # No memory for another process, or no number: it passes.
+            log.exception("process not started", number=number)
+            return False
         if self._stopping.is_set():
             process.send(signal.SIGTERM)
         return await process.ready()

@@ -68,12 +68,17 @@ class World:
         self.made: dict[int, list[Fake]] = {}
         self.slept: list[float] = []
         self.now = 0.0
+        self.shortages = 0
+        """How many starts the system refuses."""
         self._cannot = cannot
         self._deaf = deaf
         self.fleet = Fleet(2, self._start, stop_seconds=STOP_SECONDS, sleep=self._sleep, monotonic=lambda: self.now)
 
     async def _start(self, number: int) -> Process:
         turns = self.made.setdefault(number, [])
+        if self.shortages:
+            self.shortages -= 1
+            raise BlockingIOError
         turns.append(Fake(10 * number + len(turns), serves=not self._cannot(number, len(turns)), deaf=self._deaf))
         return turns[-1]
 
@@ -143,6 +148,19 @@ def test_a_successor_that_cannot_start_is_tried_again() -> None:
         await world.until(lambda: len(world.made) == 2)
         world.made[0][0].end(1)
         await world.until(lambda: len(world.made[0]) == 4)
+        world.fleet.stop()
+
+    assert lived(world, life) == 0
+    assert world.slept[:3] == [RESTART_SECONDS_MIN * 2**n for n in range(3)]
+
+
+def test_a_system_without_room_for_a_process_is_asked_again() -> None:
+    world = World()
+
+    async def life() -> None:
+        await world.until(lambda: len(world.made) == 2)
+        world.shortages = 2
+        await world.die(0)
         world.fleet.stop()
 
     assert lived(world, life) == 0

@@ -75,7 +75,7 @@ def _rights_options(function: _F) -> _F:
     function = click.option("--burst", type=int, help="Calls at once after a pause; by default a second's worth.")(
         function
     )
-    function = click.option("--rate", type=int, help="Calls per second.")(function)
+    function = click.option("--rate", type=int, help="Calls per second, in each process that serves.")(function)
     return click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="May do this. Repeatable.")(function)
 
 
