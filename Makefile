@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help test test-long simulate trace check format protos lock clean bench demo loadtest \
-    powercut crash crowd storm faults races spray scenarios
+    powercut crash crowd storm faults wire races spray scenarios
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -45,6 +45,9 @@ storm: .venv/.built  ## Have 64 clients cancel three calls in ten: make storm CA
 
 faults: .venv/.built  ## Let the disk fail under a loaded server: make faults FAULTS=20
 	FAULTS=$(or $(FAULTS),20) $(ACCEPTANCE) tests/acceptance/test_disk_faults.py
+
+wire: .venv/.built  ## Cut connections to PostgreSQL, and let transactions lose races: make wire FAULTS=10000
+	INJECTED=$(or $(FAULTS),10000) $(ACCEPTANCE) -o faulthandler_timeout=0 tests/acceptance/test_injected_faults.py
 
 races: .venv/.built  ## Give the same proof 64 times at once, again and again: make races REPEATS=100
 	RACES=$(or $(REPEATS),100) $(ACCEPTANCE) tests/rpc -k "at_once"

@@ -26,7 +26,7 @@ from riskgate_server.engine.verify import verify
 from riskgate_server.stores.memory import MemoryVault
 from tests import factories as f
 from tests.simulation import model as m
-from tests.simulation.backings import BACKINGS
+from tests.simulation.backings import BACKINGS, Backing
 from tests.simulation.commands import CommandSource
 from tests.simulation.faults import COMMITTED, Crash, Fault
 from tests.simulation.oracle import Model
@@ -131,7 +131,7 @@ class Simulation:
     def run(self) -> Tally:
         """Live through the seed; raise `SeedFailed` at the first thing that is wrong."""
         with capture_logs(), ExitStack() as stack:
-            self._backing = BACKINGS[self._kind](self._folder / str(self.seed))
+            self._backing = self._begin()
             stack.callback(self._backing.close)
             try:
                 self._live()
@@ -141,6 +141,9 @@ class Simulation:
                 raise SeedFailed(self.seed, self.step, f"{type(error).__name__}: {error}") from error
         self.tally.digest = self._digest.hexdigest()
         return self.tally
+
+    def _begin(self) -> Backing:
+        return BACKINGS[self._kind](self._folder / str(self.seed))
 
     def _live(self) -> None:
         self._start()
@@ -257,14 +260,14 @@ class Simulation:
         if command.request_id and reply[0] != "failed":
             self._answered.setdefault((command.key, command.request_id, command.fingerprint), reply)
 
-    def _expected(self, commands: Sequence[c.Command], log: Iterator[Fault], conflicts: int = 0) -> _Expected:
+    def _expected(self, commands: Sequence[c.Command], log: Iterator[Fault], conflicts: int = 0) -> Expected:
         """What the model answers, given which transactions committed."""
         first = next(log)
         if first in COMMITTED:
             answers = [self._ask(command) for command in commands]
             if first is Fault.CUT_AFTER_COMMIT:
                 answers = [m.OUTCOME_UNKNOWN] * len(commands)
-            return _Expected(answers, survives=first in (Fault.NONE, Fault.CUT_AFTER_COMMIT))
+            return Expected(answers, survives=first in (Fault.NONE, Fault.CUT_AFTER_COMMIT))
         if first in TRIED:
             tried = self._model.trial()
             for command in commands:
@@ -272,19 +275,19 @@ class Simulation:
         if first is Fault.CONFLICT and conflicts < CONFLICTS_MAX:
             return self._expected(commands, log, conflicts + 1)
         if first in ANSWERS:
-            return _Expected([ANSWERS[first]] * len(commands), survives=True)
+            return Expected([ANSWERS[first]] * len(commands), survives=True)
         if first is not Fault.REJECTED:
-            return _Expected([], survives=False)
+            return Expected([], survives=False)
         if len(commands) == 1:
-            return _Expected([self._model.quarantine(commands[0])], survives=True)
+            return Expected([self._model.quarantine(commands[0])], survives=True)
         # Rolled back, then one by one.
         answers = []
         for command in commands:
             alone = self._expected([command], log)
             if not alone.survives:
-                return _Expected([], survives=False)
+                return Expected([], survives=False)
             answers += alone.answers
-        return _Expected(answers, survives=True)
+        return Expected(answers, survives=True)
 
     def _ask(self, command: c.Command, model: Model | None = None) -> m.Answer:
         late = bool(command.deadline_us) and self._monotonic_us >= command.deadline_us
@@ -313,6 +316,8 @@ class Simulation:
 
 
 @dataclass
-class _Expected:
+class Expected:
+    """What a batch must come to."""
+
     answers: list[m.Answer]
     survives: bool
