@@ -12,6 +12,9 @@ ShardKey = tuple[str, ...]
 LANE: Final[ShardKey] = ("writer",)
 """A lane's tables stay on the coordinator: whether a writer lives is read from the sessions there."""
 
+DECIDED_ONCE: Final = frozenset({"jobs", "migrations"})
+"""Tables that one place decides in, by its own clock: Citus changes no copies by a clock's reading."""
+
 
 class Placement(Enum):
     """What Citus makes of a table."""
@@ -68,13 +71,14 @@ def plan_for(shard_keys: Mapping[str, ShardKey], schemas: Mapping[str, str]) -> 
     for what, names in (("does not have", set(shard_keys) - set(schemas)), ("has", set(schemas) - set(shard_keys))):
         if names:
             raise PlanRefused(f"the database {what} {', '.join(sorted(names))}: not the tables of this version")
-    copied = [Step(f"{schemas[table]}.{table}", Placement.COPIED) for table, key in shard_keys.items() if not key]
-    sharded, local, first = [], [], dict[ShardKey, str]()
+    copied, sharded, local, first = [], [], [], dict[ShardKey, str]()
     for table, key in shard_keys.items():
         name = f"{schemas[table]}.{table}"
-        if key == LANE:
+        if key == LANE or table in DECIDED_ONCE:
             local.append(Step(name, Placement.LOCAL))
-        elif key:
+        elif not key:
+            copied.append(Step(name, Placement.COPIED))
+        else:
             sharded.append(Step(name, Placement.SHARDED, key[-1], first.get(key, "none")))
             first.setdefault(key, name)
     return [*copied, *sharded, *local]

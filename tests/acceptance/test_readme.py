@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psycopg
 import pytest
+from psycopg import conninfo
+from scripts.own_postgres import DATABASE, programs, serving
 
 from riskgate_server.rpc.server import LATER
 from tests.buf import find_buf
@@ -120,6 +123,47 @@ def test_the_call_without_python_works_as_pasted(served: Served, buf: str) -> No
 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["creditLine"]["available"]["amountMinor"] == "487100"
+
+
+def test_the_lines_for_postgresql_work_as_pasted(tmp_path: Path) -> None:
+    """All but the first, which would install what is there; the server in the background, on ports of its own."""
+    (block,) = re.findall(r"### On PostgreSQL\n.*?```\n(.*?)```", README, re.DOTALL)
+    install, make, export, serve, verify = block.splitlines()
+    subprocess.run(_riskgate("init", str(tmp_path / "data")), check=True, capture_output=True)
+    with serving() as (server, _):
+        with psycopg.connect(server.get_uri(), autocommit=True) as admin:
+            admin.execute(f"DROP DATABASE {DATABASE}")
+        connect = conninfo.conninfo_to_dict(server.get_uri())
+        script = f"""
+            set -e
+            {make}
+            {export}
+            {serve.rpartition("&")[0]} 2> log &
+            until grep -q '"serving"' log; do kill -0 $!; done
+            {verify} --json
+            kill $!
+            wait $!
+        """
+        ports = {f"RISKGATE_{name}_PORT": "0" for name in ("KEY", "CERTIFICATE")} | {"RISKGATE_METRICS_PORT": "-1"}
+        done = subprocess.run(
+            ["bash", "-c", script],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                **ports,
+                "PATH": f"{Path(sys.executable).parent}:{programs()}:{os.environ['PATH']}",
+                "PGHOST": str(connect["host"]),
+                "PGUSER": str(connect["user"]),
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    assert install.startswith('pip install "riskgate[postgres]"')
+    assert done.returncode == 0, done.stderr + (tmp_path / "log").read_text()
+    assert json.loads(done.stdout)["clean"]
 
 
 def test_what_is_not_served_yet_is_named_and_nothing_else() -> None:
