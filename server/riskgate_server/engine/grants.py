@@ -12,7 +12,17 @@ from riskgate_server.domain.errors import (
     PreconditionFailed,
 )
 from riskgate_server.domain.identity.events import GrantSpent, ProofPassed
-from riskgate_server.domain.identity.grants import TWO_FACTORS_LEVEL, Purpose, Source, Use, combined, level_by
+from riskgate_server.domain.identity.grants import (
+    CODE_LEVEL,
+    TWO_FACTORS_LEVEL,
+    Counts,
+    Purpose,
+    Source,
+    Use,
+    anything,
+    combined,
+    level_by,
+)
 from riskgate_server.domain.journal import Happening
 from riskgate_server.domain.ledger.holds import HoldState
 from riskgate_server.engine.replies import GrantReply, Refusal, refusal_of
@@ -92,11 +102,11 @@ def pass_proof(
     return GrantReply(work.key, work.request_id, key_id, use, level, methods, expires_us)
 
 
-def spend(work: Work, mark: bytes, use: Use, level: int, methods: int = ~0) -> GrantSpent | Refusal:
+def spend(work: Work, mark: bytes, use: Use, level: int, counts: Counts = anything) -> GrantSpent | Refusal:
     """
     Return the event that spends a grant for `use`, to be recorded with its effect.
 
-    `methods` are the kinds of factor that count (`mask_of`).
+    `counts` says which of the factors and devices it rests on do.
 
     One that was made for something else is destroyed: whoever offers it does not know what it is for, or hopes that
     nobody looks. That is recorded at once, and the refusal is the command's answer.
@@ -110,7 +120,7 @@ def spend(work: Work, mark: bytes, use: Use, level: int, methods: int = ~0) -> G
     if grant.use != use:
         work.record(Happening(GrantSpent(mark, use, grant.level, destroyed="USE")))
         return refusal_of(PreconditionFailed("GRANT_MISMATCH", "the grant was made for something else; it is void now"))
-    if level_by(grant, methods) < level:
+    if level_by(grant, counts) < level:
         raise PreconditionFailed("GRANT_TOO_WEAK", f"a grant of level {level} is needed", level=str(level))
     return GrantSpent(mark, use, grant.level)
 
@@ -121,16 +131,16 @@ def spend_to_bind(work: Work, mark: bytes) -> tuple[GrantSpent, ...] | Refusal:
 
     Raises:
         PermissionRefused: a grant is needed, and none was given.
-        PreconditionFailed: as `spend`; the grant rests on what is in its cool-down.
+        PreconditionFailed: as `spend`, where what is in its cool-down does not count.
     """
     if not work.identity.bound:
         return ()
     if not mark:
         raise grant_required()
-    grant = work.identity.grant(mark)
-    if grant and not all(work.identity.at_full_strength(source, work.now_us) for source in grant.sources):
-        raise PreconditionFailed("GRANT_TOO_WEAK", "what joined others lately binds nothing yet")
-    spent = spend(work, mark, Use(Purpose.BINDING), work.identity.highest_level(work.now_us))
+    identity, now_us = work.identity, work.now_us
+    # While nothing is past its cool-down, nothing binds.
+    level = max(identity.highest_level(now_us), CODE_LEVEL)
+    spent = spend(work, mark, Use(Purpose.BINDING), level, lambda source: identity.at_full_strength(source, now_us))
     return spent if isinstance(spent, Refusal) else (spent,)
 
 

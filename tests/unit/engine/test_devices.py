@@ -21,6 +21,7 @@ from riskgate_server.engine.messages import NoticeMessage
 from riskgate_server.engine.replies import (
     DecisionReply,
     DeviceReply,
+    EnrolmentReply,
     Failed,
     GrantReply,
     Refusal,
@@ -163,13 +164,15 @@ def test_a_proof_buys_what_it_was_asked_for(bank: DeviceBank) -> None:
     phone = IPhone()
     bank.enrol(phone)
     bank.do(f.check("t-1", 4_200, "step_up"))
-    grant = bank.proven(phone, bank.asked(Purpose.TRANSACTION, "t-1"))
+    first, second = (bank.asked(Purpose.TRANSACTION, "t-1") for _ in range(2))
+    grant = bank.proven(phone, first)
     assert isinstance(grant, GrantReply)
 
     reply = bank.do(f.check("t-1", 1, request_id="resumed", grant=bank.mark(grant)))
     assert isinstance(reply, DecisionReply)
     assert (reply.decided.outcome, reply.decided.held_minor) == (Outcome.APPROVE, 4_200)
     assert refused(bank.begin_proof(Purpose.TRANSACTION, "t-1")) == "STEP_UP_NOT_ASKED"
+    assert refused(bank.proven(phone, second)) == "STEP_UP_NOT_ASKED"
 
 
 def test_another_spelling_of_a_signature_that_was_used_is_used_too(bank: DeviceBank) -> None:
@@ -319,6 +322,7 @@ def test_a_customers_own_key_is_enrolled_once_at_a_time(bank: DeviceBank) -> Non
     asked = bank.asked()
     assert second != first
     assert isinstance(bank.proven(phone, asked), GrantReply)
+    assert bank.identity().revoked == ()
 
 
 def test_a_further_device_needs_a_grant_of_the_highest_level_and_cools_down(bank: DeviceBank) -> None:
@@ -350,14 +354,14 @@ def begin_without(bank: DeviceBank, grant: bytes = b"") -> Any:
 
 
 def test_a_grant_by_a_factor_in_its_cool_down_binds_nothing(bank: DeviceBank) -> None:
-    phone = AndroidPhone()
-    bank.enrol(phone)
-    factor_id, app = bank.app(bank_grant(bank, phone))
+    bank.phone()
+    factor_id, app = bank.app(bank.binding_grant())
     bank.clock.wait(f.HOUR_US)
-    weak = bank.check_app(factor_id, app.at(bank.clock.us // 1_000_000), Purpose.BINDING)
-    assert isinstance(weak, GrantReply)
+    early = bank.check_app(factor_id, app.at(bank.clock.us // 1_000_000), Purpose.BINDING)
+    assert isinstance(early, GrantReply)
+    assert refused(begin_without(bank, bank.mark(early))) == "GRANT_TOO_WEAK"
 
-    assert refused(begin_without(bank, bank.mark(weak))) == "GRANT_TOO_WEAK"
+    assert isinstance(begin_without(bank, bank.binding_grant()), EnrolmentReply)
 
 
 def test_a_code_after_a_strong_device_weakens_nothing(bank: DeviceBank) -> None:

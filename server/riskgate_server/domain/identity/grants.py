@@ -7,6 +7,7 @@ A grant is bound to amount and payee by the keyed digest that the purchase is st
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 
 import msgspec
@@ -76,10 +77,24 @@ CODE_LEVEL = 1
 TWO_FACTORS_LEVEL = 2
 
 
-def level_by(grant: Grant, methods: int) -> int:
-    """Return how strong a grant is where only some kinds of factor (`mask_of`) count; 0 if none of it does."""
-    counted = {source.method for source in grant.sources if methods & 1 << source.method}
-    if len(counted) == len({source.method for source in grant.sources}):
+Counts = Callable[[Source], bool]
+"""Whether a factor or device counts where a grant is offered."""
+
+
+def anything(_source: Source) -> bool:
+    """Let every factor and device count."""
+    return True
+
+
+def of_methods(methods: int) -> Counts:
+    """Let only some kinds of factor count (`mask_of`)."""
+    return lambda source: bool(methods & mask_of(source.method))
+
+
+def level_by(grant: Grant, counts: Counts) -> int:
+    """Return how strong a grant is where only some of what it rests on counts; 0 if none of it does."""
+    counted = {source.method for source in grant.sources if counts(source)}
+    if all(map(counts, grant.sources)):
         return grant.level
     # What is left of a pair is no pair, yet a device key is strong alone.
     if Method.DEVICE_KEY in counted:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from riskgate_server.domain.identity.grants import ANY_METHOD, Grant, Method, Purpose, Source, Use, level_by, mask_of
+from riskgate_server.domain.identity.grants import (
+    ANY_METHOD,
+    Grant,
+    Method,
+    Purpose,
+    Source,
+    Use,
+    level_by,
+    mask_of,
+    of_methods,
+)
 
 DEVICE, SMS, TOTP = (Source(method, method.name) for method in (Method.DEVICE_KEY, Method.SMS, Method.TOTP))
 
@@ -27,4 +37,4 @@ def test_what_does_not_count_strengthens_nothing(
 ) -> None:
     grant = Grant(b"", Use(Purpose.SIGN_IN), level, sources, 0)
 
-    assert level_by(grant, counted) == worth
+    assert level_by(grant, of_methods(counted)) == worth
