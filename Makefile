@@ -35,7 +35,8 @@ powercut: .venv/.built  ## Cut the power at random instants of a recorded server
 
 crash: .venv/.built  ## Kill a loaded server again and again, and while it starts: make crash KILLS=100 STARTS=50
 	KEYS=$(or $(KEYS),20) KILLS=$(or $(KILLS),100) STARTS=$(or $(STARTS),50) $(ACCEPTANCE) \
-	    tests/acceptance/test_kill.py tests/acceptance/test_start_and_stop.py tests/acceptance/test_same_key.py
+	    tests/acceptance/test_kill.py tests/acceptance/test_start_and_stop.py tests/acceptance/test_same_key.py \
+	    tests/acceptance/test_messages.py
 
 crowd: .venv/.built  ## Put 64 callers on one line, with kills in between: make crowd SECONDS=60
 	CROWD_SECONDS=$(or $(SECONDS),60) $(ACCEPTANCE) tests/acceptance/test_one_line.py

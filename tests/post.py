@@ -8,12 +8,14 @@ from typing import Any
 
 from riskgate_server.crypto.keys import FingerprintKey
 from riskgate_server.crypto.seal import Sealer
+from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.identity.grants import Purpose
 from riskgate_server.engine import commands as c
 from riskgate_server.engine.delivery import AT_ONCE, Answer, Delivery, Terms
 from riskgate_server.engine.envelopes import Envelopes, Opened
 from riskgate_server.engine.messages import Channel, Message
 from riskgate_server.engine.ports import DeliveryUnknown, GatewayDown, MessageRefused, MessageRow, Store
+from riskgate_server.engine.queries import Queries
 from riskgate_server.engine.replies import CodeReply, FactorReply, Failed, Refusal, Reply, error_of
 from riskgate_server.notify.texts import own_texts
 from riskgate_server.stores.leases import Leases
@@ -113,6 +115,13 @@ class Post:
         if isinstance(self.store, MemoryStore):
             self.store._leases = Leases(self.loop.time)
         self.bank = Bank(self.store)
+        self.queries = Queries(
+            self.store,
+            vault=self.bank.vault,
+            sealer=Sealer(),
+            clock=self.bank.clock,
+            rulesets=lambda _: f.ChosenRules(),
+        )
         self.far_end = FarEnd(self.loop, plan)
         self.counts = Counts()
         self.refusals: list[Exception] = []
@@ -137,6 +146,7 @@ class Post:
         delivery = Delivery(
             self.far_end,
             open_all=self._open,
+            recall=self._recall,
             submit=lambda command: self._submit(command, lambda: alive),
             clock=self.bank.clock,
             observer=self.counts,
@@ -170,6 +180,9 @@ class Post:
 
     async def _open(self, rows: Sequence[MessageRow]) -> list[Opened | None]:
         return self.envelopes.open(rows)
+
+    async def _recall(self, key: CustomerKey, message_id: str) -> str:
+        return self.queries.message_outcome(key, message_id)
 
     async def _submit(self, command: c.Command, alive: Any) -> Reply:
         await asyncio.sleep(0.001)

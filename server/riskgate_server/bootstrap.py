@@ -259,6 +259,7 @@ class Server:
             feed = Feed()
             readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
             closing.callback(readers.shutdown)
+            asking = Readers(readers)
             verifiers = ThreadPoolExecutor(VERIFIERS, thread_name_prefix="verifier")
             closing.callback(verifiers.shutdown)
             queries = Queries(store, vault=opened.vault, sealer=opened.sealer, clock=clock, rulesets=load_ruleset)
@@ -280,6 +281,7 @@ class Server:
                 messages,
                 open_all=lambda rows: loop.run_in_executor(readers, envelopes.open, rows),
                 submit=gateway.submit,
+                recall=partial(asking.ask, queries.message_outcome),
                 clock=clock,
                 observer=metrics,
                 terms=Terms(attempt=settings.gateway_seconds, patience=settings.gateway_patience_seconds),
@@ -291,7 +293,7 @@ class Server:
                 queries=queries,
                 feed=feed,
                 clock=clock,
-                readers=Readers(readers),
+                readers=asking,
                 fingerprint=hashes.of_content,
                 secrets=proofs,
                 places=PlaceTokens(SealedTokens(fingerprint_key)),

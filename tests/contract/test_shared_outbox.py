@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from riskgate_server.crypto.derived import DerivedSecrets
 from riskgate_server.crypto.keys import FingerprintKey
 from riskgate_server.crypto.seal import Sealer
+from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine import commands as c
 from riskgate_server.engine.clocks import SystemClock
 from riskgate_server.engine.delivery import Delivery, Terms
@@ -65,6 +66,7 @@ class Process:
             Webhook(url, [SECRET], seconds=1.0),
             open_all=lambda rows: self.on_thread(envelopes.open, rows),
             submit=self._submit,
+            recall=self._recall,
             clock=SystemClock(),
             observer=self.counts,
             terms=Terms(attempt=1.0, patience=2.0),
@@ -78,6 +80,9 @@ class Process:
         if isinstance(reply, Refusal | Failed):
             raise error_of(reply)
         return reply
+
+    async def _recall(self, key: CustomerKey, message_id: str) -> str:
+        raise NotImplementedError
 
     async def sweep(self) -> None:
         """What the writer's thread does every second."""

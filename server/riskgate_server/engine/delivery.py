@@ -16,7 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 import msgspec
 import structlog
@@ -58,15 +58,16 @@ ROUND_SECONDS_MAX: Final = 3_600.0
 SETTLE_SECONDS_MAX: Final = 5.0
 """Between two attempts to record what came of a message, at most."""
 
-REMEMBERED_MAX: Final = 10_000
-"""Messages whose answer, or number of rounds, is remembered; beyond it the oldest is forgotten."""
+ROUNDS_REMEMBERED_MAX: Final = 10_000
+"""Messages whose number of rounds is remembered; beyond it the oldest is forgotten."""
+
+RECALL_SECONDS: Final = 0.25
+"""How often the store is asked what a message came to that another process has."""
 
 _SECOND_US: Final = 1_000_000
 
 _AGAIN: Final = (Conflict, ResourceExhausted, Unavailable)
 """Refusals of a command that may be accepted later."""
-
-_T = TypeVar("_T")
 
 Where = tuple[CustomerKey, str]
 
@@ -82,6 +83,15 @@ class Answer(Enum):
     """The gateway is down and certainly did not take it; it will not be sent any more, and counts for nothing."""
     PENDING = "pending"
     """It is not known; it is still being tried, or another process has it."""
+
+
+_ANSWERS: Final = {
+    "DELIVERED": Answer.DELIVERED,
+    "REFUSED": Answer.REFUSED,
+    "UNREADABLE": Answer.REFUSED,
+    "UNSENT": Answer.UNSENT,
+}
+"""By the outcome on record."""
 
 
 class DeliveryObserver(Protocol):
@@ -137,6 +147,7 @@ class Delivery:
     Args:
         open_all: returns messages ready to be sent, None for each that nobody can read any more.
         submit: has a command run, through the one write path.
+        recall: returns the outcome on record of a message; empty while there is none.
         chance: a number from 0 to 1, which spreads attempts.
     """
 
@@ -146,6 +157,7 @@ class Delivery:
         *,
         open_all: Callable[[Sequence[MessageRow]], Awaitable[Sequence[Opened | None]]],
         submit: Callable[[Command], Awaitable[object]],
+        recall: Callable[[CustomerKey, str], Awaitable[str]],
         clock: Clock,
         observer: DeliveryObserver,
         terms: Terms = Terms(),  # noqa: B008 - frozen
@@ -157,6 +169,7 @@ class Delivery:
         self._gateway = gateway
         self._open_all = open_all
         self._submit = submit
+        self._recall = recall
         self._clock = clock
         self._observer = observer
         self._terms = terms
@@ -164,7 +177,6 @@ class Delivery:
         self._monotonic = monotonic
         self._chance = chance
         self._in_hand: dict[Where, _Sending] = {}
-        self._answers: OrderedDict[Where, Answer] = OrderedDict()
         self._rounds: OrderedDict[Where, int] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -195,17 +207,21 @@ class Delivery:
         """
         Wait for the gateway's answer to a message, at most `seconds`, or as long as a message is tried in one go.
 
-        May be asked from the commit on that wrote the message, as often as one likes. A caller that is cancelled
-        cancels nothing but its own wait.
+        May be asked from the commit on that wrote the message, as often as one likes and in any process: who asks again
+        under the same request id is told the same. A caller that is cancelled cancels nothing but its own wait.
         """
-        where = (key, message_id)
-        sending = self._in_hand.get(where)
-        if sending is None:
-            return self._answers.get(where, Answer.PENDING)
         # One attempt may begin in the last moment of its patience.
         wait = self._terms.patience + self._terms.attempt if seconds is None else seconds
-        done, _ = await asyncio.wait({sending.answer}, timeout=wait)
-        return sending.answer.result() if done else Answer.PENDING
+        sending = self._in_hand.get((key, message_id))
+        if sending is not None:
+            done, _ = await asyncio.wait({sending.answer}, timeout=wait)
+            return sending.answer.result() if done else Answer.PENDING
+        ends = self._monotonic() + wait
+        while True:
+            outcome = await self._recall(key, message_id)
+            if outcome or self._closed or self._monotonic() + RECALL_SECONDS > ends:
+                return _ANSWERS.get(outcome, Answer.PENDING)
+            await asyncio.sleep(RECALL_SECONDS)
 
     async def close(self, grace_seconds: float = 0.0) -> None:
         """
@@ -278,8 +294,6 @@ class Delivery:
         self._in_hand.pop(sending.where, None)
 
     def _answered(self, sending: _Sending, answer: Answer) -> None:
-        if answer is not Answer.PENDING:
-            _remember(self._answers, sending.where, answer)
         sending.answer.set_result(answer)
 
     # --- One message. ---
@@ -352,7 +366,9 @@ class Delivery:
             await self._settle(sending, opened, "UNSENT", Answer.UNSENT)
             return
         rounds = self._rounds.pop(sending.where, 0)
-        _remember(self._rounds, sending.where, rounds + 1)
+        self._rounds[sending.where] = rounds + 1
+        if len(self._rounds) > ROUNDS_REMEMBERED_MAX:
+            self._rounds.popitem(last=False)
         spread = 0.75 + self._chance() / 2
         wait = min(max(retry_after_seconds, ROUND_SECONDS * 2.0**rounds * spread), ROUND_SECONDS_MAX)
         key, message_id = sending.where
@@ -414,9 +430,3 @@ class Delivery:
 
 def _deadline_us(sending: _Sending) -> int:
     return round(sending.lease_ends * _SECOND_US)
-
-
-def _remember(known: OrderedDict[Where, _T], where: Where, value: _T) -> None:
-    known[where] = value
-    if len(known) > REMEMBERED_MAX:
-        known.popitem(last=False)

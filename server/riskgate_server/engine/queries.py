@@ -16,6 +16,7 @@ import msgspec
 
 from riskgate_server.domain.customer import Customer, CustomerKey
 from riskgate_server.domain.errors import NotFound, PreconditionFailed
+from riskgate_server.domain.identity.events import MessageSettled
 from riskgate_server.domain.identity.identity import EMPTY_IDENTITY, Identity
 from riskgate_server.domain.journal import (
     Aggregate,
@@ -60,6 +61,7 @@ from riskgate_server.engine.replies import (
 
 DECISION_TAG: Final = sealing.EVENT_TAGS[PurchaseDecided]
 ANNOTATION_TAG: Final = sealing.EVENT_TAGS[DecisionAnnotated]
+SETTLED_TAG: Final = sealing.EVENT_TAGS[MessageSettled]
 ANNOTATIONS_MAX: Final = 100
 """Annotations shown with one decision."""
 TOKEN_DIGITS_MAX: Final = 18
@@ -129,6 +131,13 @@ class Queries:
         """Return a customer's factors, oldest first. Raises as `identity`."""
         identity, now_us = self.identity(key)
         return [view(factor, now_us) for factor in identity.factors if factor.stands(now_us)]
+
+    def message_outcome(self, key: CustomerKey, message_id: str) -> str:
+        """Return what a message came to; empty while it waits, and if it is unheard of."""
+        with self._store.snapshot() as snapshot:
+            rows = snapshot.customer_entries_before(key, sequence=2**62, limit=SCAN_MAX, tag=SETTLED_TAG)
+        events = (sealing.open_clear(row).event for row in rows)
+        return next((e.outcome for e in events if isinstance(e, MessageSettled) and e.message_id == message_id), "")
 
     def devices(self, key: CustomerKey) -> list[DeviceView]:
         """Return a customer's devices, oldest first. Raises as `identity`."""

@@ -374,6 +374,30 @@ def test_an_answer_is_known_to_whoever_asks_again(post: Post) -> None:
     post.loop.run(life())
 
 
+@pytest.mark.parametrize(
+    ("what", "answer"), [("down", Answer.UNSENT), ("refused", Answer.REFUSED), ("ok", Answer.DELIVERED)]
+)
+def test_an_answer_is_known_to_every_other_process_and_after_a_restart(post: Post, what: str, answer: Answer) -> None:
+    """Who repeats a request may meet another process: told that all is well, they would wait for a code in vain."""
+
+    async def life() -> None:
+        await post.enroll()
+        post.far_end.plan = [what]
+        post.far_end.seconds = 0.5
+        reply = post.bank.send()
+        assert isinstance(reply, CodeReply)
+        await asyncio.sleep(0)
+        first = post.delivery
+        other = await post.start()
+        both = await asyncio.gather(first.answer(KEY, reply.code.message_id), other.answer(KEY, reply.code.message_id))
+        later = await (await post.start()).answer(KEY, reply.code.message_id)
+
+        assert set(both) == {answer}
+        assert later is answer
+
+    post.loop.run(life())
+
+
 def test_a_caller_waits_no_longer_than_it_says(post: Post) -> None:
     async def life() -> None:
         await post.enroll()
