@@ -40,7 +40,10 @@ _RATE: Final = 100_000
 _PAGE: Final = 500
 _DAY_US: Final = 86_400_000_000
 
-SHOP_SCOPES: Final = ("risk:check", "risk:history", "line:open", "ledger:write")
+SHOP_SCOPES: Final = (
+    "risk:check", "risk:history", "line:open", "ledger:write",
+    "otp:enroll", "otp:send", "otp:verify", "device:enroll", "device:verify",
+)  # fmt: skip
 DESK_SCOPES: Final = ("risk:read", "limit:read", "ledger:read", "line:block", "block:lift:fraud_soft")
 
 
@@ -85,12 +88,12 @@ class Demonstration:
             out.print(
                 f"  riskgate serve --clock data{where}: keys over TLS at {shop.address}, certificates at {desk.address}"
             )
-            asyncio.run(self._live(shop, desk))
+            asyncio.run(self._live(shop, desk, server.inbox))
             seconds = server.stop()
             self.faults += [f"the server complained: {line}" for line in server.complaints()]
             self._verify(server, seconds)
 
-    async def _live(self, shop: Connection, desk: Connection) -> None:
+    async def _live(self, shop: Connection, desk: Connection, inbox: Path) -> None:
         async with shop.client() as shop_client, desk.client() as desk_client:
             await shop_client.wait_until_ready(READY_SECONDS)
             await self._stream(shop_client)
@@ -99,7 +102,7 @@ class Demonstration:
             spec = self._city.spec
             self._out.print(f"\n[bold]One line's story[/bold] ({CUSTOMER}, all answers from the server)")
             begin = spec.start + timedelta(days=spec.days + 1)
-            story = Story(self._out, shop_client, desk_client, begin=begin, zone=spec.time_zone)
+            story = Story(self._out, shop_client, desk_client, inbox=inbox, begin=begin, zone=spec.time_zone)
             caught = await story.tell()
             self._out.print("\n[bold]Why that purchase was refused[/bold] (ExplainDecision)")
             explanation = await desk_client.risk.explain_decision(customer_id=CUSTOMER, decision_id=caught.decision_id)

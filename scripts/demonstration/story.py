@@ -8,12 +8,15 @@ demonstration fails.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from scripts.demonstration.proofs import Prover
 from scripts.streaming.report import money
 
 from riskgate_client import (
@@ -59,10 +62,13 @@ class StoryBroken(Exception):
 
 
 class Story:
-    """Tells the story while it happens. `shop` is the merchant's backend, `desk` the analyst's."""
+    """Tells the story while it happens. `shop` is the merchant's backend, `desk` the analyst's, `inbox` her phone's."""
 
-    def __init__(self, out: Console, shop: AsyncRiskgate, desk: AsyncRiskgate, *, begin: datetime, zone: str) -> None:
+    def __init__(
+        self, out: Console, shop: AsyncRiskgate, desk: AsyncRiskgate, *, inbox: Path, begin: datetime, zone: str
+    ) -> None:
         self._out, self._shop, self._desk = out, shop, desk
+        self._prover = Prover(shop, CUSTOMER, inbox=inbox, say=partial(self._say, None), expect=_expect)
         self._zone = ZoneInfo(zone)
         self._midnight = begin.astimezone(self._zone).replace(hour=0, minute=0, second=0, microsecond=0)
         self._zone_name = zone
@@ -81,6 +87,7 @@ class Story:
         caught = await self._attack()
         await self._suspended(caught)
         await self._lift(caught)
+        await self._prove()
         await self._repay()
         return caught
 
@@ -97,6 +104,7 @@ class Story:
         )
         self._say(at, f"Lin Mei's line is opened with {_m(line.limit)}; all of it is available.")
         _expect(line.available == LIMIT, "a new line has its whole limit available")
+        await self._prover.enrol()
 
     async def _everyday(self) -> None:
         for day, hour, minute, amount, what, category in _HISTORY:
@@ -166,6 +174,19 @@ class Story:
         _expect(decision.approved, f"she can buy again ({decision.outcome}: {', '.join(decision.reason_codes)})")
         await self._shop.ledger.capture(customer_id=CUSTOMER, hold_id=decision.transaction_id)
         self._say(at, f"Lunch, {_m(decision.held_amount)}: approved, captured.")
+
+    async def _prove(self) -> None:
+        """A takeover meets a demand that the thief cannot answer; the owner's own large purchase is one she can."""
+        at = self._time(6, 10, 0)
+        asked = await self._buy(at, 65_000, "5732", device="thiefs-phone", address="198.18.7.9")
+        _expect(asked.outcome is Outcome.STEP_UP, f"a new phone is asked for a proof ({_codes(asked)})")
+        await self._prover.withstand(asked)
+        at = self._time(7, 15, 30)
+        asked = await self._buy(at, 79_900, "5732")
+        _expect(asked.outcome is Outcome.STEP_UP, f"an unusual amount is asked for a proof ({_codes(asked)})")
+        self._say(at, f"A day later she buys a camera herself, from her own phone: {asked.outcome}, {_codes(asked)}.")
+        decision = await self._prover.approve(asked)
+        await self._shop.ledger.capture(customer_id=CUSTOMER, hold_id=decision.transaction_id)
 
     async def _repay(self) -> None:
         line = await self._desk.lines.get(CUSTOMER)
@@ -255,6 +276,10 @@ def _value(value: object) -> str:
 
 def _untouched(line: CreditLine) -> bool:
     return line.available == line.limit and line.outstanding.amount_minor == 0 and line.held.amount_minor == 0
+
+
+def _codes(decision: Decision) -> str:
+    return ", ".join(decision.reason_codes)
 
 
 def _m(amount: Money | None) -> str:
