@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from scripts.bench import postgres
+from scripts.bench import postgres, proofs
 from scripts.bench.drive import Load
 from scripts.bench.process import BATCH, CUSTOMERS, IN_FLIGHT, Process, measure, prepare
 
@@ -123,12 +123,15 @@ def _over_files(*, keep: bool) -> dict[str, Any]:
         gate_port = gate.serving()
         echo_port = int(echo.first_line("stdout"))
         figures = asyncio.run(_compare(echo, echo_port, gate, gate_port, key=key, ca=ca))
+        # What a decision takes on disk, before anything else is written.
+        figures["bytes_per_decision"] = (root / "riskgate.db").stat().st_size / (
+            ROUNDS * (UNARY_PER_ROUND + BATCHED_PER_ROUND) + 500 + CUSTOMERS / 2
+        )
+        outbox = root / "messages-in-clear.jsonl"
+        figures |= asyncio.run(proofs.run(gate, f"localhost:{gate_port}", key=key, ca=ca, outbox=outbox))
     finally:
         gate.stop()
         echo.stop()
-    figures["bytes_per_decision"] = (root / "riskgate.db").stat().st_size / (
-        ROUNDS * (UNARY_PER_ROUND + BATCHED_PER_ROUND) + 500 + CUSTOMERS / 2
-    )
     if keep:
         click.echo(f"data kept in {root}")
     else:

@@ -16,6 +16,7 @@ from riskgate_server.stores.access.editor import CallerEditor
 CUSTOMERS = 20_000
 IN_FLIGHT = 64
 BATCH = 100
+SCOPES = ("risk:check", "line:open", "otp:enroll", "otp:send", "otp:verify", "device:enroll", "device:verify")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -61,7 +62,7 @@ def prepare(root: Path) -> tuple[str, bytes]:
     editor = CallerEditor(root / "access.db", who="bench")
     try:
         key = editor.add(
-            ("bench", "load"), scopes=["risk:check", "line:open"], rate_per_second=1_000_000, burst=1_000_000,
+            ("bench", "load"), scopes=SCOPES, rate_per_second=1_000_000, burst=1_000_000,
             with_key=True, certificates_allowed=False,
         )  # fmt: skip
     finally:
