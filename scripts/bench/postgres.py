@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,8 @@ class LockWaits:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.looked = 0
-        self.waiting = 0
+        self.seen: Counter[str] = Counter()
+        """How often a session was seen waiting, by what for: `transactionid` and `tuple` are rows."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -50,12 +52,12 @@ class LockWaits:
     def _watch(self) -> None:
         with psycopg.connect(self._dsn, autocommit=True) as connection:
             while not self._ended.wait(SAMPLE_SECONDS):
-                (waiting,) = connection.execute(
-                    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                waiting = connection.execute(
+                    "SELECT wait_event FROM pg_stat_activity WHERE datname = current_database()"
                     " AND application_name = 'riskgate' AND wait_event_type = 'Lock'"
-                ).fetchone() or (0,)
+                ).fetchall()
                 self.looked += 1
-                self.waiting += waiting
+                self.seen.update(event for (event,) in waiting)
 
 
 class Fleet:
@@ -77,6 +79,7 @@ class Fleet:
             connections=CONNECTIONS * processes,
         )  # fmt: skip
         self.rounds: list[dict[str, float]] = []
+        self.waited: Counter[str] = Counter()
 
     async def begin(self) -> None:
         """Open every line, and let everything be asked once."""
@@ -88,21 +91,21 @@ class Fleet:
     async def round(self) -> dict[str, float]:
         """Measure once, with as many callers for each process."""
         unary, batched = self.processes * UNARY_PER_ROUND, self.processes * BATCHED_PER_ROUND
-        waits = LockWaits(self.dsn)
-        with waits:
+        with LockWaits(self.dsn) as waits:
             unary_cpu, unary_wall = await measure(
                 self.load.unary(unary, in_flight=self.processes * IN_FLIGHT), self._process
             )
             batch_cpu, batch_wall = await measure(
                 self.load.batches(batched, size=BATCH, in_flight=self.processes * BATCHES_IN_FLIGHT), self._process
             )
+        self.waited.update(waits.seen)
         return {
             "unary_us_per_call": 1e6 * unary_cpu / unary,
             "unary_per_second": unary / unary_wall,
             "batch100_us_per_decision": 1e6 * batch_cpu / batched,
             "batch100_decisions_per_core_second": batched / batch_cpu,
             "batch100_per_second": batched / batch_wall,
-            "lock_wait_share": waits.waiting / (waits.looked * self.processes),
+            "lock_wait_share": waits.seen.total() / (waits.looked * self.processes),
         }
 
     def stop(self) -> None:
@@ -160,6 +163,7 @@ def run() -> dict[str, Any]:
         outcomes = fleet.load.outcomes
         figures[f"processes_{fleet.processes}"] = medians | {
             "rounds": fleet.rounds,
+            "waited_for": dict(fleet.waited),
             "outcomes": dict(outcomes),
             "approved_share": outcomes["OUTCOME_APPROVE"] / outcomes.total(),
         }

@@ -416,6 +416,10 @@ def replies(store: Store) -> dict[str, bytes]:
         return {row.request_id: row.reply for row in tx.requests([(ADA, f"r{n}") for n in range(1, 6)])}
 
 
+def test_who_has_a_job_keeps_it(store: Store) -> None:
+    assert [store.lease("job"), store.lease("job"), store.lease("another")] == [True] * 3
+
+
 def test_replies_are_forgotten_oldest_first_and_counted_and_the_ids_stay(store: Store) -> None:
     commit(
         store,
@@ -628,11 +632,12 @@ def test_many_threads_read_while_one_writes(store: Store) -> None:
     [
         lambda store: store.snapshot().__enter__(),
         lambda store: store.transaction().__enter__(),
+        lambda store: store.lease("job"),
         lambda store: store.customers_due(1, 1),
         lambda store: store.forget_replies(1, 1),
         lambda store: store.remember_ruleset(b"h", "text", 1),
     ],
-    ids=["snapshot", "transaction", "customers_due", "forget_replies", "remember_ruleset"],
+    ids=["snapshot", "transaction", "lease", "customers_due", "forget_replies", "remember_ruleset"],
 )
 def test_use_after_close_raises(store: Store, use: Callable[[Store], Any]) -> None:
     store.close()

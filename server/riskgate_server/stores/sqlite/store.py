@@ -211,6 +211,8 @@ class SQLiteStore:
 
     def lease(self, _job: str) -> bool:
         """The only process does every job."""
+        # Raises when the store is closed.
+        self._db.execute("SELECT 1")
         return True
 
     def customers_due(self, now_us: int, limit: int) -> Sequence[CustomerKey]:
