@@ -26,7 +26,7 @@ UNARY_PER_ROUND: Final = 3_000
 BATCHED_PER_ROUND: Final = 10_000
 CONNECTIONS: Final = 16
 """The kernel deals connections out among processes: with so many it is about even."""
-BATCHES_IN_FLIGHT: Final = 4
+BATCHES_IN_FLIGHT: Final = 8
 SAMPLE_SECONDS: Final = 0.02
 
 
@@ -61,7 +61,7 @@ class LockWaits:
 
 
 class Fleet:
-    """A server of so many processes on a database of its own, and callers for each."""
+    """A server of so many processes on a database of its own, with callers and customers for each."""
 
     def __init__(self, folder: Path, dsn: str, processes: int) -> None:
         root = folder / f"data{processes}"
@@ -75,7 +75,7 @@ class Fleet:
         port = self._process.serving(processes)
         # Within the event loop: there a channel belongs.
         self._connect = partial(
-            Load, f"localhost:{port}", ca, key, customers=CUSTOMERS, run=f"p{processes}",
+            Load, f"localhost:{port}", ca, key, customers=processes * CUSTOMERS, run=f"p{processes}",
             connections=CONNECTIONS * processes,
         )  # fmt: skip
         self.rounds: list[dict[str, float]] = []
@@ -89,7 +89,7 @@ class Fleet:
         self.load.outcomes.clear()
 
     async def round(self) -> dict[str, float]:
-        """Measure once, with as many callers for each process."""
+        """Measure once, with as many callers and customers for each process."""
         unary, batched = self.processes * UNARY_PER_ROUND, self.processes * BATCHED_PER_ROUND
         with LockWaits(self.dsn) as waits:
             unary_cpu, unary_wall = await measure(

@@ -47,7 +47,7 @@ DEFERRALS_MAX: Final = 3
 """Batches that go without a customer whom another process holds; the next one waits for them."""
 
 DEFERRED_SECONDS: Final = 0.005
-"""When a batch is tried again at the latest that was left without some of its customers."""
+"""How long who was left waits for company, at the latest: doubled with every batch that went without them."""
 
 SWEEP_SECONDS: Final = 1.0
 """How often holds that lapsed unnoticed are ended."""
@@ -157,12 +157,20 @@ class Writer:
         taken: list[tuple[Ticket, Command | None]] = [*self._deferred]
         with contextlib.suppress(Empty):
             if len(taken) < self._batch_max:
-                taken.append(self._queue.get(timeout=DEFERRED_SECONDS if self._deferred else SWEEP_SECONDS))
+                taken.append(self._queue.get(timeout=self._patience_seconds))
                 self._gather(taken)
         batch = [(ticket, command) for ticket, command in taken if command is not None]
         if batch:
             self._run_batch(batch)
         return len(batch) == len(taken)
+
+    @property
+    def _patience_seconds(self) -> float:
+        """How long the queue may stay empty."""
+        if not self._deferred:
+            return SWEEP_SECONDS
+        # Who holds a customer lets go when its batch ends: a try before that costs a few questions for nothing.
+        return DEFERRED_SECONDS * 2.0 ** (max(self._deferrals.values()) - 1)
 
     def _gather(self, taken: list[tuple[Ticket, Command | None]]) -> None:
         """
