@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -223,9 +224,11 @@ def test_each_process_has_its_own_metrics_and_processor_and_shares_the_ports_for
 
 
 def test_settings_survive_the_way_to_another_process() -> None:
-    settings = Settings(data="x", store="postgresql://u:p w@h/x?a=%20b", processes=2, drain_seconds=0.5, process=1)
+    told = Settings(data="x", store="postgresql://u:p w@h/x?a=%20b", processes=2, drain_seconds=0.5, process=1)
+    flags = {name: True for name, value in msgspec.structs.asdict(told).items() if value is False}
 
-    assert load({}, as_environment(settings)) == settings
+    for settings in (told, msgspec.structs.replace(told, **flags)):
+        assert load({}, as_environment(settings)) == settings
 
 
 @pytest.mark.parametrize(
