@@ -29,7 +29,7 @@ CACHED_CUSTOMERS: Final = {"memory": 1, "sqlite": 40, "postgres": 10_000}
 """What is remembered between batches must not matter, so each remembers another share."""
 SWEEP_EVERY: Final = 7
 """Batches between two sweeps of what lapsed."""
-REPLY_LIFETIME_US: Final = 3 * f.DAY_US
+REPLY_LIFETIME_US: Final = f.DAY_US
 PAGE: Final = 500
 
 _encode: Final = msgspec.msgpack.Encoder().encode

@@ -27,6 +27,7 @@ from riskgate_server.engine.replies import (
     Reply,
 )
 from tests import factories as f
+from tests.traces.devices import DeviceSource
 
 Key = tuple[str, str]
 Place = dict[str, Any]
@@ -35,7 +36,7 @@ PURPOSES: Final = (*(Purpose.TRANSACTION,) * 3, *(Purpose.BINDING,) * 2, Purpose
 KINDS: Final = (
     "enroll_phone", "enroll_totp", "confirm", *("send",) * 4, "resend", *("verify",) * 6, "verify_app", "revoke",
     "make_recovery", *("verify_recovery",) * 2, *("settle_message",) * 3, *("step_up",) * 3, *("resume",) * 3,
-    "block", "unlock",
+    "block", "unlock", "erase", *("device",) * 14,
 )  # fmt: skip
 KEPT_MAX: Final = 6
 """How many of each a customer remembers: what is older has mostly expired."""
@@ -67,6 +68,7 @@ class ProofSource:
         self._clock = clock
         self._secrets = DerivedSecrets({1: bytes(range(32))})
         self._made = 0
+        self._devices = DeviceSource(random)
         self.holdings: dict[Key, Holdings] = {}
 
     def next(self, key: Key) -> c.Command:
@@ -79,7 +81,9 @@ class ProofSource:
 
     def _following(self, who: Holdings) -> str:
         """What comes next in a life in which little goes wrong."""
-        open_to = ["step_up", "block", "send"] if who.factors else ["enroll_phone"]
+        open_to = (
+            ["step_up", "block", "send", "device", "device"] if who.factors else ["enroll_phone", *("device",) * 5]
+        )
         steps = {"confirm": who.pending, "verify": who.challenges, "send": who.waiting}
         open_to += 3 * [step for step, known in steps.items() if known]
         for purpose, step in ((Purpose.TRANSACTION, "resume"), (Purpose.UNLOCK, "unlock")):
@@ -92,6 +96,7 @@ class ProofSource:
         """Learn from an answer."""
         who = self.holdings.setdefault(command.key, Holdings())
         self._used_up(who, command, reply)
+        self._devices.heard(command, reply)
         if isinstance(reply, FactorReply):
             self._enrolled(who, command, reply)
         elif isinstance(reply, CodeReply):
@@ -169,6 +174,14 @@ class ProofSource:
         other = [mark for _, _, mark in who.grants]
         empty = b""
         return bytes(self._one_of(fitting, self._random.choice(other) if other and self._chance(0.5) else empty))
+
+    def _device(self, who: Holdings, place: Place) -> c.Command:
+        key = (place["tenant_id"], place["customer_id"])
+        waiting, grant = self._one_of(who.waiting, "t0"), self._grant(who, Purpose.BINDING)
+        return self._devices.next(key, f"p{self._made}", waiting=waiting, grant=grant)
+
+    def _erase(self, who: Holdings, place: Place) -> c.Command:
+        return self._ask(c.EraseCustomer, place, reason_code="ASKED", actor_id="olga")
 
     def _enroll_phone(self, who: Holdings, place: Place) -> c.Command:
         # Few numbers, so that customers share some of them and meet the budgets of a number and of its neighbours.

@@ -44,7 +44,7 @@ def test_every_store_gives_the_same_replies_and_the_same_journal(course: Course)
 
 
 def test_the_trace_has_every_command_and_every_reply(course: Course) -> None:
-    """Whoever adds a command adds it to `tests/traces/proofs.py` or `tests/simulation/commands.py`."""
+    """Whoever adds a command adds it to a source in `tests/traces` or to `tests/simulation/commands.py`."""
     assert set(course.kinds) == {kind.__name__ for kind in USE_CASES}
     assert set(course.replies) >= {kind.__name__ for kind in get_args(Reply)}
 
@@ -55,6 +55,7 @@ def test_the_trace_has_refusals_duplicates_other_content_lapses_and_what_was_for
     assert len(reasons) > 40, reasons
     assert reasons >= {"REQUEST_ID_REUSED", "REPLY_FORGOTTEN", "DEADLINE_PASSED", "INTERNAL", "BOUND_REACHED"}
     assert course.replies["GrantReply"] > 10
+    assert course.replies["DeviceReply"] >= 3
     assert course.repeated > COMMANDS / 15
     assert course.altered > COMMANDS / 60
     assert course.lapsed > 10
@@ -84,7 +85,7 @@ def lapsed_holds_overlooked(engine: Engine) -> None:
             return getattr(self._inner, name)
 
         def lapsed(self, key: Any, now_us: int) -> Any:
-            return self._inner.lapsed(key, now_us - f.SECOND_US)
+            return self._inner.lapsed(key, now_us - f.HOUR_US)
 
     class Around:
         def __init__(self) -> None:
