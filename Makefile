@@ -1,7 +1,7 @@
 # Every target works as the first command ever run in a bare clone: python3 (3.11 or newer) and make suffice.
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-long simulate trace check format protos lock clean bench demo loadtest \
+.PHONY: help test test-long simulate trace check format protos schema lock clean bench demo loadtest \
     powercut crash crowd storm faults wire races spray scenarios
 
 help:  ## List the targets
@@ -65,6 +65,9 @@ format: .venv/.built  ## Format the code and apply the linter's safe fixes
 
 protos: .venv/.built  ## Generate protos/gen from protos/
 	@scripts/gen-protos
+
+schema: .venv/.built  ## Write down what the migrations make in PostgreSQL, which `ledger verify` compares with
+	.venv/bin/python -m tests.contract.expected
 
 lock:  ## Resolve requirements.in into requirements.lock (needs uv on PATH)
 	env -u UV_FIND_LINKS -u UV_INDEX uv pip compile --no-config --universal --python-version 3.11 --generate-hashes \

@@ -67,7 +67,7 @@ from riskgate_server.rules.loader import CompiledRuleset, declared_version, load
 from riskgate_server.settings import Settings
 from riskgate_server.stores.access.registry import CallerRegistry, RegistryUnusable
 from riskgate_server.stores.erasures import Erasures
-from riskgate_server.stores.refusals import SchemaTooNew, SettingsRefused, VaultUnusable
+from riskgate_server.stores.refusals import SchemaTooNew, SettingsRefused, StoreMoved, VaultUnusable
 from riskgate_server.supervised import say_ready
 
 log = structlog.get_logger()
@@ -189,6 +189,7 @@ REFUSALS_TO_START: Final = (
     SettingsRefused,
     StoreBusy,
     StoreInUse,
+    StoreMoved,
     VaultUnusable,
     OSError,
 )

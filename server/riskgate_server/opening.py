@@ -12,7 +12,7 @@ import contextlib
 import errno
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import structlog
@@ -41,9 +41,13 @@ from riskgate_server.engine.report import Report
 from riskgate_server.engine.sealing import batch_hash, genesis, merkle_root
 from riskgate_server.engine.verify import Progress, verify
 from riskgate_server.engine.writer import BATCH_MAX
-from riskgate_server.stores.refusals import SchemaTooNew, SettingsRefused, VaultUnusable
+from riskgate_server.stores.moves import Mark, why_not_served
+from riskgate_server.stores.refusals import SchemaTooNew, SettingsRefused, StoreMoved, VaultUnusable
 from riskgate_server.stores.sqlite.store import SQLiteSnapshots, SQLiteStore
 from riskgate_server.stores.sqlite.vault import SqliteVault
+
+if TYPE_CHECKING:
+    from riskgate_server.stores.postgres.store import PostgresStore
 
 log = structlog.get_logger()
 
@@ -98,20 +102,42 @@ def open_store(
         DataDirectoryError: the store cannot be read, or is not the one that belongs to the vault.
         SettingsRefused: the database, or what speaks to it, is not what durability needs.
         StoreBusy: the database cannot be reached.
+        StoreMoved: it is not the end of a move that is served.
     """
     master = MasterKey(secret(MASTER, directory.master_key))
     with contextlib.ExitStack() as closing:
-        store, vault = (
-            _open_database(dsn, master, readers, writer, closing)
-            if dsn
-            else _open_files(directory, master, synchronous, readers, closing)
-        )
+        store: Store
+        vault: Vault
+        if dsn:
+            store = _open_database(dsn, readers, writer, closing)
+            # After its lane was taken: who marks a store looks for lanes that are taken afterwards.
+            _refuse_moved(store.move, "the database")
+            vault = _open_its_vault(dsn, store, master, closing)
+        else:
+            store, vault = open_files(directory, master, closing, synchronous=synchronous, readers=readers)
+            _refuse_moved(store.move, str(directory.store))
         return OpenedStore(store, vault, Sealer(), closing.pop_all().close)
 
 
-def _open_files(
-    directory: DataDirectory, master: MasterKey, synchronous: str, readers: int, closing: contextlib.ExitStack
-) -> tuple[Store, Vault]:
+def _refuse_moved(mark: Mark | None, name: str) -> None:
+    if why := why_not_served(mark, name):
+        raise StoreMoved(why)
+
+
+def open_files(
+    directory: DataDirectory,
+    master: MasterKey,
+    closing: contextlib.ExitStack,
+    *,
+    synchronous: str = "FULL",
+    readers: int = 1,
+) -> tuple[SQLiteStore, SqliteVault]:
+    """
+    Open the rows and keys of a checked data directory, whatever move they are an end of.
+
+    Raises:
+        As `open_store`, but for StoreMoved.
+    """
     try:
         store = SQLiteStore(directory.store, synchronous=synchronous, readers=readers)
     except (ReadFailed, StoreBroken) as error:
@@ -121,19 +147,22 @@ def _open_files(
     closing.callback(vault.close)
     if store.mark != vault.mark:
         raise DataDirectoryError(f"{directory.store} and {directory.vault} {_STRANGERS}")
-    if not _has_customers(store):
+    if not _has_customers(store) and not store.move:
         _refuse_keys_of_nobody(vault.count(), str(directory.store), str(directory.vault))
     return store, vault
 
 
-def _open_database(
-    dsn: str, master: MasterKey, readers: int, writer: int | None, closing: contextlib.ExitStack
-) -> tuple[Store, Vault]:
-    with _driver():
-        from riskgate_server.stores.postgres.store import PostgresStore  # noqa: PLC0415 - an extra, see _driver
-        from riskgate_server.stores.postgres.vault import PostgresVault, create_vault  # noqa: PLC0415
+def _open_database(dsn: str, readers: int, writer: int | None, closing: contextlib.ExitStack) -> PostgresStore:
+    with driver():
+        from riskgate_server.stores.postgres.store import PostgresStore  # noqa: PLC0415 - an extra, see driver
     store = PostgresStore(dsn, writer, readers=readers)
     closing.callback(store.close)
+    return store
+
+
+def _open_its_vault(dsn: str, store: Store, master: MasterKey, closing: contextlib.ExitStack) -> Vault:
+    from riskgate_server.stores.postgres.vault import PostgresVault, create_vault  # noqa: PLC0415 - as above
+
     begun = _has_customers(store)
     if not begun:
         # Never beside customers: a vault that was lost must not come back empty.
@@ -142,11 +171,11 @@ def _open_database(
     closing.callback(vault.close)
     if not begun:
         _refuse_keys_of_nobody(vault.count(), "the database", "its vault")
-    return store, vault
+    return vault
 
 
 @contextlib.contextmanager
-def _driver() -> Iterator[None]:
+def driver() -> Iterator[None]:
     """Import what speaks PostgreSQL: its driver is an extra, which who stays with one file need not install."""
     try:
         yield
@@ -195,7 +224,9 @@ def verify_directory(directory: DataDirectory, progress: Progress, dsn: str = ""
     with contextlib.ExitStack() as closing:
         try:
             snapshots, vault, broken = (
-                _look_at_database(dsn, master, closing) if dsn else _look_at_files(directory, master, faults, closing)
+                _look_at_database(dsn, master, faults, closing)
+                if dsn
+                else _look_at_files(directory, master, faults, closing)
             )
         except ReadFailed as error:
             name = "the database" if dsn else directory.store.name
@@ -221,24 +252,38 @@ def _look_at_files(
     snapshots = SQLiteSnapshots(directory.store)
     closing.callback(snapshots.close)
     broken, foreign = snapshots.schema_differences()
-    if not broken and (misfiled := snapshots.misfiled()):
-        faults.append(f"{misfiled} records are of no kind, or are not what their kind is")
+    if not broken:
+        if misfiled := snapshots.misfiled():
+            faults.append(f"{misfiled} records are of no kind, or are not what their kind is")
+        _tell_unfinished(snapshots.move, directory.store.name, faults)
     if snapshots.mark != vault.mark:
         faults.append(f"{directory.store.name} and {directory.vault.name} {_STRANGERS}")
     faults += broken + foreign
     return snapshots, vault, bool(broken)
 
 
-def _look_at_database(dsn: str, master: MasterKey, closing: contextlib.ExitStack) -> tuple[Snapshots, Vault, bool]:
-    """Return rows and keys to read. A database holds its own schema to its types: it is not compared."""
-    with _driver():
+def _look_at_database(
+    dsn: str, master: MasterKey, faults: list[str], closing: contextlib.ExitStack
+) -> tuple[Snapshots, Vault, bool]:
+    """Return rows and keys to read, and whether the schema is too damaged for it; what is found is a fault."""
+    with driver():
         from riskgate_server.stores.postgres.store import PostgresSnapshots  # noqa: PLC0415 - as above
         from riskgate_server.stores.postgres.vault import PostgresVault  # noqa: PLC0415
     vault = PostgresVault(dsn, wrap=master.wrap, unwrap=master.unwrap, read_only=True)
     closing.callback(vault.close)
     snapshots = PostgresSnapshots(dsn)
     closing.callback(snapshots.close)
-    return snapshots, vault, False
+    broken, foreign = snapshots.schema_differences()
+    if not broken:
+        _tell_unfinished(snapshots.move, "the database", faults)
+    faults += broken + foreign
+    return snapshots, vault, bool(broken)
+
+
+def _tell_unfinished(mark: Mark | None, name: str, faults: list[str]) -> None:
+    """Note a copy that lacks rows. What was moved away is whole, and may be proved as long as it is kept."""
+    if mark is not None and mark.role == "target" and (why := why_not_served(mark, name)):
+        faults.append(why)
 
 
 def _signed_heads(directory: DataDirectory, faults: list[str]) -> tuple[list[Head], set[str]]:

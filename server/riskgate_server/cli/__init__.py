@@ -17,6 +17,10 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "riskgate_server.cli.serve:serve",
         "Serve until told to stop.",
     ),
+    "copy": (
+        "riskgate_server.cli.copy:copy",
+        "Move a store to another place, and prove that it arrived.",
+    ),
     "ledger": (
         "riskgate_server.cli.ledger:ledger",
         "Prove that the books are right: verify.",

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from riskgate_server.cli.common import checked_directory, counted, data_option, json_option, say, store_option
+from riskgate_server.cli.common import Bars, checked_directory, counted, data_option, json_option, say, store_option
 
 if TYPE_CHECKING:
     from riskgate_server.engine.report import Report
-    from riskgate_server.engine.verify import Progress
 
 
 @click.group()
@@ -36,44 +35,13 @@ def verify(data: Path, store: str, as_json: bool) -> None:
     from riskgate_server.opening import UNREADABLE, verify_directory
 
     directory = checked_directory(data, store_here=not store)
-    with _progress(shown=not as_json) as progress:
+    with Bars(shown=not as_json) as progress:
         try:
             report = verify_directory(directory, progress, store)
         except UNREADABLE as error:
             raise click.ClickException(str(error)) from error
     say(_answer(report), _text(report), as_json=as_json)
     sys.exit(1 if report.faults else 0)
-
-
-class _progress:  # noqa: N801 - used as a function
-    """A bar on a terminal; nothing where nobody watches."""
-
-    def __init__(self, *, shown: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        self._bars = Progress(
-            TextColumn("{task.description:10}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-            disable=not (shown and sys.stderr.isatty()),
-        )
-        self._tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> Progress:
-        self._bars.start()
-        return self._show
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def _show(self, what: str, done: int, total: int) -> None:
-        task = self._tasks.get(what)
-        if task is None:
-            task = self._tasks[what] = self._bars.add_task(what, total=total)
-        self._bars.update(task, completed=done)
 
 
 def _answer(report: Report) -> dict[str, Any]:

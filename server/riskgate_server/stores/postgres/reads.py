@@ -145,6 +145,11 @@ class PostgresSnapshot(PostgresReads):
         assert self._lent is not None
         self._lent.__exit__(kind, error, trace)
 
+    @property
+    def connection(self) -> Connection:
+        """What it reads on."""
+        return self._db
+
     def lanes(self) -> Sequence[Lane]:
         """Return where every lane ends."""
         rows = self._all(f"SELECT position, {BATCH} FROM writers ORDER BY writer", ())

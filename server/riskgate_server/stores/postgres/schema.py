@@ -124,11 +124,15 @@ CREATE TABLE jobs (
 """
 """What processes tell each other: whose key was destroyed, and who does a periodic job."""
 
+_MOVES: Final = "CREATE TABLE moves (id smallint PRIMARY KEY CHECK (id = 1), mark text NOT NULL)"
+"""Whether the store is being copied, was moved away, or is a copy itself (`stores/moves.py`)."""
+
 MIGRATIONS: Final = (
     ("first", _FIRST),
     ("identities", _SECOND),
     ("leases of messages", _LEASES),
     ("processes", _PROCESSES),
+    ("moves", _MOVES),
 )
 
 SCHEMA_VERSION: Final = len(MIGRATIONS)
@@ -151,6 +155,7 @@ SHARD_KEYS: Final[dict[str, tuple[str, ...]]] = {
     "rulesets": (),
     "proof": (),
     "migrations": (),
+    "moves": (),
 }
 """By which columns a distributed database would place each table; a copy everywhere of those without."""
 

@@ -34,7 +34,9 @@ from riskgate_server.engine.ports import (
     StoreInUse,
     StoreUnreachable,
 )
+from riskgate_server.stores.moves import Mark, decode_mark
 from riskgate_server.stores.postgres import session
+from riskgate_server.stores.postgres.described import differences
 from riskgate_server.stores.postgres.reads import PostgresSnapshot
 from riskgate_server.stores.postgres.schema import migrate, refuse_newer
 from riskgate_server.stores.postgres.session import READERS, Connection, Readers, reading, translated
@@ -236,6 +238,12 @@ class PostgresStore:
         """A consistent view, on a connection of its own."""
         return PostgresSnapshot(self._readers)
 
+    @property
+    def move(self) -> Mark | None:
+        """The mark of the move it is an end of; None for none."""
+        with self.snapshot() as snapshot:
+            return _move(snapshot)
+
     def customers_due(self, now_us: int, limit: int) -> Sequence[CustomerKey]:
         """Return customers with a hold that lapsed, earliest first."""
         with self.snapshot() as snapshot:
@@ -294,7 +302,8 @@ class PostgresSnapshots:
         self._readers = Readers(dsn, 1)
         try:
             with self._readers.lend() as reader, reading():
-                refuse_newer(reader)
+                self.version = refuse_newer(reader)
+                """The number of the last migration that was done; 0 before the first."""
         except BaseException:
             self.close()
             raise
@@ -303,9 +312,26 @@ class PostgresSnapshots:
         """A consistent view of everything committed so far."""
         return PostgresSnapshot(self._readers)
 
+    @property
+    def move(self) -> Mark | None:
+        """The mark of the move it is an end of; None for none."""
+        with self.snapshot() as snapshot:
+            return _move(snapshot)
+
+    def schema_differences(self) -> tuple[list[str], list[str]]:
+        """Return how the schema differs from a fresh one: what is missing or altered, and what was added."""
+        with self.snapshot() as snapshot, reading():
+            return differences(snapshot.connection)
+
     def close(self) -> None:
         """Finish."""
         self._readers.close()
+
+
+def _move(snapshot: PostgresSnapshot) -> Mark | None:
+    with reading():
+        row = snapshot.connection.execute("SELECT mark FROM moves").fetchone()
+    return decode_mark(row[0]) if row else None
 
 
 _LIVES_ON: Final = "lease_until = clock_timestamp() + make_interval(secs => $2)"

@@ -9,6 +9,7 @@ decision changes lies on one page; bigger rows and the append-only journal have 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from enum import IntEnum
 from pathlib import Path
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 _COUNTED_IN: Final = "_sqlite_migrations"
-SCHEMA_VERSION: Final = 3
-"""Stored as PRAGMA user_version; equal to the number of migrations below."""
-
 _FIRST: Final = """
 CREATE TABLE customers (
   tenant_id TEXT NOT NULL, customer_id TEXT NOT NULL,
@@ -115,6 +113,21 @@ CREATE INDEX messages_by_due ON messages (due_us);
 """
 """What a customer proves themselves with, apart: a purchase without a proof reads none of it."""
 
+_FOURTH: Final = """
+CREATE TABLE moves (id INTEGER PRIMARY KEY CHECK (id = 1), mark TEXT NOT NULL) STRICT;
+"""
+"""Whether the store is being copied, was moved away, or is a copy itself (`stores/moves.py`)."""
+
+MIGRATIONS: Final = (
+    ("m001_first", _FIRST),
+    ("m002_records_of_a_customer", _SECOND),
+    ("m003_identities", _THIRD),
+    ("m004_moves", _FOURTH),
+)
+
+SCHEMA_VERSION: Final = len(MIGRATIONS)
+"""The number of the last migration this program knows; stored as PRAGMA user_version."""
+
 
 class Kind(IntEnum):
     """What an id of a customer's records stands for."""
@@ -174,37 +187,30 @@ def _named(schema_object: tuple[str, str]) -> str:
     return " ".join(schema_object)
 
 
-def migrate(connection: sqlite3.Connection, *, upto: int = SCHEMA_VERSION) -> None:
-    """Bring the tables up to a version; each step commits with its record or leaves no trace."""
+def migrate(connection: sqlite3.Connection, *, upto: int | None = None) -> None:
+    """Bring the tables up to a version, the last unless given; each step commits with its record or leaves no trace."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version >= upto:
+    wanted = MIGRATIONS[:upto]
+    if version >= len(wanted):
         return
     # sqlite-utils takes a fifth of a second to import: only a migration pays for it.
     from sqlite_utils import Database, Migrations  # noqa: PLC0415
 
     migrations = Migrations("riskgate")
-
-    @migrations()
-    def m001_first(db: Database) -> None:
-        _run(db, _FIRST, version=1)
-
-    @migrations()
-    def m002_records_of_a_customer(db: Database) -> None:
-        _run(db, _SECOND, version=2)
-
-    @migrations()
-    def m003_identities(db: Database) -> None:
-        _run(db, _THIRD, version=3)
-
-    migrations.apply(Database(connection), stop_before=_NAMES[upto] if upto < SCHEMA_VERSION else None)
+    for number, (name, statements) in enumerate(wanted, 1):
+        migrations(name=name)(_step(statements, version=number))
+    db = Database(connection)
+    # By itself it would make a table, and then its index: a kill in between would leave the table alone for good.
+    with db.atomic():
+        migrations.ensure_migrations_table(db)
+    migrations.apply(db)
 
 
-_NAMES: Final = ("m001_first", "m002_records_of_a_customer", "m003_identities")
-"""By the version a migration begins from."""
+def _step(statements: str, *, version: int) -> Callable[[Database], None]:
+    def run(db: Database) -> None:
+        for statement in statements.split(";"):
+            if statement.strip():
+                db.execute(statement)
+        db.execute(f"PRAGMA user_version = {version}")
 
-
-def _run(db: Database, statements: str, *, version: int) -> None:
-    for statement in statements.split(";"):
-        if statement.strip():
-            db.execute(statement)
-    db.execute(f"PRAGMA user_version = {version}")
+    return run

@@ -37,6 +37,7 @@ from riskgate_server.engine.ports import (
     StoreInUse,
 )
 from riskgate_server.stores.leases import Leases
+from riskgate_server.stores.moves import Mark, decode_mark
 from riskgate_server.stores.refusals import SettingsRefused
 from riskgate_server.stores.sqlite.connections import Readers, reading, writing
 from riskgate_server.stores.sqlite.reads import (
@@ -159,6 +160,12 @@ class SQLiteStore:
         """The mark it was made with; 0 for none."""
         return _mark(self._db)
 
+    @property
+    def move(self) -> Mark | None:
+        """The mark of the move it is an end of; None for none."""
+        with self.snapshot() as snapshot:
+            return _move(snapshot.connection)
+
     @contextmanager
     def transaction(self) -> Iterator[SQLiteTransaction]:
         """One atomic unit of work, durable when it ends without an exception."""
@@ -271,9 +278,8 @@ class SQLiteSnapshots:
 
     def misfiled(self) -> int:
         """Return how many records are of no kind, filed under another one, or have a value their kind has not."""
-        with self.snapshot() as snapshot, reading():
-            (number,) = snapshot.connection.execute(f"SELECT count(*) FROM records WHERE NOT ({_FILED})").fetchone()
-        return int(number)
+        with self.snapshot() as snapshot:
+            return misfiled(snapshot.connection)
 
     @property
     def mark(self) -> int:
@@ -281,19 +287,41 @@ class SQLiteSnapshots:
         with self.snapshot() as snapshot, reading():
             return _mark(snapshot.connection)
 
+    @property
+    def move(self) -> Mark | None:
+        """The mark of the move it is an end of; None for none."""
+        with self.snapshot() as snapshot:
+            return _move(snapshot.connection)
+
     def close(self) -> None:
         """Finish."""
         self._readers.close()
 
 
+_PURCHASE: Final = "lapses_us IS NOT NULL AND owed_since IS NOT NULL"
 _NO_PURCHASE: Final = "lapses_us IS NULL AND owed_since IS NULL"
+_REQUEST: Final = "fingerprint IS NOT NULL AND sequence IS NOT NULL AND at_us IS NOT NULL"
 _NO_REQUEST: Final = "fingerprint IS NULL AND sequence IS NULL AND at_us IS NULL"
 _FILED: Final = (
-    f"CASE kind WHEN {Kind.REQUEST:d} THEN {_NO_PURCHASE} WHEN {Kind.PAYMENT:d} THEN {_NO_PURCHASE} AND {_NO_REQUEST}"
-    f" WHEN {Kind.OPEN_PURCHASE:d} THEN lapses_us IS NOT NULL AND lapses_us > 0 AND {_NO_REQUEST}"
-    f" WHEN {Kind.PURCHASE:d} THEN lapses_us IS NOT NULL AND lapses_us = 0 AND {_NO_REQUEST} ELSE FALSE END"
+    f"CASE kind WHEN {Kind.REQUEST:d} THEN {_NO_PURCHASE} AND {_REQUEST}"
+    f" WHEN {Kind.PAYMENT:d} THEN {_NO_PURCHASE} AND {_NO_REQUEST}"
+    f" WHEN {Kind.OPEN_PURCHASE:d} THEN {_PURCHASE} AND lapses_us > 0 AND {_NO_REQUEST}"
+    f" WHEN {Kind.PURCHASE:d} THEN {_PURCHASE} AND lapses_us = 0 AND {_NO_REQUEST} ELSE FALSE END"
 )
 """Which values a record of each kind has: a request that seemed to owe something would stop its customer's payments."""
+
+
+def misfiled(db: sqlite3.Connection) -> int:
+    """Return how many records are of no kind, filed under another one, or lack or have a value their kind has not."""
+    with reading():
+        (number,) = db.execute(f"SELECT count(*) FROM records WHERE NOT ({_FILED})").fetchone()
+    return int(number)
+
+
+def _move(db: sqlite3.Connection) -> Mark | None:
+    with reading():
+        row = db.execute("SELECT mark FROM moves").fetchone()
+    return decode_mark(row[0]) if row else None
 
 
 def _mark(db: sqlite3.Connection) -> int:
@@ -403,19 +431,19 @@ class SQLiteTransaction(SQLiteReads):
     def write(self, batch: BatchWrite) -> None:
         """Add or replace everything in `batch`."""
         with writing():
-            self._insert(
+            self.insert(
                 _INTO_CUSTOMERS, [(*r.key, r.sequence, r.next_lapse_us, r.state, r.profile) for r in batch.customers]
             )
             self._write_purchases(batch.purchases)
-            self._insert(_INTO_PAYMENTS, [(*r.key, Kind.PAYMENT, r.payment_id, r.state) for r in batch.payments])
-            self._insert(
+            self.insert(_INTO_PAYMENTS, [(*r.key, Kind.PAYMENT, r.payment_id, r.state) for r in batch.payments])
+            self.insert(
                 _INTO_REQUESTS,
                 [
                     (*r.key, Kind.REQUEST, r.request_id, r.fingerprint, r.sequence, r.at_us, r.reply)
                     for r in batch.requests
                 ],
             )
-            self._insert(
+            self.insert(
                 _INTO_ENTRIES,
                 [
                     (
@@ -426,10 +454,10 @@ class SQLiteTransaction(SQLiteReads):
                 ],
             )  # fmt: skip
             if (b := batch.batch) is not None:
-                self._insert(_INTO_BATCHES, [(b.sequence, b.at_us, b.first_position, b.count, b.root, b.hash)])
-            self._insert(_INTO_IDENTITIES, [(*r.key, r.state) for r in batch.identities])
-            self._insert(_INTO_SCOPES, [(*r.scope, r.state) for r in batch.scopes])
-            self._insert(_INTO_MESSAGES, [(*r.key, r.message_id, r.due_us, r.sealed) for r in batch.messages])
+                self.insert(_INTO_BATCHES, [(b.sequence, b.at_us, b.first_position, b.count, b.root, b.hash)])
+            self.insert(_INTO_IDENTITIES, [(*r.key, r.state) for r in batch.identities])
+            self.insert(_INTO_SCOPES, [(*r.scope, r.state) for r in batch.scopes])
+            self.insert(_INTO_MESSAGES, [(*r.key, r.message_id, r.due_us, r.sealed) for r in batch.messages])
             self._leases.begin(batch.messages)
             self._leases.end(batch.settled)
             for key, message_id in batch.settled:
@@ -450,10 +478,15 @@ class SQLiteTransaction(SQLiteReads):
                 " (SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?))",
                 (_as_json(moved),),
             )
-        self._insert(_INTO_PURCHASES, values)
+        self.insert(_INTO_PURCHASES, values)
         self._seen.clear()
 
-    def _insert(self, into: _Insert, rows: Sequence[tuple[Any, ...]]) -> None:
+    def change(self, statement: str, given: tuple[Any, ...] = ()) -> int:
+        """Run a statement of the store's own, and return how many rows it changed."""
+        with writing():
+            return self._db.execute(statement, given).rowcount
+
+    def insert(self, into: Insert, rows: Sequence[tuple[Any, ...]]) -> None:
         """
         Insert rows by as few statements as possible.
 
@@ -479,7 +512,7 @@ def _rows_in(left: int) -> int:
     return left
 
 
-class _Insert:
+class Insert:
     """An INSERT of any number of rows."""
 
     def __init__(self, table: str, columns: str, on_conflict: str = "") -> None:
@@ -496,7 +529,7 @@ class _Insert:
         return found
 
 
-_INTO_CUSTOMERS: Final = _Insert(
+_INTO_CUSTOMERS: Final = Insert(
     "customers",
     CUSTOMER,
     " ON CONFLICT (tenant_id, customer_id) DO UPDATE SET sequence = excluded.sequence,"
@@ -507,31 +540,31 @@ _KIND_AND_OTHER: Final = {
     False: (Kind.PURCHASE, Kind.OPEN_PURCHASE),
 }
 """By whether a hold is open."""
-_INTO_PURCHASES: Final = _Insert(
+_INTO_PURCHASES: Final = Insert(
     "records",
     "tenant_id, customer_id, kind, id, lapses_us, owed_since, state",
     " ON CONFLICT (tenant_id, customer_id, kind, id) DO UPDATE SET"
     " lapses_us = excluded.lapses_us, owed_since = excluded.owed_since, state = excluded.state",
 )
-_INTO_PAYMENTS: Final = _Insert(
+_INTO_PAYMENTS: Final = Insert(
     "records",
     "tenant_id, customer_id, kind, id, state",
     " ON CONFLICT (tenant_id, customer_id, kind, id) DO UPDATE SET state = excluded.state",
 )
-_INTO_REQUESTS: Final = _Insert("records", "tenant_id, customer_id, kind, id, fingerprint, sequence, at_us, state")
-_INTO_ENTRIES: Final = _Insert("entries", ENTRY)
-_INTO_BATCHES: Final = _Insert("batches", BATCH)
-_INTO_IDENTITIES: Final = _Insert(
+_INTO_REQUESTS: Final = Insert("records", "tenant_id, customer_id, kind, id, fingerprint, sequence, at_us, state")
+_INTO_ENTRIES: Final = Insert("entries", ENTRY)
+_INTO_BATCHES: Final = Insert("batches", BATCH)
+_INTO_IDENTITIES: Final = Insert(
     "identities",
     "tenant_id, customer_id, state",
     " ON CONFLICT (tenant_id, customer_id) DO UPDATE SET state = excluded.state",
 )
-_INTO_SCOPES: Final = _Insert(
+_INTO_SCOPES: Final = Insert(
     "scopes",
     "tenant_id, kind, id, state",
     " ON CONFLICT (tenant_id, kind, id) DO UPDATE SET state = excluded.state",
 )
-_INTO_MESSAGES: Final = _Insert(
+_INTO_MESSAGES: Final = Insert(
     "messages",
     MESSAGE,
     " ON CONFLICT (tenant_id, customer_id, message_id) DO UPDATE SET"

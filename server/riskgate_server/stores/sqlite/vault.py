@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from riskgate_server.datadir import create_empty_private
 from riskgate_server.domain.customer import CustomerKey
@@ -164,6 +164,21 @@ class SqliteVault:
         with self._lock, _translated():
             (number,) = self._connection.execute("SELECT count(*) FROM keys").fetchone()
         return int(number)
+
+    def wrapped(self, after: CustomerKey, limit: int) -> list[tuple[str, str, bytes]]:
+        """Return tenant, customer and wrapped key as it is stored, by customer behind `after`, at most `limit`."""
+        with self._lock, _translated():
+            return self._connection.execute(
+                "SELECT tenant_id, customer_id, wrapped FROM keys WHERE (tenant_id, customer_id) > (?, ?)"
+                " ORDER BY tenant_id, customer_id LIMIT ?",
+                (*after, limit),
+            ).fetchall()
+
+    def keep_wrapped(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Keep keys that another vault of the same master key wrapped, durable on return. Again is no effect."""
+        if rows:
+            with self._lock, _translated():
+                self._write("INSERT OR REPLACE INTO keys VALUES (?, ?, ?)", [tuple(row) for row in rows])
 
     def close(self) -> None:
         """Finish; use afterwards raises."""
