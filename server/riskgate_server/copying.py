@@ -206,6 +206,8 @@ def secrets_of(places: tuple[str, ...], data: Path | None) -> DataDirectory:
     for place in places:
         if not place.startswith((FILES, *DATABASE)) or place == FILES:
             raise PlaceUnknown(f"{place.split('://')[0]}: a place is sqlite:DIR or postgresql://…")
+    if len(places) > 1 and all(place.startswith(FILES) for place in places):
+        raise PlaceUnknown("one of the two places must be a database: files are copied as files, while none is served")
     roots = {Path(place.removeprefix(FILES)).absolute() for place in places if place.startswith(FILES)}
     roots |= {data.absolute()} if data else set()
     if not roots:
