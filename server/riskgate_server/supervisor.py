@@ -197,12 +197,14 @@ class Fleet:
     async def _keep(self, number: int) -> int:
         """Start a process again whenever it dies; return its last exit code once all are to stop."""
         wait = RESTART_SECONDS_MIN
+        serves = True
         while True:
             began = self._monotonic()
             process = self._running[number]
             code = await process.wait()
             if self._stopping.is_set():
-                return code
+                # While it starts a process knows no better than to die of the signal: it had nothing to finish.
+                return 0 if code == -signal.SIGTERM and not serves else code
             if self._monotonic() - began >= STEADY_SECONDS:
                 wait = RESTART_SECONDS_MIN
             how = {"signal": signal.Signals(-code).name} if code < 0 else {"exit_code": code}
@@ -211,7 +213,8 @@ class Fleet:
             wait = min(2 * wait, RESTART_SECONDS_MAX)
             if self._stopping.is_set():
                 return 0
-            if await self._begin(number):
+            serves = await self._begin(number)
+            if serves:
                 log.info("process serving again", number=number, pid=self._running[number].pid)
 
     async def _pause(self, seconds: float) -> None:

@@ -210,6 +210,31 @@ def test_who_is_told_to_stop_while_it_waits_starts_nobody() -> None:
     assert len(world.made[0]) == 1
 
 
+def test_a_successor_that_is_told_to_stop_while_it_starts_ends_in_order() -> None:
+    """Its signal is not yet handled: it dies of it, and nothing was begun that could be lost."""
+    world = World()
+
+    class Starting(Fake):
+        async def ready(self) -> bool:
+            await self.wait()
+            return False
+
+        def send(self, number: signal.Signals) -> None:
+            self.end(-number)
+
+    async def starting(number: int) -> Process:
+        world.made[number].append(Starting(99, serves=True, deaf=False))
+        return world.made[number][-1]
+
+    async def life() -> None:
+        await world.until(lambda: len(world.made) == 2)
+        world.fleet._start = starting
+        await world.die(0)
+        world.fleet.stop()
+
+    assert lived(world, life) == 0
+
+
 def test_each_process_has_its_own_metrics_and_processor_and_shares_the_ports_for_calls() -> None:
     settings = Settings(data="x", store="postgresql:///x", processes=2, metrics_port=7445, cpu=3, key_port=0)
 
