@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help test test-long simulate trace check format protos schema lock clean bench demo loadtest \
-    powercut crash crowd storm faults wire races spray scenarios
+    powercut crash crowd storm faults wire outages fleet races spray scenarios
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -49,6 +49,13 @@ faults: .venv/.built  ## Let the disk fail under a loaded server: make faults FA
 
 wire: .venv/.built  ## Cut connections to PostgreSQL, and let transactions lose races: make wire FAULTS=10000
 	INJECTED=$(or $(FAULTS),10000) $(ACCEPTANCE) -o faulthandler_timeout=0 tests/acceptance/test_injected_faults.py
+
+outages: .venv/.built  ## Stop PostgreSQL at once, again and again, under a loaded server: make outages STOPS=20
+	STOPS=$(or $(STOPS),20) $(ACCEPTANCE) tests/acceptance/test_database_stops.py
+
+fleet: .venv/.built  ## Put 64 callers on one line of four processes, and kill them one by one: make fleet SECONDS=60
+	FLEET_CROWD_SECONDS=$(or $(SECONDS),60) FLEET_SECONDS=$(or $(SECONDS),60) $(ACCEPTANCE) \
+	    tests/acceptance/test_fleet_line.py tests/acceptance/test_processes.py
 
 races: .venv/.built  ## Give the same proof 64 times at once, again and again: make races REPEATS=100
 	RACES=$(or $(REPEATS),100) $(ACCEPTANCE) tests/rpc -k "at_once"

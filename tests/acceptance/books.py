@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import psycopg
 
 OPENED, DECIDED, CAPTURED, INCREMENTED, VOIDED, EXPIRED, REFUNDED, PAID = range(1, 9)
 REFUSED: Final = 15
@@ -40,9 +41,21 @@ class Entry:
 
 def read(store: Path) -> list[Entry]:
     """Return the whole journal in the order of its writing."""
-    columns = "position, customer_id, sequence, batch, tag, request_id, at_us, clear"
     with closing(sqlite3.connect(store)) as db:
-        rows = db.execute(f"SELECT {columns} FROM entries ORDER BY position").fetchall()
+        return _entries(db.execute(f"SELECT {_COLUMNS} FROM entries ORDER BY position"))
+
+
+def read_database(dsn: str) -> list[Entry]:
+    """Return every customer's journal in the order of its writing, whichever lanes it lies in."""
+    with psycopg.connect(dsn) as db:
+        order = "tenant_id, customer_id, sequence, writer, position"
+        return _entries(db.execute(f"SELECT {_COLUMNS} FROM riskgate.entries ORDER BY {order}"))
+
+
+_COLUMNS: Final = "position, customer_id, sequence, batch, tag, request_id, at_us, clear"
+
+
+def _entries(rows: Iterable[tuple[Any, ...]]) -> list[Entry]:
     entries = []
     for position, customer_id, sequence, batch, tag, request_id, at_us, clear in rows:
         (written, *event), transfers, *_vouched = msgspec.msgpack.decode(clear)

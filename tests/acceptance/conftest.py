@@ -1,4 +1,4 @@
-"""One initialised directory for all, a copy for each test, and the figures each test has to tell."""
+"""One initialised directory for all, a copy for each test, a database beside it, and what each test has to tell."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 
 import pytest
 
+from tests import postgres
 from tests.acceptance.deployment import Deployment, Template
 
 Figures = Callable[..., None]
@@ -25,6 +26,15 @@ def deployment(template: Template, tmp_path: Path) -> Iterator[Deployment]:
     made = template.deployment(tmp_path)
     yield made
     made.cleanup()
+
+
+@pytest.fixture
+def dsn(tmp_path: Path, deployment: Deployment) -> Iterator[str]:
+    """An empty database that holds the deployment's rows and keys."""
+    deployment.dsn = postgres.database(tmp_path)
+    yield deployment.dsn
+    deployment.cleanup()
+    postgres.give_back(tmp_path)
 
 
 @pytest.fixture

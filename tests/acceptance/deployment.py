@@ -69,6 +69,14 @@ def free_port() -> int:
             return port
 
 
+def gone(pid: int) -> bool:
+    """Whether a process has ended, although nobody may have asked yet how."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
 def _only_child(pid: int) -> int:
     (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return int(child)
@@ -83,6 +91,8 @@ class Deployment:
         self.work = work
         self.port = free_port()
         self.metrics_port = free_port()
+        self.dsn = ""
+        """The database that holds rows and keys instead of the directory, if any."""
         self.log = work / "server.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.pid = 0
@@ -107,7 +117,8 @@ class Deployment:
             *prefix, *program, "serve", "--data", self.root, "--ruleset", CALM,
             "--certificate-port", "0", "--key-port", str(self.port), "--metrics-port", str(self.metrics_port),
         ]  # fmt: skip
-        given = {f"RISKGATE_{name.upper()}": value for name, value in (settings or {}).items()}
+        store = {"store": self.dsn} if self.dsn else {}
+        given = {f"RISKGATE_{name.upper()}": value for name, value in (store | (settings or {})).items()}
         with self.log.open("ab") as output:
             self.started_at = time.monotonic()
             self.process = subprocess.Popen(
@@ -120,19 +131,27 @@ class Deployment:
         self.pid = self.process.pid
         return self.process
 
-    def started(self, **how: Any) -> Deployment:
-        """Start a server and wait until it says that it serves."""
-        seen = self.events("serving")
+    def started(self, *, processes: int = 1, **how: Any) -> Deployment:
+        """Start a server, or one of several processes, and wait until it says that it serves."""
+        event = "serving" if processes == 1 else "processes serving"
+        seen = self.events(event)
+        if processes > 1:
+            how["settings"] = {"processes": str(processes)} | how.get("settings", {})
         self.start(**how)
 
         def serving() -> bool:
             self.must_run()
-            return self.events("serving") > seen
+            return self.events(event) > seen
 
         until(serving, seconds=START_SECONDS, what="start")
         if how.get("prefix"):
             self.pid = _only_child(self.pid)
         return self
+
+    def children(self) -> list[int]:
+        """The processes that serve, where there are several; those that have just died not counted."""
+        found = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [int(pid) for pid in found if not gone(int(pid))]
 
     def must_run(self) -> None:
         """Fail, with what it said last, when the server has ended."""
@@ -173,7 +192,8 @@ class Deployment:
 
     def verify(self) -> dict[str, Any]:
         """Have the books recomputed from the journal and return the report."""
-        done = riskgate("ledger", "verify", "--data", self.root, "--json")
+        store = ("--store", self.dsn) if self.dsn else ()
+        done = riskgate("ledger", "verify", "--data", self.root, *store, "--json")
         assert done.stdout, done.stderr
         report: dict[str, Any] = json.loads(done.stdout)
         assert done.returncode == (0 if report["clean"] else 1)

@@ -164,6 +164,28 @@ def small_log() -> None:
     store.CHECKPOINT_PAGES = 50  # type: ignore[misc]  # final for everybody else
 
 
+def lazy_commit() -> None:
+    """PostgreSQL answers a COMMIT before it is on the disk."""
+    from riskgate_server.stores.postgres import session  # noqa: PLC0415 - for who has a database
+
+    probe = session.probe
+
+    def probing(connection: session.Connection, *given: Any) -> None:
+        probe(connection, *given)
+        connection.execute("SET synchronous_commit = off")
+
+    session.probe = probing  # type: ignore[assignment]  # called alike
+
+
+def no_row_lock() -> None:
+    """READ COMMITTED, and customers are read without being locked."""
+    from riskgate_server.stores.postgres import transaction  # noqa: PLC0415 - as above
+
+    for name in ("_LOCK", "_LOCK_IF_FREE"):
+        statement = getattr(transaction, name)
+        setattr(transaction, name, statement.removesuffix(" SKIP LOCKED").removesuffix(" FOR UPDATE OF c"))
+
+
 BUGS: Final[dict[str, Callable[[], None]]] = {
     "normal-sync": normal_sync,
     "early-reply": functools.partial(connect_by, EarlyReply),
@@ -171,6 +193,8 @@ BUGS: Final[dict[str, Callable[[], None]]] = {
     "ignored-error": functools.partial(connect_by, IgnoredError),
     "stale-limit": stale_limit,
     "naive-futures": naive_futures,
+    "lazy-commit": lazy_commit,
+    "no-row-lock": no_row_lock,
     "small-log": small_log,
 }
 

@@ -7,69 +7,23 @@ import os
 import random
 import statistics
 import time
-from itertools import count
 from pathlib import Path
 
 import pytest
 
-from riskgate.credit.v1.credit_line_service_pb2 import GetCreditLineRequest
 from tests.acceptance import books, witness
-from tests.acceptance.calling import PAUSE_SECONDS, Backend, Told, open_line
+from tests.acceptance.calling import Backend, open_line
 from tests.acceptance.conftest import Figures
 from tests.acceptance.deployment import PYTHON, Deployment, Template
+from tests.acceptance.load import Load, books_that_differ, first_answer
 from tests.acceptance.planted import planted
-from tests.acceptance.shopping import Wallet
 
 pytestmark = pytest.mark.process
 
 KILLS = int(os.environ.get("KILLS", "5"))
 CONTROL_KILLS = 3
 CONTROL_TRIES = 8
-CLIENTS = 8
-CALLS_PER_CUSTOMER = 40
-LIMIT_MINOR = 20_000
 READY_SECONDS_MAX = 3.0
-
-
-class Load:
-    """Clients that retry with the same key until they know, and remember every answer."""
-
-    def __init__(self, deployment: Deployment, seed: int) -> None:
-        self._deployment = deployment
-        self._seed = seed
-        self._over = False
-        self.answers: list[Told] = []
-        self.wallets: list[Wallet] = []
-
-    async def run(self) -> None:
-        """Keep calling until told to stop; then let everybody finish the call at hand."""
-        async with asyncio.TaskGroup() as clients:
-            for number in range(CLIENTS):
-                clients.create_task(self._client(number))
-
-    def stop(self) -> None:
-        self._over = True
-
-    async def _client(self, number: int) -> None:
-        chance = random.Random(self._seed * 1_000 + number)
-        async with Backend(self._deployment, attempt_seconds=2) as backend:
-            for customer in count():
-                wallet = Wallet(f"c{number}-{customer}", LIMIT_MINOR, chance)
-                self.wallets.append(wallet)
-                for _ in range(CALLS_PER_CUSTOMER):
-                    if self._over:
-                        return
-                    told = await backend.settle(wallet.next_request())
-                    self.answers.append(told)
-                    wallet.learn(told)
-
-
-async def first_answer(deployment: Deployment) -> None:
-    """Return once a call succeeds, over a connection of its own."""
-    async with Backend(deployment, attempt_seconds=1) as backend:
-        while not (await backend.once(GetCreditLineRequest(customer_id="probe"))).done:
-            deployment.must_run()
-            await asyncio.sleep(PAUSE_SECONDS)
 
 
 async def kill_again_and_again(deployment: Deployment, load: Load, kills: int, program: tuple[str, ...]) -> list[float]:
@@ -86,16 +40,6 @@ async def kill_again_and_again(deployment: Deployment, load: Load, kills: int, p
             ready.append(time.monotonic() - deployment.started_at)
         load.stop()
     return ready
-
-
-def books_that_differ(wallets: list[Wallet], lines: dict[str, books.Line]) -> list[str]:
-    """Return the customers whose line in the journal is not what the replies add up to."""
-    return [
-        f"{wallet.customer_id}: told held {wallet.held} drawn {wallet.drawn}, journal {lines[wallet.customer_id]}"
-        for wallet in wallets
-        if wallet.customer_id in lines
-        and (wallet.held, wallet.drawn) != (lines[wallet.customer_id].held, lines[wallet.customer_id].drawn)
-    ]
 
 
 def killed(deployment: Deployment, kills: int, program: tuple[str, ...] = PYTHON) -> tuple[Load, list[float]]:

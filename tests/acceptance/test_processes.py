@@ -9,18 +9,16 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
 import pytest
 
 from riskgate.risk.v1 import risk_service_pb2 as risk
-from tests import postgres
 from tests.acceptance.calling import Told, check, connections, open_line
 from tests.acceptance.conftest import Figures
-from tests.acceptance.deployment import START_SECONDS, Deployment, riskgate, until
+from tests.acceptance.deployment import START_SECONDS, Deployment, gone, riskgate, until
 
 pytestmark = pytest.mark.process
 
@@ -33,47 +31,11 @@ GONE_SECONDS = 2.0
 SERVES_AGAIN_SECONDS = 10.0
 
 
-@pytest.fixture
-def dsn(tmp_path: Path) -> Iterator[str]:
-    yield postgres.database(tmp_path)
-    postgres.give_back(tmp_path)
-
-
-def start(deployment: Deployment, dsn: str) -> None:
-    """Start the processes and wait until all serve."""
-    seen = deployment.events("processes serving")
-    deployment.start(settings={"store": dsn, "processes": str(PROCESSES)})
-
-    def serving() -> bool:
-        deployment.must_run()
-        return deployment.events("processes serving") > seen
-
-    until(serving, seconds=START_SECONDS, what="start")
-
-
-def children(deployment: Deployment) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{deployment.pid}/task/{deployment.pid}/children").read_text().split()]
-
-
 def replaced(deployment: Deployment, victim: int) -> None:
     """Kill one process and wait until another serves in its place."""
     seen = deployment.events("process serving again")
     os.kill(victim, signal.SIGKILL)
     until(lambda: deployment.events("process serving again") > seen, seconds=START_SECONDS, what="a successor")
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended, although nobody may have asked yet how."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
-def verified(deployment: Deployment, dsn: str) -> dict[str, Any]:
-    done = riskgate("ledger", "verify", "--data", deployment.root, "--store", dsn, "--json")
-    report: dict[str, Any] = json.loads(done.stdout)
-    return report
 
 
 async def shop(deployment: Deployment, seconds: float) -> list[Told]:
@@ -113,20 +75,20 @@ def held(answers: Sequence[Told]) -> dict[str, int]:
 def test_a_process_that_is_killed_is_replaced_and_nothing_is_lost(
     deployment: Deployment, dsn: str, figures: Figures
 ) -> None:
-    start(deployment, dsn)
+    deployment.started(processes=PROCESSES)
 
     async def scene() -> list[Told]:
         shopping = asyncio.create_task(shop(deployment, SECONDS))
-        for victim in children(deployment):
+        for victim in deployment.children():
             await asyncio.sleep(SECONDS / (PROCESSES + 1))
             await asyncio.to_thread(replaced, deployment, victim)
         return await shopping
 
     answers = asyncio.run(scene())
-    alive = children(deployment)
+    alive = deployment.children()
     again = asyncio.run(asked_again(deployment, answers))
     code = deployment.stop()
-    report = verified(deployment, dsn)
+    report = deployment.verify()
     lanes = {row[0] for row in ask(dsn, "SELECT DISTINCT writer FROM riskgate.batches")}
     figures(answered=len(answers), entries=report["entries"], lanes=sorted(lanes))
 
@@ -142,9 +104,9 @@ def test_a_process_that_is_killed_is_replaced_and_nothing_is_lost(
 def test_processes_whose_supervisor_is_killed_are_gone_and_a_new_one_serves_at_once(
     deployment: Deployment, dsn: str, figures: Figures
 ) -> None:
-    start(deployment, dsn)
+    deployment.started(processes=PROCESSES)
     answers = asyncio.run(shop(deployment, 0.5))
-    orphans = children(deployment)
+    orphans = deployment.children()
 
     deployment.kill()
     killed_at = time.monotonic()
@@ -154,7 +116,7 @@ def test_processes_whose_supervisor_is_killed_are_gone_and_a_new_one_serves_at_o
         what="the end of the processes",
     )
     ended = time.monotonic() - killed_at
-    start(deployment, dsn)
+    deployment.started(processes=PROCESSES)
     serves = time.monotonic() - killed_at
     again = asyncio.run(asked_again(deployment, answers))
     figures(ended_after_s=round(ended, 3), serves_after_s=round(serves, 2))
@@ -163,14 +125,14 @@ def test_processes_whose_supervisor_is_killed_are_gone_and_a_new_one_serves_at_o
     assert [told.words for told in again] == [told.words for told in answers]
     assert serves < SERVES_AGAIN_SECONDS
     assert deployment.stop() == 0
-    assert verified(deployment, dsn)["faults"] == []
+    assert deployment.verify()["faults"] == []
 
 
 def test_a_directory_that_processes_serve_is_no_other_server_s_but_the_database_is(
     deployment: Deployment, dsn: str
 ) -> None:
     """As on several hosts, each with a copy of the secrets and a directory of its own."""
-    start(deployment, dsn)
+    deployment.started(processes=PROCESSES)
     common = ("--store", dsn, "--certificate-port", "0", "--metrics-port", "-1")
     same = riskgate("serve", "--data", deployment.root, "--key-port", "0", *common)
     taken = riskgate("serve", "--data", deployment.root, "--key-port", str(deployment.port), *common)
