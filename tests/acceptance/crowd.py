@@ -32,8 +32,8 @@ class Crowd:
         self._numbers = count(1)
         self._holds: set[str] = set()
 
-    async def run(self, kill: Callable[[], None] | None = None, *, seconds_per_kill: float = 3.0) -> None:
-        """Call until the time is over, with a kill every now and then."""
+    async def run(self, kill: Callable[[], bool] | None = None, *, seconds_per_kill: float = 3.0) -> None:
+        """Call until the time is over; now and then `kill`, which says whether there was anybody to kill."""
         async with connections(self._deployment, self._connections, attempt_seconds=2) as backends:
             self.answers.append(await backends[0].settle(open_line("one", LIMIT_MINOR)))
             async with asyncio.TaskGroup() as everybody:
@@ -74,8 +74,7 @@ class Crowd:
             )
         return check("one", request_id, f"t{number}", random.randint(1, 30_000))
 
-    async def _kill(self, kill: Callable[[], None], seconds: float) -> None:
+    async def _kill(self, kill: Callable[[], bool], seconds: float) -> None:
         while time.monotonic() + seconds < self._until:
             await asyncio.sleep(random.uniform(0.3, 1.0) * seconds)
-            kill()
-            self.kills += 1
+            self.kills += kill()

@@ -143,7 +143,7 @@ class Deployment:
             self.must_run()
             return self.events(event) > seen
 
-        until(serving, seconds=START_SECONDS, what="start")
+        until(serving, seconds=START_SECONDS * processes, what="start")
         if how.get("prefix"):
             self.pid = _only_child(self.pid)
         return self

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.process
 
 SECONDS = float(os.environ.get("FLEET_CROWD_SECONDS", "6"))
 CONTROL_SECONDS = 4.0
-SECONDS_PER_KILL = 1.0
+SECONDS_PER_KILL = 1.5
 PROCESSES = 4
 CONNECTIONS = 16
 """The kernel deals them out among the processes: enough that each has some."""
@@ -35,10 +35,13 @@ CREATE INDEX ON riskgate.entries (tenant_id, customer_id, sequence)
 
 
 def crowded(deployment: Deployment, seconds: float, program: tuple[str, ...] = PYTHON, *, kills: bool = True) -> Crowd:
-    def kill() -> None:
-        if serving := deployment.children():
-            with suppress(ProcessLookupError):
-                os.kill(random.choice(serving), signal.SIGKILL)
+    def kill() -> bool:
+        serving = deployment.children()
+        if not serving:
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(random.choice(serving), signal.SIGKILL)
+        return True
 
     crowd = Crowd(deployment, seconds, CONNECTIONS)
     asyncio.run(crowd.run(kill if kills else None, seconds_per_kill=SECONDS_PER_KILL))

@@ -56,11 +56,16 @@ def killed(deployment: Deployment, kills: int, program: tuple[str, ...] = PYTHON
     return load, ready
 
 
-def test_kill_9_under_load_loses_and_doubles_nothing(deployment: Deployment, figures: Figures) -> None:
+@pytest.mark.parametrize("where", ["directory", "database"])
+def test_kill_9_under_load_loses_and_doubles_nothing(
+    deployment: Deployment, figures: Figures, request: pytest.FixtureRequest, where: str
+) -> None:
+    if where == "database":
+        request.getfixturevalue("dsn")
     load, ready = killed(deployment, KILLS)
 
     assert deployment.stop() == 0
-    entries = books.read(deployment.store)
+    entries = books.read_database(deployment.dsn) if deployment.dsn else books.read(deployment.store)
     report = deployment.verify()
     at = {(e.customer_id, e.request_id): e.at_us for e in entries}
     again = [told for told in load.answers if told.attempts > 1]

@@ -24,9 +24,10 @@ CONTROL_SECONDS = 1.5
 def crowded(deployment: Deployment, seconds: float, program: tuple[str, ...] = PYTHON, *, kills: bool = True) -> Crowd:
     deployment.started(program=program)
 
-    def kill() -> None:
+    def kill() -> bool:
         deployment.kill()
         deployment.start(program=program)
+        return True
 
     crowd = Crowd(deployment, seconds)
     asyncio.run(crowd.run(kill if kills else None))
