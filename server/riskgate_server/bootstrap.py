@@ -23,11 +23,11 @@ from riskgate_server.crypto.keys import (
     FINGERPRINT,
     HEADS,
     PROOFS,
-    FingerprintKey,
     MasterKeyMismatch,
     SecretFileBroken,
 )
 from riskgate_server.crypto.proofs import ProofVerifier
+from riskgate_server.crypto.ringed import FingerprintKeys, RingTokens
 from riskgate_server.crypto.signing import (
     HeadLog,
     HeadsBroken,
@@ -35,7 +35,6 @@ from riskgate_server.crypto.signing import (
     HeadsInUse,
 )
 from riskgate_server.crypto.tls import require_certificate, require_key_of
-from riskgate_server.crypto.tokens import SealedTokens
 from riskgate_server.datadir import DataDirectory, DataDirectoryError, create_empty_private
 from riskgate_server.domain.fraud.ruleset import RulesetInvalid
 from riskgate_server.engine.clocks import DataClock, SystemClock
@@ -52,7 +51,7 @@ from riskgate_server.listening import METRICS_ADDRESS, Listening, ListenRefused,
 from riskgate_server.notify.choice import open_gateway
 from riskgate_server.notify.refusals import GatewayUnusable
 from riskgate_server.notify.texts import own_texts
-from riskgate_server.opening import OtherPast, open_store, refuse_other_past, secret, secret_ring, sign_head
+from riskgate_server.opening import OtherPast, open_store, refuse_other_past, ring_file, secret, sign_head
 from riskgate_server.relying_party import RelyingPartyRefused, read_policy, read_trust
 from riskgate_server.rpc.callers import Authenticator, RateLimits
 from riskgate_server.rpc.convert import DecisionWriter, ReasonTexts
@@ -267,15 +266,15 @@ class Server:
             erasures = Erasures(directory.erased, opened.vault)
             if back := erasures.again():
                 log.warning("erased again", customers=back)
-            proofs = DerivedSecrets(secret_ring(PROOFS, directory.proofs_key))
-            fingerprint_key = secret(FINGERPRINT, directory.fingerprint_key)
-            hashes = FingerprintKey(fingerprint_key)
+            proofs = DerivedSecrets(ring_file(PROOFS, directory.proofs_key))
+            fingerprint_keys = ring_file(FINGERPRINT, directory.fingerprint_key)
+            hashes = FingerprintKeys(fingerprint_keys)
             envelopes = Envelopes(
                 vault=opened.vault,
                 sealer=opened.sealer,
                 secrets=proofs,
                 texts=own_texts(),
-                fingerprint=hashes.of_content,
+                fingerprint=hashes.of_content_for_long,
                 language=settings.message_language,
             )
             delivery = Delivery(
@@ -297,7 +296,7 @@ class Server:
                 readers=asking,
                 fingerprint=hashes.of_content,
                 secrets=proofs,
-                places=PlaceTokens(SealedTokens(fingerprint_key)),
+                places=PlaceTokens(RingTokens(fingerprint_keys)),
                 delivery=delivery,
                 phones=PhoneBook(hashes.fingerprint),
                 proofs=Proofs(

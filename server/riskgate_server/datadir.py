@@ -99,20 +99,29 @@ class DataDirectory(msgspec.Struct, frozen=True):
         """Keys that nothing can replace: without them the store is unreadable."""
         return self.root / "secrets"
 
+    def secret(self, kind: str) -> Path:
+        """The ring of one kind of secret (`crypto.rings`)."""
+        return self.secrets / f"{kind}.key"
+
+    @property
+    def rotation(self) -> Path:
+        """Which rings a `riskgate keys rotate` is renewing, while it does."""
+        return self.secrets / "rotation"
+
     @property
     def master_key(self) -> Path:
         """Wraps the customers' data keys."""
-        return self.secrets / "master.key"
+        return self.secret("master")
 
     @property
     def fingerprint_key(self) -> Path:
         """Keys the hashes that stand for values which must not be stored in clear."""
-        return self.secrets / "fingerprint.key"
+        return self.secret("fingerprint")
 
     @property
     def heads_key(self) -> Path:
         """Signs the heads of the journal."""
-        return self.secrets / "heads.key"
+        return self.secret("heads")
 
     @property
     def erased(self) -> Path:
@@ -122,7 +131,7 @@ class DataDirectory(msgspec.Struct, frozen=True):
     @property
     def proofs_key(self) -> Path:
         """Keys that codes, grants and seeds are derived from; the last one is current."""
-        return self.secrets / "proofs.key"
+        return self.secret("proofs")
 
     @property
     def outbox(self) -> Path:

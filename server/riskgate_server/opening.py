@@ -10,21 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import structlog
 
-from riskgate_server.crypto.keys import (
-    MASTER,
-    MasterKey,
-    MasterKeyMismatch,
-    SecretFileBroken,
-    decode_ring,
-    decode_secret,
-)
+from riskgate_server.crypto.keys import MASTER, MasterKeyMismatch, SecretFileBroken
+from riskgate_server.crypto.ringed import MasterKeys
+from riskgate_server.crypto.rings import RingFile
 from riskgate_server.crypto.seal import Sealer
 from riskgate_server.crypto.signing import (
     Head,
@@ -68,20 +63,30 @@ class OpenedStore(msgspec.Struct, frozen=True):
     close: Callable[[], None]
 
 
-def secret(kind: str, path: Path) -> bytes:
-    """Return a secret of the data directory, or raise `DataDirectoryError`."""
-    try:
-        return decode_secret(kind, path.read_bytes())
-    except SecretFileBroken as error:
-        raise DataDirectoryError(f"{path}: {error}; restore it from a backup") from error
-
-
-def secret_ring(kind: str, path: Path) -> dict[int, bytes]:
+def ring_file(kind: str, path: Path) -> RingFile:
     """Return a ring of secrets of the data directory, or raise `DataDirectoryError`."""
     try:
-        return decode_ring(kind, path.read_bytes())
+        return RingFile(kind, path)
+    except FileNotFoundError as error:
+        raise DataDirectoryError(f"{path} is missing: restore it from a backup") from error
     except SecretFileBroken as error:
         raise DataDirectoryError(f"{path}: {error}; restore it from a backup") from error
+
+
+def secret_ring(kind: str, path: Path) -> Mapping[int, bytes]:
+    """Return what a ring of the data directory holds now, or raise `DataDirectoryError`."""
+    return ring_file(kind, path).secrets()
+
+
+def secret(kind: str, path: Path) -> bytes:
+    """Return the newest secret of a ring of the data directory, or raise `DataDirectoryError`."""
+    secrets = secret_ring(kind, path)
+    return secrets[max(secrets)]
+
+
+def master_keys(directory: DataDirectory) -> MasterKeys:
+    """Return the master keys of the data directory, or raise `DataDirectoryError`."""
+    return MasterKeys(ring_file(MASTER, directory.master_key))
 
 
 def open_store(
@@ -104,7 +109,7 @@ def open_store(
         StoreBusy: the database cannot be reached.
         StoreMoved: it is not the end of a move that is served.
     """
-    master = MasterKey(secret(MASTER, directory.master_key))
+    master = master_keys(directory)
     with contextlib.ExitStack() as closing:
         store: Store
         vault: Vault
@@ -126,7 +131,7 @@ def _refuse_moved(mark: Mark | None, name: str) -> None:
 
 def open_files(
     directory: DataDirectory,
-    master: MasterKey,
+    master: MasterKeys,
     closing: contextlib.ExitStack,
     *,
     synchronous: str = "FULL",
@@ -160,7 +165,7 @@ def _open_database(dsn: str, readers: int, writer: int | None, closing: contextl
     return store
 
 
-def _open_its_vault(dsn: str, store: Store, master: MasterKey, closing: contextlib.ExitStack) -> Vault:
+def _open_its_vault(dsn: str, store: Store, master: MasterKeys, closing: contextlib.ExitStack) -> Vault:
     from riskgate_server.stores.postgres.vault import PostgresVault, create_vault  # noqa: PLC0415 - as above
 
     begun = _has_customers(store)
@@ -220,7 +225,7 @@ def verify_directory(directory: DataDirectory, progress: Progress, dsn: str = ""
     heads, empty = _signed_heads(directory, faults)
     if not dsn and not directory.store.exists():
         return Report(heads=len(heads), faults=[*faults, f"{directory.store.name} is missing"])
-    master = MasterKey(secret(MASTER, directory.master_key))
+    master = master_keys(directory)
     with contextlib.ExitStack() as closing:
         try:
             snapshots, vault, broken = (
@@ -244,7 +249,7 @@ def verify_directory(directory: DataDirectory, progress: Progress, dsn: str = ""
 
 
 def _look_at_files(
-    directory: DataDirectory, master: MasterKey, faults: list[str], closing: contextlib.ExitStack
+    directory: DataDirectory, master: MasterKeys, faults: list[str], closing: contextlib.ExitStack
 ) -> tuple[Snapshots, Vault, bool]:
     """Return rows and keys to read, and whether the schema is too damaged for it; what is found is a fault."""
     vault = SqliteVault(directory.vault, wrap=master.wrap, unwrap=master.unwrap, read_only=True)
@@ -263,7 +268,7 @@ def _look_at_files(
 
 
 def _look_at_database(
-    dsn: str, master: MasterKey, faults: list[str], closing: contextlib.ExitStack
+    dsn: str, master: MasterKeys, faults: list[str], closing: contextlib.ExitStack
 ) -> tuple[Snapshots, Vault, bool]:
     """Return rows and keys to read, and whether the schema is too damaged for it; what is found is a fault."""
     with driver():

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import pytest
 
-from riskgate_server.crypto.keys import HEADS, decode_secret
+from riskgate_server.crypto.keys import HEADS
 from riskgate_server.crypto.signing import HeadLog, HeadSigner
 from riskgate_server.datadir import DataDirectory
-from riskgate_server.opening import open_store, verify_directory
+from riskgate_server.opening import open_store, secret, verify_directory
 from riskgate_server.stores.sqlite.schema import Kind
 from tests.acceptance import books, witness
 from tests.acceptance.calling import Backend, Told, connections
@@ -170,7 +170,7 @@ def judge(image: Path, instant: float, answers: Sequence[Told]) -> Verdict:
         directory.check()
         opened = open_store(directory)
         opened.close()
-        HeadLog(directory.heads_of(0), HeadSigner(decode_secret(HEADS, directory.heads_key.read_bytes()))).close()
+        HeadLog(directory.heads_of(0), HeadSigner(secret(HEADS, directory.heads_key))).close()
         report = verify_directory(directory, lambda *_: None)
         with closing(sqlite3.connect(directory.store)) as db:
             integrity = [row[0] for row in db.execute("PRAGMA integrity_check")]

@@ -30,7 +30,6 @@ from riskgate_server.crypto.keys import (
     SECRET_BYTES,
     MasterKey,
     encode_ring,
-    encode_secret,
 )
 from riskgate_server.crypto.signing import HeadSigner
 from riskgate_server.datadir import DataDirectory, make_private_directory, sync_directory, write_file
@@ -142,11 +141,9 @@ def _make(directory: DataDirectory, *, names: tuple[str, ...], tenant: str) -> I
     make_private_directory(directory.secrets)
     make_private_directory(directory.tls)
 
-    secrets = {kind: os.urandom(SECRET_BYTES) for kind in (MASTER, FINGERPRINT, HEADS)}
-    write_file(directory.master_key, encode_secret(MASTER, secrets[MASTER]))
-    write_file(directory.fingerprint_key, encode_secret(FINGERPRINT, secrets[FINGERPRINT]))
-    write_file(directory.proofs_key, encode_ring(PROOFS, {1: os.urandom(SECRET_BYTES)}))
-    write_file(directory.heads_key, encode_secret(HEADS, secrets[HEADS]))
+    secrets = {kind: os.urandom(SECRET_BYTES) for kind in (MASTER, FINGERPRINT, PROOFS, HEADS)}
+    for kind, secret in secrets.items():
+        write_file(directory.secret(kind), encode_ring(kind, {int(now.timestamp()): secret}))
     write_file(directory.heads_public_key, HeadSigner(secrets[HEADS]).public_key_pem())
 
     authority = tls.new_authority(now)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import hmac
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Final
 
@@ -18,7 +19,7 @@ import pyotp
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from pyotp.exceptions import OTPVerificationError
 
-from riskgate_server.crypto.keys import SECRET_BYTES
+from riskgate_server.crypto.rings import Ring, in_force
 from riskgate_server.engine.ports import KeyRetired
 
 CODE_DIGITS: Final = 6
@@ -39,13 +40,11 @@ class DerivedSecrets:
     Every method raises KeyRetired for a key that has left the ring: what was derived from it never comes again.
     """
 
-    __slots__ = ("_keys", "key_id")
+    __slots__ = ("_now", "_ring")
 
-    def __init__(self, keys: Mapping[int, bytes]) -> None:
-        assert keys
-        assert all(len(key) == SECRET_BYTES for key in keys.values())
-        self._keys = dict(keys)
-        self.key_id = max(keys)
+    def __init__(self, keys: Ring | Mapping[int, bytes], *, now: Callable[[], float] = time.time) -> None:
+        self._ring = keys if isinstance(keys, Ring) else Ring(keys)
+        self._now = now
 
     def __repr__(self) -> str:
         return "DerivedSecrets(***)"
@@ -53,8 +52,14 @@ class DerivedSecrets:
     def __reduce__(self) -> str:
         raise TypeError("derived secrets are not copied or sent elsewhere")
 
+    @property
+    def key_id(self) -> int:
+        """The key in force."""
+        return in_force(self._ring.secrets(), self._now())
+
     def _derive(self, purpose: bytes, key_id: int, customer: tuple[str, str], name: str) -> bytes:
-        key = self._keys.get(key_id)
+        # Another process may use one already that was made a moment ago.
+        key = self._ring.secrets().get(key_id) or self._ring.look().get(key_id)
         if key is None:
             raise KeyRetired(key_id)
         message = bytearray(purpose)
@@ -93,9 +98,9 @@ class DerivedSecrets:
 
     def decoy(self, customer: tuple[str, str], at_us: int) -> str:
         """Return the id of a challenge that does not exist: a time and a tag in one enciphered block."""
-        seconds = (at_us // 1_000_000).to_bytes(8, "big")
-        cipher = self._decoy_cipher(self.key_id).encryptor()
-        block = cipher.update(seconds + self._decoy_tag(self.key_id, customer, seconds)) + cipher.finalize()
+        seconds, key_id = (at_us // 1_000_000).to_bytes(8, "big"), self.key_id
+        cipher = self._decoy_cipher(key_id).encryptor()
+        block = cipher.update(seconds + self._decoy_tag(key_id, customer, seconds)) + cipher.finalize()
         return f"c-{block.hex()}"
 
     def decoy_time(self, customer: tuple[str, str], challenge_id: str) -> int | None:
@@ -106,7 +111,7 @@ class DerivedSecrets:
             return None
         if len(block) != _BLOCK_BYTES or not challenge_id.startswith("c-"):
             return None
-        for key_id in self._keys:
+        for key_id in self._ring.secrets():
             cipher = self._decoy_cipher(key_id).decryptor()
             plain = cipher.update(block) + cipher.finalize()
             if hmac.compare_digest(plain[8:], self._decoy_tag(key_id, customer, plain[:8])):
@@ -115,7 +120,7 @@ class DerivedSecrets:
 
     def decoy_digits(self, customer: tuple[str, str], which: int) -> int:
         """Return a number that is always the same for a customer, while the first key of the ring stays."""
-        return int.from_bytes(self._derive(b"decoy digits", min(self._keys), customer, str(which))[:8], "big")
+        return int.from_bytes(self._derive(b"decoy digits", min(self._ring.secrets()), customer, str(which))[:8], "big")
 
     def _decoy_cipher(self, key_id: int) -> Cipher[modes.ECB]:
         # One block that is never the same twice: the mode that shows equal blocks has nothing to show.

@@ -16,8 +16,10 @@ FINGERPRINT: Final = "fingerprint"
 HEADS: Final = "heads"
 PROOFS: Final = "proofs"
 
-WRAPPED_BYTES: Final = 1 + 4 + NONCE_BYTES + KEY_BYTES + TAG_BYTES
 _WRAP_VERSION: Final = b"\x01"
+HEADER_BYTES: Final = len(_WRAP_VERSION) + 4
+_NONCE_END: Final = HEADER_BYTES + NONCE_BYTES
+WRAPPED_BYTES: Final = _NONCE_END + KEY_BYTES + TAG_BYTES
 _FILE_VERSION: Final = "riskgate-secret-1"
 
 FINGERPRINT_BYTES: Final = 16
@@ -69,7 +71,7 @@ def encode_ring(kind: str, ring: Mapping[int, bytes]) -> bytes:
 
 def decode_ring(kind: str, content: bytes) -> dict[int, bytes]:
     """
-    Read a ring of secrets back: number → secret; the highest number is the current one.
+    Read a ring of secrets back: number → secret.
 
     Raises:
         SecretFileBroken: a line is not a secret of this kind, whole and unchanged; or there is none.
@@ -91,12 +93,12 @@ def decode_ring(kind: str, content: bytes) -> dict[int, bytes]:
 class MasterKey:
     """Wraps customers' data keys, each bound to its customer."""
 
-    __slots__ = ("_entropy", "_key_id", "_sealer", "_secret")
+    __slots__ = ("_entropy", "_sealer", "_secret", "header")
 
     def __init__(self, secret: bytes, *, entropy: Callable[[int], bytes] = os.urandom) -> None:
         assert len(secret) == SECRET_BYTES
         self._secret = secret
-        self._key_id = _derived_id(b"master key id", secret)
+        self.header = _WRAP_VERSION + _derived_id(b"master key id", secret)
         self._entropy = entropy
         self._sealer = Sealer()
 
@@ -106,11 +108,17 @@ class MasterKey:
     def __reduce__(self) -> str:
         raise TypeError("a master key is not copied or sent elsewhere")
 
-    def wrap(self, customer: tuple[str, str], key: bytes) -> bytes:
-        """Return `key` as it may be stored: version, id of the master key, nonce, sealed key."""
+    def wrap(self, customer: tuple[str, str], key: bytes, under: bytes = b"") -> bytes:
+        """
+        Return `key` as it may be stored: a header of version and id of the master key, nonce, sealed key.
+
+        Raises:
+            MasterKeyMismatch: the header `under` is another key's.
+        """
+        if under and under != self.header:
+            raise MasterKeyMismatch
         nonce = self._entropy(NONCE_BYTES)
-        header = _WRAP_VERSION + self._key_id
-        return header + nonce + self._sealer.seal(self._secret, nonce, header + _bound_to(customer), key)
+        return self.header + nonce + self._sealer.seal(self._secret, nonce, self.header + _bound_to(customer), key)
 
     def unwrap(self, customer: tuple[str, str], wrapped: bytes) -> bytes:
         """
@@ -122,11 +130,10 @@ class MasterKey:
         """
         if len(wrapped) != WRAPPED_BYTES or wrapped[:1] != _WRAP_VERSION:
             raise SealBroken
-        header = wrapped[:5]
-        if header[1:] != self._key_id:
+        if wrapped[:HEADER_BYTES] != self.header:
             raise MasterKeyMismatch
-        nonce = wrapped[5 : 5 + NONCE_BYTES]
-        return self._sealer.open_sealed(self._secret, nonce, header + _bound_to(customer), wrapped[5 + NONCE_BYTES :])
+        nonce, sealed = wrapped[HEADER_BYTES:_NONCE_END], wrapped[_NONCE_END:]
+        return self._sealer.open_sealed(self._secret, nonce, self.header + _bound_to(customer), sealed)
 
 
 class FingerprintKey:

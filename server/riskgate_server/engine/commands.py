@@ -25,6 +25,7 @@ class Command(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     Args:
         request_id: names the attempt within (tenant, customer); empty only for what the clock causes.
         fingerprint: keyed digest of the request's whole content: same id and other fingerprint is refused.
+        other_fingerprints: the same under the keys it may have been made with before, or elsewhere just now.
         deadline_us: monotonic time after which the command must not start; 0 for none.
         event_us: when the caller says it happened, UTC; 0 for now.
     """
@@ -33,6 +34,7 @@ class Command(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     customer_id: str
     request_id: str = ""
     fingerprint: bytes = b""
+    other_fingerprints: tuple[bytes, ...] = ()
     caller_id: str = ""
     deadline_us: int = 0
     event_us: int = 0
@@ -67,6 +69,7 @@ class CheckTransaction(PurchaseCommand, frozen=True, gc=False, kw_only=True):
 
     Args:
         terms: keyed digest of amount and payee: a transaction id never changes its terms.
+        other_terms: the same under other keys, as `other_fingerprints`.
         hold_lifetime_us: 0 for the product's own.
         grant: SHA-256 of the token of a grant for this purchase: it is decided again as it was stored, and terms, facts
             and line of the command are empty. Empty for a purchase that brings its own.
@@ -79,6 +82,7 @@ class CheckTransaction(PurchaseCommand, frozen=True, gc=False, kw_only=True):
     allow_partial: bool = False
     validate_only: bool = False
     grant: bytes = b""
+    other_terms: tuple[bytes, ...] = ()
 
 
 class CaptureHold(PurchaseCommand, frozen=True, gc=False, kw_only=True):

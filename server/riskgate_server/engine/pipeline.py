@@ -468,7 +468,7 @@ class Pipeline:
 
     def _repeat(self, batch: Batch, known: RequestRow, command: Command) -> Reply:
         """Answer a request id that was used before: the same content gets the same answer."""
-        if known.fingerprint != command.fingerprint:
+        if known.fingerprint != command.fingerprint and known.fingerprint not in command.other_fingerprints:
             reason, message = "REQUEST_ID_REUSED", "the request id was used with other content"
             raise errors.AlreadyExists(reason, message, request_id=command.request_id)
         if known.reply:

@@ -70,6 +70,8 @@ def check_transaction(work: Work, command: CheckTransaction, rules: RiskRules) -
         command = _as_stored(work, command, previous)
     elif previous:
         _require_same(previous, command, work.now_us)
+        # Digested as they were at first, whatever the key is by now: codes and grants were made for that digest.
+        command = msgspec.structs.replace(command, terms=previous.terms)
     line = _line_for(work, command)
     event_us = command.event_us or work.now_us
     facts = msgspec.structs.replace(
@@ -150,7 +152,7 @@ def _as_stored(work: Work, command: CheckTransaction, purchase: Purchase) -> Che
 
 def _require_same(previous: Purchase, command: CheckTransaction, now_us: int) -> None:
     """Let an attempt on a known purchase go on only while nothing is held for it, and with its own terms."""
-    if previous.state is HoldState.NONE and previous.terms == command.terms:
+    if previous.state is HoldState.NONE and previous.terms in (command.terms, *command.other_terms):
         return
     if previous.state is HoldState.NONE and now_us < previous.step_up_expires_us:
         reason, message = (

@@ -143,7 +143,12 @@ def facts_from(request: risk_pb.CheckTransactionRequest) -> PurchaseFacts:
 
 
 def check_command(
-    request: risk_pb.CheckTransactionRequest, common: dict[str, Any], *, terms: bytes, event_us: int
+    request: risk_pb.CheckTransactionRequest,
+    common: dict[str, Any],
+    *,
+    terms: bytes,
+    other_terms: tuple[bytes, ...],
+    event_us: int,
 ) -> CheckTransaction:
     """Return the command a CheckTransaction request stands for."""
     return CheckTransaction(
@@ -152,6 +157,7 @@ def check_command(
         transaction_id=request.transaction_id,
         line_id=request.line_id,
         terms=terms,
+        other_terms=other_terms,
         facts=facts_from(request),
         hold_lifetime_us=_hold_lifetime(request),
         allow_partial=request.allow_partial,

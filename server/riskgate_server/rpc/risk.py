@@ -62,10 +62,12 @@ class RiskServicer:
             return resume_command(request, rooms.head(request, call))
         amount = request.amount
         terms = f"{amount.currency_code} {amount.amount_minor} {request.line_id} {request.merchant.merchant_id}"
+        digest, others = rooms.fingerprint(key_of(request, call), terms.encode())
         return check_command(
             request,
             rooms.head(request, call),
-            terms=rooms.fingerprint(key_of(request, call), terms.encode()),
+            terms=digest,
+            other_terms=others,
             event_us=rooms.event_time(time_from(request, "event_time"), call),
         )
 

@@ -137,7 +137,7 @@ class Rooms(msgspec.Struct, frozen=True):
     feed: Feed
     clock: ServingClock
     readers: Readers
-    fingerprint: Callable[[CustomerKey, bytes], bytes]
+    fingerprint: Callable[[CustomerKey, bytes], tuple[bytes, tuple[bytes, ...]]]
     write_decision: DecisionWriter
     secrets: ProofSecrets
     places: PlaceTokens
@@ -159,16 +159,18 @@ class Rooms(msgspec.Struct, frozen=True):
     def head(self, request: Any, call: Call) -> dict[str, Any]:
         """Return what every command of this request carries."""
         caller = call.caller
+        # Deterministic, so that the order of fields on the wire does not matter; unknown fields count as content.
+        # So does the kind of request: a capture and a void may be the same bytes.
+        fingerprint, others = self.fingerprint(
+            key_of(request, call),
+            request.DESCRIPTOR.full_name.encode() + b"\0" + request.SerializeToString(deterministic=True),
+        )
         return {
             "tenant_id": caller.tenant_id,
             "customer_id": request.customer_id,
             "request_id": request.request_id,
-            # Deterministic, so that the order of fields on the wire does not matter; unknown fields count as content.
-            # So does the kind of request: a capture and a void may be the same bytes.
-            "fingerprint": self.fingerprint(
-                key_of(request, call),
-                request.DESCRIPTOR.full_name.encode() + b"\0" + request.SerializeToString(deterministic=True),
-            ),
+            "fingerprint": fingerprint,
+            "other_fingerprints": others,
             "caller_id": caller.caller_id,
             "deadline_us": call.deadline_us,
         }

@@ -17,9 +17,10 @@ from click.testing import CliRunner, Result
 
 from riskgate_server.cli import COMMANDS, main
 from riskgate_server.cli import init as module
-from riskgate_server.crypto.keys import MASTER, MasterKey, decode_secret
+from riskgate_server.crypto.keys import MASTER, MasterKey
 from riskgate_server.crypto.signing import HeadSigner, HeadVerifier
 from riskgate_server.datadir import DataDirectory, DataDirectoryError
+from riskgate_server.opening import secret
 from riskgate_server.rpc.callers import Authenticator
 from riskgate_server.stores.access.registry import CallerRegistry
 from riskgate_server.stores.sqlite.vault import SqliteVault
@@ -53,9 +54,9 @@ def assert_whole(root: Path, key: str) -> None:
     directory = DataDirectory(root)
     directory.check()
     assert who_calls(root, key) == "default/admin!"
-    master = MasterKey(decode_secret(MASTER, directory.master_key.read_bytes()))
+    master = MasterKey(secret(MASTER, directory.master_key))
     SqliteVault(directory.vault, wrap=master.wrap, unwrap=master.unwrap).close()
-    signer = HeadSigner(decode_secret("heads", directory.heads_key.read_bytes()))
+    signer = HeadSigner(secret("heads", directory.heads_key))
     assert HeadVerifier(directory.heads_public_key.read_bytes()).key_id == signer.key_id
     assert not [path for path in root.rglob("*") if path.name.endswith(".new")]
 

@@ -23,17 +23,13 @@ from riskgate_server.stores.postgres.arrays import Blobs, Texts
 from riskgate_server.stores.postgres.schema import migrate
 from riskgate_server.stores.postgres.session import Connection, translated
 from riskgate_server.stores.refusals import VaultUnusable
-
-Wrap = Callable[[CustomerKey, bytes], bytes]
+from riskgate_server.stores.wrapping import HEADER_BYTES, NOBODY, PROOF, Unwrap, Wrap, is_forgotten, wrapped_for
 
 CACHED_MAX: Final = 65_536
 """About 20 MB of memory; spares a customer's next command a query and an unwrapping."""
 
 CACHED_SECONDS: Final = 10.0
 """How long a key is remembered: what another process has forgotten is read with for so long at most."""
-
-_NOBODY: Final[CustomerKey] = ("", "")
-_PROOF: Final = bytes(32)
 
 
 def create_vault(dsn: str, wrap: Wrap) -> None:
@@ -43,7 +39,7 @@ def create_vault(dsn: str, wrap: Wrap) -> None:
         with translated():
             session.set_up(db, idle_seconds=session.IDLE_SECONDS)
             migrate(db)
-            db.execute("INSERT INTO vault.proof VALUES (1, $1) ON CONFLICT DO NOTHING", (wrap(_NOBODY, _PROOF),))
+            db.execute("INSERT INTO vault.proof VALUES (1, $1) ON CONFLICT DO NOTHING", (wrap(NOBODY, PROOF),))
     finally:
         db.close()
 
@@ -56,7 +52,7 @@ class PostgresVault:
         dsn: str,
         *,
         wrap: Wrap,
-        unwrap: Wrap,
+        unwrap: Unwrap,
         read_only: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -107,11 +103,15 @@ class PostgresVault:
 
         Raises:
             ValueError: a customer's key was forgotten, or is damaged: it must not seem to be another one now.
+            StoreBusy: this process does not know the master key yet that the vault was turned to.
         """
         ordered = sorted(keys)
-        wrapped = Blobs(self._wrap(customer, keys[customer]) for customer in ordered)
         with self._connected() as db:
-            db.execute(_CREATE, (*_columns(ordered), wrapped))
+            with db.transaction():
+                # Held until the keys are in: whoever turns the vault to another master key waits, and finds them.
+                (proof,) = db.execute(_PROOF_HELD, binary=True).fetchone() or (b"",)
+                rows = wrapped_for({customer: keys[customer] for customer in ordered}, self._wrap, proof[:HEADER_BYTES])
+                db.execute(_CREATE, (*_columns(ordered), Blobs(wrapped for _, _, wrapped in rows)))
             standing = self._load(db, ordered)
         found: dict[CustomerKey, bytes] = {}
         for customer, key in standing.items():
@@ -179,7 +179,7 @@ class PostgresVault:
         return found
 
     def _opened(self, customer: CustomerKey, wrapped: bytes) -> bytes | NoKey:
-        if _is_forgotten(wrapped):
+        if is_forgotten(wrapped):
             return NoKey.FORGOTTEN
         try:
             return self._unwrap(customer, wrapped)
@@ -217,7 +217,7 @@ class PostgresVault:
             row = db.execute("SELECT wrapped FROM vault.proof", binary=True).fetchone()
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
             raise VaultUnusable("there is no vault in the database") from error
-        if row is None or self._unwrap(_NOBODY, row[0]) != _PROOF:
+        if row is None or self._unwrap(NOBODY, row[0]) != PROOF:
             raise VaultUnusable("the vault in the database does not prove which master key it belongs to")
 
 
@@ -225,15 +225,12 @@ def _columns(customers: Sequence[CustomerKey]) -> tuple[Texts, Texts]:
     return Texts(tenant for tenant, _ in customers), Texts(customer for _, customer in customers)
 
 
-def _is_forgotten(wrapped: bytes) -> bool:
-    return bool(wrapped) and not any(wrapped)
-
-
 _ASKED: Final = "unnest($1::text[], $2::text[]) AS asked (tenant_id, customer_id)"
 _WRAPPED: Final = (
     f"SELECT k.tenant_id, k.customer_id, k.wrapped FROM {_ASKED}"
     " JOIN vault.keys AS k ON k.tenant_id = asked.tenant_id AND k.customer_id = asked.customer_id"
 )
+_PROOF_HELD: Final = "SELECT wrapped FROM vault.proof FOR SHARE"
 _CREATE: Final = (
     "INSERT INTO vault.keys SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[])"
     " ON CONFLICT (tenant_id, customer_id) DO NOTHING"

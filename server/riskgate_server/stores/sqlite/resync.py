@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+from riskgate_server.datadir import create_empty_private
 
 _PIECE_BYTES: Final = 1 << 18
 
@@ -30,3 +35,17 @@ def write_log_again(database: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def alone(database: Path) -> Iterator[None]:
+    """
+    Keep out whoever else writes a log again, or writes `database` for a moment beside its server.
+
+    What is written while a log is written again would be overwritten with what was there before.
+    """
+    name = Path(f"{database}.lock")
+    create_empty_private(name)
+    with name.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

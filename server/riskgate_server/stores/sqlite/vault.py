@@ -5,26 +5,28 @@ A key is stored wrapped (the wrapping is given by whoever opens the vault). Forg
 in place; `secure_delete` and a truncated log see to copies, and since copies may hide where we did
 not think of, forgetting ends by searching the files for what was destroyed.
 
+The proof names the master key that keys are wrapped under; who turns the vault to another one changes it first, so that
+nothing is wrapped under the old one afterwards (`rewrapping`).
+
 One connection writes and checkpoints; others, in this or another process, open the vault to read.
 """
 
 from __future__ import annotations
 
-import mmap
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from riskgate_server.datadir import create_empty_private
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import NoKey, StoreBroken, StoreFull, StoreInUse
+from riskgate_server.engine.ports import NoKey, StoreBroken, StoreBusy, StoreFull, StoreInUse
 from riskgate_server.stores.refusals import VaultUnusable
-from riskgate_server.stores.sqlite.resync import write_log_again
-
-Wrap = Callable[[CustomerKey, bytes], bytes]
+from riskgate_server.stores.sqlite.leftovers import holds_any
+from riskgate_server.stores.sqlite.resync import alone, write_log_again
+from riskgate_server.stores.wrapping import HEADER_BYTES, NOBODY, PROOF, Unwrap, Wrap, is_forgotten, wrapped_for
 
 SCHEMA_VERSION: Final = 1
 CACHED_MAX: Final = 65_536
@@ -33,9 +35,6 @@ CACHED_MAX: Final = 65_536
 _BUSY_SECONDS: Final = 5.0
 _FRAGMENT_BYTES: Final = 8
 """What is searched for after forgetting: any 15 bytes left of a key contain one such piece."""
-
-_NOBODY: Final[CustomerKey] = ("", "")
-_PROOF: Final = bytes(32)
 
 _SCHEMA: Final = """
 CREATE TABLE proof (
@@ -56,11 +55,11 @@ CREATE TABLE keys (
 def create_vault(path: Path, wrap: Wrap, *, mark: int = 0) -> None:
     """Make an empty vault, with a proof of the master key it belongs to, and the mark of its store (31 bits)."""
     create_empty_private(path)
-    connection = _connect(path, read_only=False)
+    connection = connect(path, read_only=False)
     try:
         connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};")
         connection.execute(f"PRAGMA application_id = {mark}")
-        connection.execute("INSERT INTO proof VALUES (1, ?)", (wrap(_NOBODY, _PROOF),))
+        connection.execute("INSERT INTO proof VALUES (1, ?)", (wrap(NOBODY, PROOF),))
         connection.execute("COMMIT")
     finally:
         connection.close()
@@ -69,7 +68,7 @@ def create_vault(path: Path, wrap: Wrap, *, mark: int = 0) -> None:
 class SqliteVault:
     """Keeps the port `engine.ports.Vault`. Safe from any thread."""
 
-    def __init__(self, path: Path, *, wrap: Wrap, unwrap: Wrap, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, wrap: Wrap, unwrap: Unwrap, read_only: bool = False) -> None:
         """
         Open an existing vault, and finish a forgetting that a crash may have interrupted.
 
@@ -86,16 +85,29 @@ class SqliteVault:
         # SQLite would make a new, empty vault of a missing one, and every customer unreadable.
         if not path.is_file():
             raise VaultUnusable(f"{path} is missing: restore it from a backup")
-        if not read_only:
-            write_log_again(path)
-        self._connection = _connect(path, read_only=read_only)
+        # Open before and closed after the connection: closing any descriptor of a file lets go of all the process's
+        # locks on it.
+        self._file = path.open("rb")
+        try:
+            self._connection = self._connect()
+        except BaseException:
+            self._file.close()
+            raise
         try:
             self._verify()
             if not read_only:
                 self._empty_log()
         except BaseException:
             self._connection.close()
+            self._file.close()
             raise
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._read_only:
+            return connect(self._path, read_only=True)
+        with alone(self._path):
+            write_log_again(self._path)
+            return connect(self._path, read_only=False)
 
     def keys(self, customers: Sequence[CustomerKey]) -> dict[CustomerKey, bytes | NoKey]:
         """Return the data key of each customer, or why there is none; one customer's damage harms no other."""
@@ -103,7 +115,7 @@ class SqliteVault:
         for customer in customers:
             cached: bytes | NoKey | None = self._cached.get(customer)
             if cached is None:
-                with self._lock, _translated():
+                with self._lock, translated():
                     cached = self._load(customer)
             found[customer] = cached
         return found
@@ -116,11 +128,16 @@ class SqliteVault:
 
         Raises:
             ValueError: a customer's key was forgotten, or is damaged: it must not seem to be another one now.
+            StoreBusy: this process does not know the master key yet that the vault was turned to.
         """
-        rows = [(*customer, self._wrap(customer, key)) for customer, key in keys.items()]
         standing: dict[CustomerKey, bytes] = {}
-        with self._lock, _translated():
-            self._write("INSERT OR IGNORE INTO keys VALUES (?, ?, ?)", rows)
+        with self._lock, translated():
+            with self._transaction():
+                # In the same transaction: from when the vault is turned to another master key nothing is kept under
+                # the old one.
+                (proof,) = self._connection.execute("SELECT wrapped FROM proof").fetchone()
+                rows = wrapped_for(keys, self._wrap, proof[:HEADER_BYTES])
+                self._connection.executemany("INSERT OR IGNORE INTO keys VALUES (?, ?, ?)", rows)
             for customer in keys:
                 key = self._load(customer)
                 if isinstance(key, NoKey):
@@ -135,10 +152,10 @@ class SqliteVault:
         Raises:
             StoreInUse: the key is destroyed, but a reader still holds the log that has it: forget again.
         """
-        with self._lock, _translated():
+        with self._lock, translated():
             wrapped = self._wrapped(customer)
             self._cached.pop(customer, None)
-            if wrapped is None or _is_forgotten(wrapped):
+            if wrapped is None or is_forgotten(wrapped):
                 self._empty_log()
                 return
             self._write(
@@ -155,13 +172,13 @@ class SqliteVault:
     @property
     def mark(self) -> int:
         """The mark of the store it belongs to; 0 for none."""
-        with self._lock, _translated():
+        with self._lock, translated():
             (mark,) = self._connection.execute("PRAGMA application_id").fetchone()
         return int(mark)
 
     def count(self) -> int:
         """Return how many customers have, or had, a key."""
-        with self._lock, _translated():
+        with self._lock, translated():
             (number,) = self._connection.execute("SELECT count(*) FROM keys").fetchone()
         return int(number)
 
@@ -185,6 +202,7 @@ class SqliteVault:
         with self._lock:
             self._cached.clear()
             self._connection.close()
+            self._file.close()
 
     def _wrapped(self, customer: CustomerKey) -> bytes | None:
         row = self._connection.execute(
@@ -196,7 +214,7 @@ class SqliteVault:
         wrapped = self._wrapped(customer)
         if wrapped is None:
             return NoKey.ABSENT
-        if _is_forgotten(wrapped):
+        if is_forgotten(wrapped):
             return NoKey.FORGOTTEN
         try:
             key = self._unwrap(customer, wrapped)
@@ -212,9 +230,14 @@ class SqliteVault:
         return key
 
     def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+        with self._transaction():
+            self._connection.executemany(statement, rows)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            self._connection.executemany(statement, rows)
+            yield
             self._connection.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
@@ -234,29 +257,24 @@ class SqliteVault:
             # The first pieces name version and master key, and are in every row.
             if start >= _FRAGMENT_BYTES
         ]
-        for suffix in ("", "-wal", "-journal"):
-            file = Path(f"{self._path}{suffix}")
-            if not file.exists() or file.stat().st_size == 0:
-                continue
-            with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                if any(content.find(piece) >= 0 for piece in pieces):
-                    return True
-        return False
+        return holds_any(self._file, self._path, pieces)
 
     def _verify(self) -> None:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version != SCHEMA_VERSION:
             raise VaultUnusable(f"{self._path} has format {version}, this version knows {SCHEMA_VERSION}")
         row = self._connection.execute("SELECT wrapped FROM proof").fetchone()
-        if row is None or self._unwrap(_NOBODY, row[0]) != _PROOF:
+        if row is None or self._unwrap(NOBODY, row[0]) != PROOF:
             raise VaultUnusable(f"{self._path} does not prove which master key it belongs to")
 
 
-def _is_forgotten(wrapped: bytes) -> bool:
-    return bool(wrapped) and not any(wrapped)
+def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    """
+    Open a vault's file, and make sure of how it is written.
 
-
-def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    Raises:
+        VaultUnusable: it cannot be read, or SQLite does not keep to what the vault needs.
+    """
     mode = "ro" if read_only else "rw"
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
@@ -290,13 +308,15 @@ def _set_up(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> N
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """Say a driver's errors in the engine's words."""
     try:
         yield
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
             raise StoreFull("the vault has no room") from error
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+            raise StoreBusy("another process held the vault for too long") from error
         raise StoreBroken("the vault failed") from error
     except sqlite3.DatabaseError as error:
         raise StoreBroken("the vault failed") from error
