@@ -18,11 +18,11 @@ from typing import Final
 
 import msgspec
 
-from riskgate_server.crypto.keys import HEADS, MASTER, MasterKey, MasterKeyMismatch
+from riskgate_server.crypto.keys import HEADS, MasterKeyMismatch, MasterKeys
 from riskgate_server.crypto.signing import HeadLog, HeadSigner
 from riskgate_server.datadir import DataDirectory
 from riskgate_server.engine.ports import StoreInUse
-from riskgate_server.opening import driver, open_files, refuse_other_past, secret
+from riskgate_server.opening import driver, master_keys, open_files, refuse_other_past, secret
 from riskgate_server.stores.moves import TABLES, Cursor, Mark, Place, Tally, date, why_not_served
 from riskgate_server.stores.refusals import MoveRefused, VaultUnusable
 from riskgate_server.stores.sqlite.moves import SQLitePlace, make_files
@@ -225,7 +225,7 @@ def copy(directory: DataDirectory, source: str, target: str, progress: Progress)
         As `move`, and whatever keeps either place from being opened.
     """
     directory.check(store_here=source.startswith(FILES))
-    master = MasterKey(secret(MASTER, directory.master_key))
+    master = master_keys(directory)
     with contextlib.ExitStack() as closing:
         here = _open_source(directory, source, master, closing)
         _refuse_other_past(directory, here)
@@ -246,12 +246,12 @@ def give_up_copy(directory: DataDirectory, source: str) -> str:
     """
     directory.check(store_here=source.startswith(FILES))
     with contextlib.ExitStack() as closing:
-        here = _open_source(directory, source, MasterKey(secret(MASTER, directory.master_key)), closing)
+        here = _open_source(directory, source, master_keys(directory), closing)
         give_up(here)
         return here.name
 
 
-def _open_source(directory: DataDirectory, place: str, master: MasterKey, closing: contextlib.ExitStack) -> Place:
+def _open_source(directory: DataDirectory, place: str, master: MasterKeys, closing: contextlib.ExitStack) -> Place:
     if place.startswith(FILES):
         return _files(directory, master, closing)
     with driver():
@@ -264,12 +264,12 @@ def _open_source(directory: DataDirectory, place: str, master: MasterKey, closin
     return _database(place, master, closing)
 
 
-def _files(directory: DataDirectory, master: MasterKey, closing: contextlib.ExitStack) -> Place:
+def _files(directory: DataDirectory, master: MasterKeys, closing: contextlib.ExitStack) -> Place:
     store, vault = open_files(directory, master, closing)
     return SQLitePlace(store, vault, f"{FILES}{directory.root}")
 
 
-def _database(dsn: str, master: MasterKey, closing: contextlib.ExitStack) -> Place:
+def _database(dsn: str, master: MasterKeys, closing: contextlib.ExitStack) -> Place:
     with driver():
         from riskgate_server.stores.postgres.moves import PostgresPlace  # noqa: PLC0415 - an extra, see driver
         from riskgate_server.stores.postgres.store import PostgresStore  # noqa: PLC0415

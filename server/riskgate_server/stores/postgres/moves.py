@@ -15,8 +15,9 @@ from riskgate_server.stores.postgres.schema import VAULT_SCHEMA
 from riskgate_server.stores.postgres.session import reading
 from riskgate_server.stores.postgres.store import PostgresStore
 from riskgate_server.stores.postgres.transaction import PostgresTransaction
-from riskgate_server.stores.postgres.vault import PostgresVault, Wrap, create_vault
+from riskgate_server.stores.postgres.vault import PostgresVault, create_vault
 from riskgate_server.stores.refusals import MoveRefused
+from riskgate_server.stores.wrapping import Unwrap, Wrap
 
 _TEXTS: Final = (
     "tenant_id", "customer_id", "transaction_id", "payment_id", "request_id", "message_id", "source",
@@ -56,7 +57,7 @@ class PostgresPlace:
 
     parts: Final = tuple(TABLES)
 
-    def __init__(self, store: PostgresStore, dsn: str, *, wrap: Wrap, unwrap: Wrap) -> None:
+    def __init__(self, store: PostgresStore, dsn: str, *, wrap: Wrap, unwrap: Unwrap) -> None:
         self.store = store
         self.name = place_name(dsn)
         self._dsn = dsn

@@ -16,7 +16,8 @@ from riskgate_server.stores.refusals import MoveRefused, VaultUnusable
 from riskgate_server.stores.sqlite.connections import reading, writing
 from riskgate_server.stores.sqlite.schema import Kind
 from riskgate_server.stores.sqlite.store import Insert, SQLiteStore, SQLiteTransaction, create_store, misfiled
-from riskgate_server.stores.sqlite.vault import SqliteVault, Wrap, create_vault
+from riskgate_server.stores.sqlite.vault import SqliteVault, create_vault
+from riskgate_server.stores.wrapping import Wrap
 
 ONE_LANE: Final = "writer"
 """A file has one lane: its rows do not say whose they are."""

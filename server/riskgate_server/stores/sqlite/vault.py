@@ -184,7 +184,7 @@ class SqliteVault:
 
     def wrapped(self, after: CustomerKey, limit: int) -> list[tuple[str, str, bytes]]:
         """Return tenant, customer and wrapped key as it is stored, by customer behind `after`, at most `limit`."""
-        with self._lock, _translated():
+        with self._lock, translated():
             return self._connection.execute(
                 "SELECT tenant_id, customer_id, wrapped FROM keys WHERE (tenant_id, customer_id) > (?, ?)"
                 " ORDER BY tenant_id, customer_id LIMIT ?",
@@ -194,7 +194,7 @@ class SqliteVault:
     def keep_wrapped(self, rows: Sequence[Sequence[Any]]) -> None:
         """Keep keys that another vault of the same master key wrapped, durable on return. Again is no effect."""
         if rows:
-            with self._lock, _translated():
+            with self._lock, translated():
                 self._write("INSERT OR REPLACE INTO keys VALUES (?, ?, ?)", [tuple(row) for row in rows])
 
     def close(self) -> None:
