@@ -28,10 +28,10 @@ from riskgate_server.crypto.keys import (
 )
 from riskgate_server.crypto.proofs import ProofVerifier
 from riskgate_server.crypto.ringed import FingerprintKeys, RingTokens
+from riskgate_server.crypto.rings import Ring
 from riskgate_server.crypto.signing import (
     HeadLog,
     HeadsBroken,
-    HeadSigner,
     HeadsInUse,
 )
 from riskgate_server.crypto.tls import require_certificate, require_key_of
@@ -51,7 +51,15 @@ from riskgate_server.listening import METRICS_ADDRESS, Listening, ListenRefused,
 from riskgate_server.notify.choice import open_gateway
 from riskgate_server.notify.refusals import GatewayUnusable
 from riskgate_server.notify.texts import own_texts
-from riskgate_server.opening import OtherPast, open_store, refuse_other_past, ring_file, secret, sign_head
+from riskgate_server.opening import (
+    OtherPast,
+    head_signers,
+    open_store,
+    refuse_other_past,
+    renew_signer,
+    ring_file,
+    sign_head,
+)
 from riskgate_server.relying_party import RelyingPartyRefused, read_policy, read_trust
 from riskgate_server.rpc.callers import Authenticator, RateLimits
 from riskgate_server.rpc.convert import DecisionWriter, ReasonTexts
@@ -246,12 +254,14 @@ class Server:
             closing.callback(registry.close)
             # Its name must be as durable as its lines.
             create_empty_private(directory.heads_of(store.writer))
-            heads = HeadLog(directory.heads_of(store.writer), HeadSigner(secret(HEADS, directory.heads_key)))
+            signing_keys = ring_file(HEADS, directory.heads_key)
+            heads = HeadLog(directory.heads_of(store.writer), *head_signers(signing_keys))
             closing.callback(heads.close)
             refuse_other_past(heads, store)
             directory.live_by(settings.clock)
             # From here on the log is never empty: an empty one was emptied.
             sign_head(heads, store)
+            renew_signer(heads, signing_keys)
             metrics = Metrics()
             door = Door(Authenticator(registry), RateLimits(), metrics)
             gateway = Gateway(waiting_max=settings.waiting_max)
@@ -349,7 +359,7 @@ class Server:
                 ready.set_result(listening)
             if not alone:
                 say_ready(settings.ready_fd)
-            beside = [asyncio.create_task(self._sign_heads(heads, store))]
+            beside = [asyncio.create_task(self._sign_heads(heads, store, signing_keys))]
             if store.shared:
                 beside.append(asyncio.create_task(feed.follow(Follower(store).changed)))
             await self._stopping.wait()
@@ -393,14 +403,16 @@ class Server:
         self._broken = True
         self._stopping.set()
 
-    async def _sign_heads(self, heads: HeadLog, store: Store) -> None:
+    async def _sign_heads(self, heads: HeadLog, store: Store, keys: Ring) -> None:
         while True:
             begun = heads.last is not None and heads.last.batch
             await asyncio.sleep(
                 self._settings.heads_seconds if begun else min(FIRST_HEAD_SECONDS, self._settings.heads_seconds)
             )
+            loop = asyncio.get_running_loop()
             try:
-                await asyncio.get_running_loop().run_in_executor(None, sign_head, heads, store)
+                await loop.run_in_executor(None, sign_head, heads, store)
+                await loop.run_in_executor(None, renew_signer, heads, keys)
             except Exception:
                 # A journal that nobody can vouch for must not grow.
                 log.critical("head not signed", exc_info=True)

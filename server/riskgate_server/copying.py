@@ -18,7 +18,8 @@ from typing import Final
 
 import msgspec
 
-from riskgate_server.crypto.keys import HEADS, MasterKeyMismatch, MasterKeys
+from riskgate_server.crypto.keys import HEADS, MasterKeyMismatch
+from riskgate_server.crypto.ringed import MasterKeys
 from riskgate_server.crypto.signing import HeadLog, HeadSigner
 from riskgate_server.datadir import DataDirectory
 from riskgate_server.engine.ports import StoreInUse

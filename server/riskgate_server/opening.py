@@ -19,12 +19,13 @@ import structlog
 
 from riskgate_server.crypto.keys import MASTER, MasterKeyMismatch, SecretFileBroken
 from riskgate_server.crypto.ringed import MasterKeys
-from riskgate_server.crypto.rings import RingFile
+from riskgate_server.crypto.rings import Ring, RingFile
 from riskgate_server.crypto.seal import Sealer
 from riskgate_server.crypto.signing import (
     Head,
     HeadLog,
     HeadsBroken,
+    HeadSigner,
     HeadVerifier,
     read_heads,
     without_torn_end,
@@ -364,6 +365,21 @@ def head_of(store: Store) -> Head:
     return Head(
         writer=store.writer, batch=batch.sequence, batch_hash=batch.hash, entries=lane.position, at_us=batch.at_us
     )
+
+
+def head_signers(ring: Ring) -> list[HeadSigner]:
+    """Return who may sign heads, the newest last."""
+    return [HeadSigner(secret) for _, secret in sorted(ring.look().items())]
+
+
+def renew_signer(heads: HeadLog, ring: Ring) -> None:
+    """Let the newest key of a ring sign the heads from now on, which the one before it says in the log."""
+    try:
+        heads.pass_on(head_signers(ring))
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        log.exception("heads not passed on to the newest key")
 
 
 def sign_head(heads: HeadLog, store: Store) -> None:

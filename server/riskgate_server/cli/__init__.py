@@ -25,6 +25,10 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "riskgate_server.cli.ledger:ledger",
         "Prove that the books are right: verify.",
     ),
+    "keys": (
+        "riskgate_server.cli.keys:keys",
+        "Renew the secrets while serving: rotate, list.",
+    ),
     "callers": (
         "riskgate_server.cli.callers:callers",
         "Say who may call: add, change, rotate, revoke, list, log, scopes.",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ from riskgate_server.crypto.signing import (
     HeadsInUse,
     HeadVerifier,
     read_heads,
+    signs_next,
     without_torn_end,
 )
 
@@ -245,3 +247,71 @@ def test_a_log_is_held_by_one_at_a_time(path: Path) -> None:
     again = HeadLog(path, SIGNER)
     assert again.last == head(1)
     again.close()
+
+
+SECOND, THIRD = HeadSigner(bytes([2]) * 32), HeadSigner(bytes([3]) * 32)
+
+
+def passed_on(path: Path) -> list[bytes]:
+    """A log that three keys signed in turn."""
+    log = HeadLog(path, SIGNER)
+    log.append(head(1))
+    assert log.pass_on([SIGNER, SECOND])
+    log.append(head(2))
+    log.close()
+    log = HeadLog(path, SIGNER, SECOND)
+    assert log.pass_on([SECOND, THIRD])
+    log.append(head(3))
+    log.close()
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def test_who_kept_the_first_public_key_can_follow_the_log_to_the_newest(path: Path) -> None:
+    heads = list(read_heads(passed_on(path), HeadVerifier(SIGNER.public_key_pem())))
+
+    assert heads == [head(1), head(2), head(3)]
+    assert signs_next(path.read_bytes()) == THIRD.key_id
+
+
+def test_a_key_that_no_line_has_named_signs_nothing_even_if_it_is_trusted(path: Path) -> None:
+    lines = passed_on(path)
+    trusted = HeadVerifier(b"".join(signer.public_key_pem() for signer in (SIGNER, SECOND, THIRD)))
+
+    without_the_handover = [lines[0], lines[2]]
+    with pytest.raises(HeadsBroken, match="line 2"):
+        list(read_heads(without_the_handover, trusted))
+
+
+def test_a_key_that_was_followed_signs_no_more(path: Path) -> None:
+    lines = passed_on(path)
+    late = SIGNER.sign_line(head(4), hashlib.sha256(lines[-1][:-1]).hexdigest())
+
+    with pytest.raises(HeadsBroken, match="signed with another key"):
+        list(read_heads([*lines, late + b"\n"], VERIFIER))
+
+
+def test_a_log_is_passed_on_once_and_goes_on_where_it_was(path: Path) -> None:
+    log = HeadLog(path, SIGNER)
+    log.append(head(1))
+    log.pass_on([SIGNER, SECOND])
+
+    assert not log.pass_on([SIGNER, SECOND])
+    assert not log.append(head(1))
+    log.close()
+    reopened = HeadLog(path, SIGNER, SECOND)
+    assert reopened.last == head(1)
+    reopened.close()
+
+
+def test_a_log_that_was_left_to_a_key_that_is_not_here_is_refused(path: Path) -> None:
+    passed_on(path)
+
+    with pytest.raises(HeadsBroken, match="another key"):
+        HeadLog(path, SIGNER)
+    log = path.with_name("just passed on")
+    first = HeadLog(log, SIGNER)
+    first.append(head(1))
+    first.pass_on([SIGNER, SECOND])
+    first.close()
+    with pytest.raises(HeadsBroken, match="a key that is not here"):
+        HeadLog(log, SIGNER)

@@ -141,7 +141,7 @@ class PostgresVault:
                 db.execute(_FORGET, customer)
                 (ended,) = db.execute("SELECT pg_current_xact_id()::text").fetchone() or ("",)
             self._cached.pop(customer, None)
-            held = db.execute(_READERS_BEFORE, (ended,)).fetchone() != (0,)
+            held = db.execute(READERS_BEFORE, (ended,)).fetchone() != (0,)
             try:
                 db.execute("VACUUM (FULL) vault.keys", prepare=False)
             except psycopg.errors.LockNotAvailable:
@@ -240,7 +240,7 @@ _FORGET: Final = (
     f"UPDATE vault.keys SET wrapped = {_ZEROS} WHERE tenant_id = $1 AND customer_id = $2 AND wrapped <> {_ZEROS}"
 )
 _TELL: Final = "UPDATE customers SET forgotten = true WHERE tenant_id = $1 AND customer_id = $2 AND NOT forgotten"
-_READERS_BEFORE: Final = (
+READERS_BEFORE: Final = (
     "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
     " AND age(backend_xmin) >= age($1::text::xid)"
 )

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from riskgate_server.datadir import create_empty_private
 from riskgate_server.domain.customer import CustomerKey
@@ -85,21 +85,14 @@ class SqliteVault:
         # SQLite would make a new, empty vault of a missing one, and every customer unreadable.
         if not path.is_file():
             raise VaultUnusable(f"{path} is missing: restore it from a backup")
-        # Open before and closed after the connection: closing any descriptor of a file lets go of all the process's
-        # locks on it.
-        self._file = path.open("rb")
-        try:
-            self._connection = self._connect()
-        except BaseException:
-            self._file.close()
-            raise
+        self._file: BinaryIO | None = None
+        self._connection = self._connect()
         try:
             self._verify()
             if not read_only:
                 self._empty_log()
         except BaseException:
             self._connection.close()
-            self._file.close()
             raise
 
     def _connect(self) -> sqlite3.Connection:
@@ -202,7 +195,8 @@ class SqliteVault:
         with self._lock:
             self._cached.clear()
             self._connection.close()
-            self._file.close()
+            if self._file is not None:
+                self._file.close()
 
     def _wrapped(self, customer: CustomerKey) -> bytes | None:
         row = self._connection.execute(
@@ -257,6 +251,8 @@ class SqliteVault:
             # The first pieces name version and master key, and are in every row.
             if start >= _FRAGMENT_BYTES
         ]
+        # Kept until the connection is closed: closing any descriptor of a file lets go of the process's locks on it.
+        self._file = self._file or self._path.open("rb")
         return holds_any(self._file, self._path, pieces)
 
     def _verify(self) -> None:

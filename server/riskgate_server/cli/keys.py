@@ -1,0 +1,107 @@
+"""`riskgate keys`: renews the secrets of a data directory while it is served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+import msgspec
+
+from riskgate_server.cli.common import (
+    Bars,
+    checked_directory,
+    counted,
+    data_option,
+    json_option,
+    say,
+    show_time,
+    store_option,
+    table,
+)
+
+if TYPE_CHECKING:
+    from riskgate_server.rotation import Held, Report
+
+_KINDS: Final = ("master", "fingerprint", "proofs", "heads")
+_STEPS: Final = ("add", "rewrap", "retire")
+
+
+@click.group()
+def keys() -> None:
+    """Renew the secrets of a data directory. None of them is ever shown."""
+
+
+@keys.command()
+@data_option
+@store_option
+@click.argument("kind", metavar="[master|fingerprint|proofs|heads|all]", type=click.Choice([*_KINDS, "all"]))
+@click.option(
+    "--step",
+    "steps",
+    multiple=True,
+    type=click.Choice(_STEPS),
+    help="Do this step alone, for servers on several hosts: see docs/keys.md. Repeatable; unless given, all three.",
+)
+@json_option
+def rotate(data: Path, store: str, kind: str, steps: tuple[str, ...], as_json: bool) -> None:
+    """
+    Give secrets of one kind, or of all, a successor, and take away those that nothing needs any more.
+
+    Servers may run meanwhile, and go on without a failed call. Interrupted, it is finished by running it again.
+    """
+    from riskgate_server.rotation import Rotation, rotating
+
+    directory = checked_directory(data, store_here=not store)
+    with _refused(), rotating(directory), Bars(shown=not as_json) as progress:
+        rotation = Rotation(directory, store, progress=progress)
+        report = rotation.run(_KINDS if kind == "all" else (kind,), steps or _STEPS)
+    say(msgspec.to_builtins(report), _text(report), as_json=as_json)
+
+
+@keys.command("list")
+@data_option
+@store_option
+@json_option
+def list_(data: Path, store: str, as_json: bool) -> None:
+    """List the secrets by kind and number: since when each is in force, and what still needs it."""
+    from riskgate_server.rotation import Rotation
+
+    directory = checked_directory(data, store_here=not store)
+    with _refused():
+        held = Rotation(directory, store).list()
+    rows: list[tuple[str, ...]] = [
+        (one.kind, str(one.number), show_time(one.number * 1_000_000) or "", _state(one), one.needed) for one in held
+    ]
+    text = table(("KIND", "NUMBER", "SINCE", "STATE", "NEEDED BY"), rows)
+    say({"secrets": msgspec.to_builtins(held)}, text, as_json=as_json)
+
+
+def _state(one: Held) -> str:
+    return "in force" if one.in_force else ""
+
+
+def _text(report: Report) -> str:
+    lines = [f"{kind}: secret {number} was added" for kind, number in report.added.items()]
+    if report.rewrapped:
+        lines.append(f"master: {counted(report.rewrapped, 'key')} of customers wrapped anew")
+    if report.unreadable:
+        lines.append(f"master: {counted(report.unreadable, 'key')} of customers cannot be read, and stay as they are")
+    for kind, numbers in report.retired.items():
+        lines.append(f"{kind}: {', '.join(map(str, numbers))} taken away")
+    lines += [f"{kind}: an older secret stays for {what}" for kind, what in report.waiting.items()]
+    return "\n".join(lines) or "nothing to do"
+
+
+class _refused:  # noqa: N801 - used as a function
+    """Say in one line what an operator can mend."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        from riskgate_server.opening import UNREADABLE
+        from riskgate_server.rotation import RotationRefused
+
+        if isinstance(error, (*UNREADABLE, RotationRefused)):
+            raise click.ClickException(str(error)) from error
