@@ -295,7 +295,7 @@ class Rotation:
 
     def _signing(self) -> dict[str, str]:
         """Return name → id of the key that signs next, of every log of heads."""
-        return {path.name: signs_next(path.read_bytes()) for path in sorted(self._directory.root.glob("heads*.log"))}
+        return {path.name: signs_next(path.read_bytes()) for path in self._directory.all_heads()}
 
     def _take_away(self, kind: str, ring: Mapping[int, bytes], numbers: Sequence[int]) -> None:
         if numbers:

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from riskgate_server.cli.init import initialise
-from riskgate_server.crypto.keys import HEADS, MASTER, MasterKey
+from riskgate_server.crypto.keys import HEADS
 from riskgate_server.crypto.signing import HeadLog, HeadSigner
 from riskgate_server.datadir import DataDirectory
 from riskgate_server.engine.pipeline import Pipeline
 from riskgate_server.engine.ports import Store
 from riskgate_server.engine.report import Report
-from riskgate_server.opening import OtherPast, refuse_other_past, secret, sign_head, verify_directory
+from riskgate_server.opening import OtherPast, master_keys, refuse_other_past, secret, sign_head, verify_directory
 from riskgate_server.stores.postgres.store import PostgresStore
 from riskgate_server.stores.postgres.vault import PostgresVault, create_vault
 from tests import factories as f
@@ -35,7 +35,7 @@ class Host:
             getattr(self.directory, name).write_bytes(getattr(other.directory, name).read_bytes())
 
     def _vault(self) -> PostgresVault:
-        master = MasterKey(secret(MASTER, self.directory.master_key))
+        master = master_keys(self.directory)
         # The tables first: a vault is made beside them, by whoever comes first.
         PostgresStore(self.dsn, writer=9).close()
         create_vault(self.dsn, master.wrap)

@@ -10,10 +10,9 @@ from pathlib import Path
 from riskgate.credit.v1 import credit_line_service_pb2 as line_pb
 from riskgate.identity.v1 import otp_service_pb2 as otp_pb
 from riskgate.operations.v1 import customer_service_pb2 as pb
-from riskgate_server.crypto.keys import MASTER, MasterKey
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.ports import NoKey
-from riskgate_server.opening import secret, verify_directory
+from riskgate_server.opening import master_keys, verify_directory
 from riskgate_server.stores.sqlite.vault import SqliteVault
 from tests.rpc.calling import refused
 from tests.rpc.phones import confirmed_phone, sent, whose
@@ -25,7 +24,7 @@ from tests.rpc.serving import Deployment, Loop, Running, Tenant, serving
 def serving_keys(running: Running) -> Iterator[Callable[[CustomerKey], bytes | NoKey]]:
     """Look into the vault of a running server."""
     directory = running.deployment.directory
-    master = MasterKey(secret(MASTER, directory.master_key))
+    master = master_keys(directory)
     vault = SqliteVault(directory.vault, wrap=master.wrap, unwrap=master.unwrap, read_only=True)
     try:
         yield lambda key: vault.keys([key])[key]

@@ -17,7 +17,6 @@ from riskgate.credit.v1 import credit_line_service_pb2 as line_pb
 from riskgate.risk.v1 import risk_service_pb2 as risk_pb
 from riskgate_server import opening
 from riskgate_server.cli import main
-from riskgate_server.crypto.keys import MASTER, MasterKey
 from riskgate_server.datadir import DataDirectoryError
 from riskgate_server.engine.clocks import SystemClock
 from riskgate_server.engine.pipeline import Pipeline
@@ -58,7 +57,7 @@ def verified(deployment: Deployment, dsn: str) -> dict[str, Any]:
 @contextmanager
 def second_server(deployment: Deployment, dsn: str) -> Iterator[Pipeline]:
     """The engine of another server of the same database."""
-    master = MasterKey(opening.secret(MASTER, deployment.directory.master_key))
+    master = opening.master_keys(deployment.directory)
     with (
         closing(PostgresStore(dsn, writer=1)) as store,
         closing(PostgresVault(dsn, wrap=master.wrap, unwrap=master.unwrap)) as vault,

@@ -44,7 +44,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> DataDirectory:
     initialise(root, names=(), tenant="default")
     directory = DataDirectory(root)
     opened = open_store(directory)
-    log = HeadLog(directory.heads, *head_signers(ring_file(HEADS, directory.heads_key)))
+    log = HeadLog(directory.heads_of(0), *head_signers(ring_file(HEADS, directory.heads_key)))
     with closing(opened), closing(log) as heads:
         sign_head(heads, opened.store)
         pipeline = make_pipeline(store=opened.store, vault=opened.vault, sealer=opened.sealer)
@@ -83,7 +83,7 @@ def begun_at(directory: DataDirectory) -> int:
 def serve_for_a_moment(directory: DataDirectory) -> None:
     opened = open_store(directory)
     ring = ring_file(HEADS, directory.heads_key)
-    with closing(opened), closing(HeadLog(directory.heads, *head_signers(ring))) as heads:
+    with closing(opened), closing(HeadLog(directory.heads_of(0), *head_signers(ring))) as heads:
         sign_head(heads, opened.store)
         renew_signer(heads, ring)
 
