@@ -25,6 +25,7 @@ from riskgate_server.crypto.keys import (
     PROOFS,
     MasterKeyMismatch,
     SecretFileBroken,
+    credential_mark,
 )
 from riskgate_server.crypto.proofs import ProofVerifier
 from riskgate_server.crypto.ringed import FingerprintKeys, RingTokens
@@ -308,10 +309,10 @@ class Server:
                 secrets=proofs,
                 places=PlaceTokens(RingTokens(fingerprint_keys)),
                 delivery=delivery,
-                phones=PhoneBook(hashes.fingerprint),
+                phones=PhoneBook(hashes.fingerprints),
                 proofs=Proofs(
                     policy=policy,
-                    judge=Judge(queries, verifier, policy, hashes.fingerprint),
+                    judge=Judge(queries, verifier, policy, credential_mark),
                     threads=Readers(verifiers),
                     fingerprint=hashes.fingerprint,
                 ),

@@ -153,12 +153,7 @@ class FingerprintKey:
 
     def fingerprint(self, tenant_id: str, kind: str, value: str) -> bytes:
         """Return 16 bytes that are equal for equal (tenant, kind, value) only: nothing links tenants."""
-        hashed = hashlib.blake2b(key=self._secret, digest_size=FINGERPRINT_BYTES, person=b"rg fingerprint")
-        for part in (tenant_id, kind, value):
-            encoded = part.encode()
-            hashed.update(len(encoded).to_bytes(4, "big"))
-            hashed.update(encoded)
-        return hashed.digest()
+        return _marked(tenant_id, kind, value, key=self._secret, person=b"rg fingerprint")
 
     def of_content(self, customer: tuple[str, str], content: bytes) -> bytes:
         """Return 16 bytes that are equal for equal content of one (tenant, customer) only: nothing links customers."""
@@ -166,6 +161,25 @@ class FingerprintKey:
         # In one go, for every purchase asks twice. The lengths say where the ids end.
         bound = f"{len(tenant_id)} {len(customer_id)} {tenant_id}{customer_id}".encode() + content
         return hashlib.blake2b(bound, key=self._secret, digest_size=FINGERPRINT_BYTES, person=b"rg content").digest()
+
+
+def credential_mark(tenant_id: str, kind: str, value: str) -> bytes:
+    """
+    Return 16 bytes that are equal for equal (tenant, kind, value) only, for ever.
+
+    For what nobody can guess, such as a public key or a credential's id: it needs no secret, and so none whose renewal
+    would make a key unknown that is another customer's.
+    """
+    return _marked(tenant_id, kind, value, key=b"", person=b"rg credential")
+
+
+def _marked(*parts: str, key: bytes, person: bytes) -> bytes:
+    hashed = hashlib.blake2b(key=key, digest_size=FINGERPRINT_BYTES, person=person)
+    for part in parts:
+        encoded = part.encode()
+        hashed.update(len(encoded).to_bytes(4, "big"))
+        hashed.update(encoded)
+    return hashed.digest()
 
 
 def _bound_to(customer: tuple[str, str]) -> bytes:

@@ -79,8 +79,14 @@ class FingerprintKeys:
 
     def fingerprint(self, tenant_id: str, kind: str, value: str) -> bytes:
         """Return what `FingerprintKey.fingerprint` does with the key in force."""
+        return self.fingerprints(tenant_id, kind, value)[0]
+
+    def fingerprints(self, tenant_id: str, kind: str, value: str) -> tuple[bytes, ...]:
+        """Return what `FingerprintKey.fingerprint` does with the key in force, then with every other."""
         keys = self._keys()
-        return keys[in_force(keys, self._now())].fingerprint(tenant_id, kind, value)
+        current = in_force(keys, self._now())
+        ordered = (current, *(number for number in keys if number != current))
+        return tuple(keys[number].fingerprint(tenant_id, kind, value) for number in ordered)
 
     def of_content(self, customer: tuple[str, str], content: bytes) -> tuple[bytes, tuple[bytes, ...]]:
         """Return what `FingerprintKey.of_content` does with the key in force, and with every other."""

@@ -19,6 +19,7 @@ from riskgate_server.domain.identity.budgets import UNSPENT, Budget, frees_us, g
 from riskgate_server.domain.identity.factors import Factor
 from riskgate_server.domain.identity.identity import SENDS_PERIOD_US
 from riskgate_server.domain.identity.limits import HOUR_US
+from riskgate_server.engine.commands import EnrollPhone
 from riskgate_server.engine.ports import ScopeKey
 from riskgate_server.engine.work import Work
 
@@ -73,6 +74,23 @@ class Recipient(msgspec.Struct, frozen=True, gc=False):
 def recipient_of(factor: Factor) -> Recipient:
     """Return where a factor's messages go."""
     return Recipient(factor.mark, factor.prefix, factor.region)
+
+
+def possible_recipients(command: EnrollPhone) -> tuple[Recipient, ...]:
+    """Return under which marks the budgets may know a new phone's number; the one in force last."""
+    marks = (*command.other_marks, (command.mark, command.prefix))
+    return tuple(Recipient(mark, prefix, command.region) for mark, prefix in marks)
+
+
+def recipient_as_known(work: Work, command: EnrollPhone) -> Recipient:
+    """
+    Return a new phone's number under the mark it is known by already, or under the one in force.
+
+    So one number keeps one budget when keys are renewed.
+    """
+    possible = possible_recipients(command)
+    known = (recipient for recipient in possible if work.scope((work.key[0], ScopeKind.NUMBER, recipient.mark)))
+    return next(known, possible[-1])
 
 
 def send_scopes(tenant_id: str, recipient: Recipient) -> tuple[ScopeKey, ...]:

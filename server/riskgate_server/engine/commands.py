@@ -189,6 +189,7 @@ class EnrollPhone(Command, frozen=True, gc=False, kw_only=True):
     Args:
         number: E.164.
         mark: keyed hash of the number within the tenant; `prefix` that of the number without its last three digits.
+        other_marks: mark and prefix under other keys, under which the number may be known since before.
         region: ISO 3166-1 alpha-2 code of the number's country, as far as it can be told.
         grant: SHA-256 of the token of a grant for BINDING; empty for none.
     """
@@ -200,6 +201,7 @@ class EnrollPhone(Command, frozen=True, gc=False, kw_only=True):
     region: str
     grant: bytes
     language: str = ""
+    other_marks: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class EnrollTotp(Command, frozen=True, gc=False, kw_only=True):

@@ -7,6 +7,8 @@ first command runs, they cannot. What nobody foresaw is still taken when it is n
 
 from __future__ import annotations
 
+import itertools
+
 from riskgate_server.domain.identity.factors import Factor
 from riskgate_server.domain.identity.grants import Method
 from riskgate_server.domain.identity.identity import Identity
@@ -32,8 +34,8 @@ def comparing(_batch: Batch, command: Command) -> _Scopes:
 
 def enrolling_phone(_batch: Batch, command: EnrollPhone) -> _Scopes:
     """What a message to a new number touches."""
-    recipient = across.Recipient(command.mark, command.prefix, command.region)
-    return across.send_scopes(command.tenant_id, recipient)
+    scopes = (across.send_scopes(command.tenant_id, each) for each in across.possible_recipients(command))
+    return tuple(dict.fromkeys(itertools.chain.from_iterable(scopes)))
 
 
 def sending(batch: Batch, command: SendCode) -> _Scopes:

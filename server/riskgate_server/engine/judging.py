@@ -63,7 +63,7 @@ class Judge:
     """
     Holds what devices answer against what they were asked. Safe from any thread.
 
-    `fingerprint` hashes (tenant, kind, value) under a secret key.
+    `mark` hashes (tenant, kind, value), for ever the same: whose a key is must be known as long as it stands.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class Judge:
         queries: Queries,
         verifier: ProofVerifier,
         policy: ProofPolicy,
-        fingerprint: Callable[[str, str, str], bytes],
+        mark: Callable[[str, str, str], bytes],
     ) -> None:
         self._queries = queries
         self._verifier = verifier
         self._policy = policy
-        self._fingerprint = fingerprint
+        self._mark = mark
 
     def registration(self, key: CustomerKey, enrolment_id: str, answer: Registration) -> JudgedRegistration:
         """
@@ -136,7 +136,7 @@ class Judge:
         return JudgedProof(found, challenge_judged(challenge, device))
 
     def _marks(self, tenant_id: str, verdict: RegistrationVerdict) -> tuple[bytes, ...]:
-        marks = [self._fingerprint(tenant_id, "device key", verdict.fingerprint.hex())]
+        marks = [self._mark(tenant_id, "device key", verdict.fingerprint.hex())]
         if verdict.key.webauthn_id:
-            marks.append(self._fingerprint(tenant_id, "passkey", verdict.key.webauthn_id.hex()))
+            marks.append(self._mark(tenant_id, "passkey", verdict.key.webauthn_id.hex()))
         return tuple(marks)

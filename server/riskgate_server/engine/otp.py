@@ -97,18 +97,19 @@ def enroll_phone(work: Work, command: EnrollPhone) -> FactorReply | Refusal:
         PermissionRefused, PreconditionFailed: as `grants.spend_to_bind`; the customer has as many factors as one may.
         ResourceExhausted: too many messages went to the customer, the number, its like, or of the tenant.
     """
-    if any(f.mark == command.mark for f in work.identity.active(Method.SMS)):
+    if any(f.secret == command.number.encode() for f in work.identity.active(Method.SMS)):
         raise AlreadyExists("FACTOR_EXISTS", "the customer has confirmed this number already")
     _require_room(work)
     spent = grants.spend_to_bind(work, command.grant)
     if isinstance(spent, Refusal):
         return spent
-    across.charge_send(work, across.Recipient(command.mark, command.prefix, command.region))
+    recipient = across.recipient_as_known(work, command)
+    across.charge_send(work, recipient)
     for event in spent:
         work.record(Happening(event))
     factor_id = f"f-{work.customer.sequence + 1}"
     expires_us = work.now_us + work.bounds.proofs.pending_us
-    enrolled = FactorEnrolled(factor_id, Method.SMS, command.mark, command.prefix, expires_us)
+    enrolled = FactorEnrolled(factor_id, Method.SMS, recipient.mark, recipient.prefix, expires_us)
     secrets = FactorSecrets(command.number.encode(), command.masked, command.region)
     work.record(Happening(enrolled, sealed=secrets))
     factor = work.identity.factor(factor_id, work.now_us)

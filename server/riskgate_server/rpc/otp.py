@@ -85,6 +85,7 @@ class OtpServicer:
             masked=phone.masked,
             mark=phone.mark,
             prefix=phone.prefix,
+            other_marks=phone.other_marks,
             region=phone.region,
             grant=mark_from(request.binding_grant),
             language=_language(request.language_code),

@@ -27,20 +27,25 @@ _TAKES_MESSAGES: Final = frozenset(
 
 
 class Phone(msgspec.Struct, frozen=True, gc=False):
-    """A number that takes messages. `region` is ISO 3166-1 alpha-2, or 001 of no country; marks are keyed hashes."""
+    """
+    A number that takes messages. `region` is ISO 3166-1 alpha-2, or 001 of no country.
+
+    Marks are keyed hashes of the number and of its prefix; `other_marks` are pairs of them under other keys.
+    """
 
     number: str
     masked: str
     region: str
     mark: bytes
     prefix: bytes
+    other_marks: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class PhoneBook:
-    """Reads numbers. `fingerprint` hashes (tenant, kind, value) under a secret key: the same number, the same mark."""
+    """Reads numbers. `fingerprints` hashes (tenant, kind, value) under secret keys, the one in force first."""
 
-    def __init__(self, fingerprint: Callable[[str, str, str], bytes]) -> None:
-        self._fingerprint = fingerprint
+    def __init__(self, fingerprints: Callable[[str, str, str], tuple[bytes, ...]]) -> None:
+        self._fingerprints = fingerprints
 
     def read(self, tenant_id: str, written: str) -> Phone:
         """
@@ -60,12 +65,16 @@ class PhoneBook:
         if phonenumbers.number_type(parsed) not in _TAKES_MESSAGES:
             raise invalid("PHONE_NUMBER_REFUSED", "phone_number", "takes no messages, or charges for them")
         number = phonenumbers.format_number(parsed, PhoneNumberFormat.E164)
+        marks = self._fingerprints(tenant_id, "phone", number)
+        prefixes = self._fingerprints(tenant_id, "phone prefix", number[:-PREFIX_DIGITS_CUT])
+        (mark, prefix), *others = zip(marks, prefixes, strict=True)
         return Phone(
             number=number,
             masked=_masked(parsed),
             region=phonenumbers.region_code_for_number(parsed) or "001",
-            mark=self._fingerprint(tenant_id, "phone", number),
-            prefix=self._fingerprint(tenant_id, "phone prefix", number[:-PREFIX_DIGITS_CUT]),
+            mark=mark,
+            prefix=prefix,
+            other_marks=tuple(others),
         )
 
 
