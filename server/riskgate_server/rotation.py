@@ -57,7 +57,7 @@ SECRETS_MAX: Final = 16
 PAGE: Final = 500
 """Customers' keys wrapped anew in one commit: a few milliseconds in which the server's own wait."""
 
-BUSY_TRIES: Final = 20
+BUSY_TRIES: Final = 30
 
 _T = TypeVar("_T")
 
@@ -105,9 +105,9 @@ class _Plan(msgspec.Struct):
 
 class Rotation:
     """
-    Renews the secrets of one directory; `now` is seconds UTC.
+    Renews the secrets of one directory; only one at a time: see `rotating`.
 
-    Only one at a time: see `rotating`.
+    `now` is seconds UTC, and new secrets are in force so many seconds later.
     """
 
     def __init__(
@@ -115,12 +115,14 @@ class Rotation:
         directory: DataDirectory,
         dsn: str = "",
         *,
+        lead_seconds: int = LEAD_SECONDS,
         now: Callable[[], float] = time.time,
         pause: Callable[[float], object] = time.sleep,
         progress: Progress = lambda *_: None,
     ) -> None:
         self._directory = directory
         self._dsn = dsn
+        self._lead_seconds = lead_seconds
         self._now = now
         self._pause = pause
         self._progress = progress
@@ -187,7 +189,7 @@ class Rotation:
         plan = self._unfinished()
         if plan is None:
             newest = max(max(ring) for ring in rings.values())
-            plan = _Plan(max(int(self._now()) + LEAD_SECONDS, newest + 1), [])
+            plan = _Plan(max(int(self._now()) + self._lead_seconds, newest + 1), [])
         if missing := [kind for kind in kinds if kind not in plan.kinds]:
             plan = _Plan(plan.number, plan.kinds + missing)
             if full := [kind for kind in plan.kinds if len(rings[kind]) >= SECRETS_MAX]:
@@ -263,7 +265,7 @@ class Rotation:
             # What a second pass leaves is damaged, and as good without the key as with it.
             self._rewrap(vault)
         try:
-            self._patiently(lambda: vault.scrub([headers[number] for number in old]))
+            self._patiently(lambda: vault.scrub([headers[number] for number in old]), busy=(StoreBusy, StoreInUse))
         except StoreInUse as error:
             self.report.waiting[MASTER] = f"{error}: run it again when `ledger verify`, or a backup, has ended"
             return
@@ -316,12 +318,12 @@ class Rotation:
             from riskgate_server.stores.postgres.rewrapping import PostgresRewrapping  # noqa: PLC0415 - an extra
         return PostgresRewrapping(self._dsn)
 
-    def _patiently(self, step: Callable[[], _T]) -> _T:
+    def _patiently(self, step: Callable[[], _T], busy: tuple[type[Exception], ...] = (StoreBusy,)) -> _T:
         """Do a step again while others hold the vault."""
         for left in reversed(range(BUSY_TRIES)):
             try:
                 return step()
-            except StoreBusy:
+            except busy:
                 if not left:
                     raise
                 self._pause(0.1)

@@ -21,6 +21,7 @@ from riskgate_server.crypto.rings import in_force
 from riskgate_server.crypto.signing import HeadSigner, signs_next
 from riskgate_server.opening import secret, secret_ring, verify_directory
 from riskgate_server.rotation import DAY_SECONDS, KINDS, LEAD_SECONDS, Report, Rotation
+from tests import postgres
 from tests.rpc.calling import Api, refused, refused_of
 from tests.rpc.phones import BINDING, TRANSACTION, code_of, confirmed_phone, sent, verify, whose
 from tests.rpc.requests import buy, buying, capturing, new_id, open_line
@@ -31,10 +32,20 @@ NOTICED_SECONDS = 10.0
 
 
 @pytest.fixture
-def running(loop: Loop, tmp_path: Path) -> Iterator[Running]:
+def dsn(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The database; empty while rows and keys are in the directory, as they are unless a test asks for one."""
+    if not getattr(request, "param", ""):
+        yield ""
+        return
+    yield postgres.database(tmp_path)
+    postgres.give_back(tmp_path)
+
+
+@pytest.fixture
+def running(loop: Loop, tmp_path: Path, dsn: str) -> Iterator[Running]:
     """A server of its own: its secrets are nobody else's."""
     deployment = Deployment(tmp_path / "data")
-    with serving(loop, deployment, heads_seconds=0.05) as running:
+    with serving(loop, deployment, heads_seconds=0.05, store=dsn) as running:
         yield running
     deployment.close()
 
@@ -51,14 +62,16 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def rotate(running: Running, days: float = 0, steps: tuple[str, ...] = ("add", "rewrap", "retire")) -> Report:
+def rotate(
+    running: Running, dsn: str = "", *, days: float = 0, steps: tuple[str, ...] = ("add", "rewrap", "retire")
+) -> Report:
     """
     Renew everything as if it were so many days later, and wait until the server goes by it.
 
     Without the lead that other processes are given.
     """
     directory = running.deployment.directory
-    rotation = Rotation(directory, now=lambda: time.time() - LEAD_SECONDS + days * DAY_SECONDS)
+    rotation = Rotation(directory, dsn, now=lambda: time.time() - LEAD_SECONDS + days * DAY_SECONDS)
     report = rotation.run(KINDS, steps)
     if not days:
         ring = secret_ring(FINGERPRINT, directory.fingerprint_key)
@@ -110,13 +123,14 @@ class Shoppers:
                 thread.join()
 
 
+@pytest.mark.parametrize("dsn", ["", "postgres"], ids=["sqlite", "postgres"], indirect=True)
 def test_every_secret_is_renewed_twice_under_load_without_a_failed_call(
-    loop: Loop, running: Running, tenant: Tenant
+    running: Running, tenant: Tenant, dsn: str
 ) -> None:
     directory = running.deployment.directory
     shoppers = Shoppers(tenant.api)
     with shoppers.shopping():
-        reports = [rotate(running), rotate(running)]
+        reports = [rotate(running, dsn), rotate(running, dsn)]
 
     assert (shoppers.failed, [report.unreadable for report in reports]) == ([], [0, 0])
     assert shoppers.calls > 100
@@ -124,7 +138,7 @@ def test_every_secret_is_renewed_twice_under_load_without_a_failed_call(
     assert reports[1].rewrapped > reports[0].rewrapped > 0
     for customer in shoppers.customers:
         assert buy(tenant.api, customer).held_amount.amount_minor
-    report = verify_directory(directory, lambda *_: None)
+    report = verify_directory(directory, lambda *_: None, dsn)
     assert report.faults == []
     assert report.customers == len(shoppers.customers)
 

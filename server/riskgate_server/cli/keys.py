@@ -43,8 +43,17 @@ def keys() -> None:
     type=click.Choice(_STEPS),
     help="Do this step alone, for servers on several hosts: see docs/keys.md. Repeatable; unless given, all three.",
 )
+@click.option(
+    "--lead",
+    "lead_seconds",
+    type=click.IntRange(5, 7 * 86_400),
+    default=5,
+    show_default=True,
+    metavar="SECONDS",
+    help="When new secrets come into force: time to copy them to other hosts.",
+)
 @json_option
-def rotate(data: Path, store: str, kind: str, steps: tuple[str, ...], as_json: bool) -> None:
+def rotate(data: Path, store: str, kind: str, steps: tuple[str, ...], *, lead_seconds: int, as_json: bool) -> None:
     """
     Give secrets of one kind, or of all, a successor, and take away those that nothing needs any more.
 
@@ -54,7 +63,7 @@ def rotate(data: Path, store: str, kind: str, steps: tuple[str, ...], as_json: b
 
     directory = checked_directory(data, store_here=not store)
     with _refused(), rotating(directory), Bars(shown=not as_json) as progress:
-        rotation = Rotation(directory, store, progress=progress)
+        rotation = Rotation(directory, store, lead_seconds=lead_seconds, progress=progress)
         report = rotation.run(_KINDS if kind == "all" else (kind,), steps or _STEPS)
     say(msgspec.to_builtins(report), _text(report), as_json=as_json)
 

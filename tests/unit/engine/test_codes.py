@@ -233,6 +233,32 @@ def test_numbers_that_differ_in_their_last_digits_only_are_sent_to_sparingly() -
     assert refused(replies[10]) == "SEND_BUDGET_SPENT"
 
 
+def test_one_number_keeps_one_budget_when_the_key_of_its_mark_is_renewed() -> None:
+    bank = Bank()
+    old, new, number = b"old mark", b"new mark", "+8613812345678"
+    replies = []
+    for n, (mark, others) in enumerate([(old, ())] * 5 + [(new, ((old, b"old"),)), (new, ())]):
+        customer = f"eve-{n}"
+        bank.do(f.open_line(f"open {n}", customer_id=customer))
+        replies.append(
+            bank.ask(
+                c.EnrollPhone, customer_id=customer, number=number, grant=b"", masked="", mark=mark,
+                prefix=mark[:3], region="CN", other_marks=others,
+            )
+        )  # fmt: skip
+
+    assert all(isinstance(reply, FactorReply) for reply in replies[:5])
+    assert refused(replies[5]) == "SEND_BUDGET_SPENT"
+    assert isinstance(replies[6], FactorReply), "as if nobody knew it: the old key is gone"
+
+
+def test_a_number_that_is_confirmed_is_known_whatever_its_mark() -> None:
+    bank = Bank()
+    bank.phone()
+
+    assert refused(bank.enroll_phone(mark=b"another", prefix=b"ano")) == "FACTOR_EXISTS"
+
+
 def test_wrong_codes_of_a_whole_tenant_stop_being_compared_and_another_tenant_goes_on() -> None:
     from riskgate_server.domain.identity.limits import ProofLimits  # noqa: PLC0415
     from riskgate_server.engine.bounds import Bounds  # noqa: PLC0415

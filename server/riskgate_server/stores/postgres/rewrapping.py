@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Final
+from typing import Final, LiteralString
 
 import psycopg
 
@@ -27,6 +27,7 @@ class PostgresRewrapping:
         Raises:
             SettingsRefused, StoreBusy: as for a server's connection.
         """
+        self._ended = ""
         self._db = session.connect(dsn)
         try:
             with translated():
@@ -39,15 +40,10 @@ class PostgresRewrapping:
     def turn(self, wrap: Wrap, unwrap: Unwrap) -> bytes:
         """Have keys be wrapped under the newest master key from now on, and return its header."""
         with translated(), self._db.transaction():
-            try:
-                # Waits for whoever is just keeping keys under the old one: they are found afterwards.
-                row = self._db.execute("SELECT wrapped FROM vault.proof FOR UPDATE", binary=True).fetchone()
-            except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
-                raise VaultUnusable("there is no vault in the database") from error
-            if row is None:
-                raise VaultUnusable("the vault in the database does not prove which master key it belongs to")
-            proof = proof_under_newest(row[0], wrap, unwrap)
-            if proof != row[0]:
+            # Waits for whoever is just keeping keys under the old one: they are found afterwards.
+            stored = self._proof("SELECT wrapped FROM vault.proof FOR UPDATE")
+            proof = proof_under_newest(stored, wrap, unwrap)
+            if proof != stored:
                 self._db.execute("UPDATE vault.proof SET wrapped = $1", (proof,))
         return proof[:HEADER_BYTES]
 
@@ -62,30 +58,38 @@ class PostgresRewrapping:
             if changed:
                 tenants, customers, old, new = zip(*changed, strict=True)
                 self._db.execute(_REWRAP, (Texts(tenants), Texts(customers), Blobs(old), Blobs(new)))
+                self._ended = ""
         last = (rows[-1][0], rows[-1][1]) if len(rows) == limit else None
         return Page(last, len(rows), len(changed), unreadable)
 
     def in_use(self) -> dict[bytes, int]:
         """Return header → how many customers' keys are wrapped so; that of the proof is always among them."""
         with translated():
-            (proof,) = self._db.execute("SELECT wrapped FROM vault.proof", binary=True).fetchone() or (b"",)
+            proof = self._proof("SELECT wrapped FROM vault.proof")
             found = self._db.execute(_IN_USE, (HEADER_BYTES,), binary=True).fetchall()
-        return {bytes(proof[:HEADER_BYTES]): 0} | {bytes(header): int(number) for header, number in found}
+        return {proof[:HEADER_BYTES]: 0} | {bytes(header): int(number) for header, number in found}
 
     def scrub(self, headers: Collection[bytes]) -> None:
         """Destroy what is left of values that were replaced: PostgreSQL leaves them on their pages."""
         del headers
         with translated():
-            with self._db.transaction():
-                (ended,) = self._db.execute("SELECT pg_current_xact_id()::text").fetchone() or ("",)
-            held = self._db.execute(READERS_BEFORE, (ended,)).fetchone() != (0,)
-            try:
-                for table in ("vault.proof", "vault.keys"):
-                    self._db.execute(f"VACUUM (FULL) {table}", prepare=False)
-            except psycopg.errors.LockNotAvailable:
-                held = True
-        if held:
-            raise StoreInUse("what was replaced is still held by a reader")
+            if not self._ended:
+                # Once, and asked again until nobody from before is left: under load there is always somebody new.
+                with self._db.transaction():
+                    (self._ended,) = self._db.execute("SELECT pg_current_xact_id()::text").fetchone() or ("",)
+            if self._db.execute(READERS_BEFORE, (self._ended,)).fetchone() != (0,):
+                raise StoreInUse("what was replaced is still held by a reader")
+            for table in ("vault.proof", "vault.keys"):
+                self._db.execute(f"VACUUM (FULL) {table}", prepare=False)
+
+    def _proof(self, statement: LiteralString) -> bytes:
+        try:
+            row = self._db.execute(statement, binary=True).fetchone()
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+            raise VaultUnusable("there is no vault in the database") from error
+        if row is None:
+            raise VaultUnusable("the vault in the database does not prove which master key it belongs to")
+        return bytes(row[0])
 
     def close(self) -> None:
         """Finish."""

@@ -38,11 +38,9 @@ class SqliteRewrapping:
     def turn(self, wrap: Wrap, unwrap: Unwrap) -> bytes:
         """Have keys be wrapped under the newest master key from now on, and return its header."""
         with self._changing() as connection:
-            row = connection.execute("SELECT wrapped FROM proof").fetchone()
-            if row is None:
-                raise VaultUnusable(f"{self._path} does not prove which master key it belongs to")
-            proof = proof_under_newest(row[0], wrap, unwrap)
-            connection.execute("UPDATE proof SET wrapped = ? WHERE wrapped = ?", (proof, row[0]))
+            stored = self._proof(connection)
+            proof = proof_under_newest(stored, wrap, unwrap)
+            connection.execute("UPDATE proof SET wrapped = ? WHERE wrapped = ?", (proof, stored))
         return proof[:HEADER_BYTES]
 
     def rewrap(self, wrap: Wrap, unwrap: Unwrap, *, header: bytes, after: CustomerKey, limit: int) -> Page:
@@ -65,7 +63,7 @@ class SqliteRewrapping:
         """Return header → how many customers' keys are wrapped so; that of the proof is always among them."""
         with self._opened() as connection:
             connection.execute("BEGIN")
-            (proof,) = connection.execute("SELECT wrapped FROM proof").fetchone()
+            proof = self._proof(connection)
             found = connection.execute(
                 "SELECT substr(wrapped, 1, ?), count(*) FROM keys"
                 " WHERE wrapped != zeroblob(length(wrapped)) GROUP BY 1",
@@ -86,6 +84,12 @@ class SqliteRewrapping:
 
     def close(self) -> None:
         """Finish; nothing is open between the steps."""
+
+    def _proof(self, connection: sqlite3.Connection) -> bytes:
+        row = connection.execute("SELECT wrapped FROM proof").fetchone()
+        if row is None:
+            raise VaultUnusable(f"{self._path} does not prove which master key it belongs to")
+        return bytes(row[0])
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
