@@ -101,7 +101,7 @@ def files(directory: DataDirectory) -> str:
 @contextmanager
 def place(directory: DataDirectory, dsn: str = "") -> Iterator[Place]:
     """One end of a move, opened as `riskgate copy` does."""
-    master = MasterKey(secret(MASTER, directory.master_key))
+    master = master_keys(directory)
     with ExitStack() as closing:
         if dsn:
             yield copying._database(dsn, master, closing)
