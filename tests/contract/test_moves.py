@@ -16,12 +16,13 @@ import pytest
 from riskgate_server import copying
 from riskgate_server.cli.init import initialise
 from riskgate_server.copying import CopyDiffers, copy, give_up_copy
-from riskgate_server.crypto.keys import HEADS, MASTER, MasterKey, MasterKeyMismatch
+from riskgate_server.crypto.keys import HEADS, MasterKeyMismatch
 from riskgate_server.crypto.signing import HeadLog, HeadSigner
 from riskgate_server.datadir import DataDirectory
 from riskgate_server.engine.ports import BatchRow, NoKey, StoreInUse
 from riskgate_server.opening import (
     OtherPast,
+    master_keys,
     open_store,
     refuse_other_past,
     secret,
