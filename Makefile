@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help test test-long simulate trace check format protos schema lock clean bench demo loadtest \
-    powercut crash crowd storm faults wire outages fleet races spray scenarios
+    passkey powercut crash crowd storm faults wire outages fleet races spray scenarios
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -91,3 +91,6 @@ demo: .venv/.built  ## Let a simulated city live on a real server for four weeks
 
 loadtest: .venv/.built  ## Put a fixed schedule of calls on a running server: make loadtest ARGS="--ca … --api-key-file … --rate 300"
 	@.venv/bin/python scripts/loadtest.py $(or $(ARGS),--help)
+
+passkey: .venv/.built  ## Serve a page on which your browser enrols a passkey and approves a purchase with it
+	@.venv/bin/python scripts/passkey.py $(ARGS)

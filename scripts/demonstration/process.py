@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from scripts.streaming.connect import Connection
 
@@ -97,9 +97,13 @@ class DemoServer:
         given = [part for scope in scopes for part in ("--scope", scope)]
         return ["--data", str(self.data), *given, "--rate", str(rate), "--burst", str(rate)]
 
-    def start(self) -> None:
+    def start(self, *, clock: Literal["data", "system"] = "data", settings: Mapping[str, str] | None = None) -> None:
         """
-        Start serving on free ports of this machine, on a clock driven by the data.
+        Start serving on free ports of this machine.
+
+        Args:
+            clock: driven by what is streamed, or this machine's.
+            settings: settings of the server by name, such as {"origins": "http://localhost:8080"}.
 
         Raises:
             ServerFailed: it ended, or does not serve in time.
@@ -113,12 +117,13 @@ class DemoServer:
             "--data",
             str(self.data),
             "--clock",
-            "data",
+            clock,
             *self._store,
             *ports,
         ]
+        given = {f"RISKGATE_{name.upper()}": value for name, value in (settings or {}).items()}
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=_environment())
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=_environment() | given)
         ends = time.monotonic() + START_SECONDS
         while not (listening := self._said("serving")):
             if self._process.poll() is not None:
