@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from riskgate_server.domain.fraud.profile import PurchaseFacts
@@ -135,6 +136,17 @@ def test_a_grant_given_before_the_phone_was_found_new_does_not_count(bank: Bank)
     asked(bank, facts=facts, request_id="again")
 
     assert refused(resume(bank, grant)) == "GRANT_TOO_WEAK"
+
+
+def test_no_later_attempt_brings_back_codes_that_the_purchase_does_not_trust(bank: Bank) -> None:
+    bank.do(f.check("t-0", 100))
+    facts = PurchaseFacts(0, 4_200, f.CURRENCY, channel="step_up", device_id="phone-2", merchant_id="m-1")
+    asked(bank, facts=facts)
+
+    asked(bank, facts=msgspec.structs.replace(facts, device_id=""), request_id="without a phone")
+    assert refused(bank.send(Purpose.TRANSACTION, "t-1")) == "METHOD_NOT_ALLOWED"
+    asked(bank, facts=msgspec.structs.replace(facts, device_id="phone-1"), request_id="as the owner's")
+    assert refused(bank.send(Purpose.TRANSACTION, "t-1")) == "METHOD_NOT_ALLOWED"
 
 
 def test_another_amount_under_the_same_id_is_refused_while_a_proof_is_awaited(bank: Bank) -> None:

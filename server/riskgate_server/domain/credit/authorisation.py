@@ -98,7 +98,8 @@ def judge(
         limit = postings.limit(line.books)
         level = max(step_up_level(assessment.risk_score, amount_minor, limit), standing.level)
         if proven_level < level:
-            step_up = StepUp(level, now_us + STEP_UP_LIFETIME_US, methods)
+            # What an earlier attempt found not to be trusted is not trusted because this one does not mention it.
+            step_up = StepUp(level, now_us + STEP_UP_LIFETIME_US, methods & waiting.methods)
             return Verdict(outcome, assessment.reasons, step_up=step_up)
     if outcome is Outcome.APPROVE and standing.level:
         return Verdict(Outcome.STEP_UP, (*assessment.reasons, "STEP_UP_UNANSWERED"), step_up=standing)
