@@ -30,7 +30,7 @@ from riskgate_server.domain.identity.events import (
     ProofFailed,
 )
 from riskgate_server.domain.identity.factors import lock_after
-from riskgate_server.domain.identity.grants import Method, Purpose, Source, Use
+from riskgate_server.domain.identity.grants import Method, Source, Use
 from riskgate_server.domain.journal import Happening
 from riskgate_server.engine import across, grants, proofs
 from riskgate_server.engine.commands import (
@@ -52,9 +52,6 @@ from riskgate_server.engine.replies import (
     RevokedReply,
 )
 from riskgate_server.engine.work import Work
-
-_NEEDS_STRENGTH = frozenset({Purpose.BINDING, Purpose.LIMIT_OFFER})
-"""What a device in its cool-down is not asked for."""
 
 
 def view(device: Device) -> DeviceView:
@@ -128,7 +125,6 @@ def finish_enrolment(work: Work, command: FinishEnrolment) -> DeviceReply | Refu
     if any(set(device.marks) & set(command.marks) for device in work.identity.devices):
         raise across.credential_exists()
     across.take_credential(work, command.marks)
-    first = not work.identity.bound
     phones = proofs.phones(work)
     credential_id = work.new_id("k")
     enrolled = DeviceEnrolled(
@@ -138,8 +134,7 @@ def finish_enrolment(work: Work, command: FinishEnrolment) -> DeviceReply | Refu
         marks=command.marks,
         assurance=found.assurance,
         attestation=found.attestation,
-        # Nothing is to be protected from the first; what joins others must first have been there for a while.
-        full_strength_us=work.now_us + (0 if first else work.bounds.proofs.cool_down_us),
+        full_strength_us=proofs.full_strength_us(work),
     )
     work.record(Happening(enrolled, sealed=DeviceSecrets(found.key, found.aaguid)))
     proofs.tell(work, phones, "DEVICE_BOUND")
@@ -162,7 +157,8 @@ def begin_challenge(work: Work, command: BeginChallenge) -> ChallengeReply:
         raise NotFound("DEVICE_NOT_FOUND", "the customer has no device")
     use = grants.use_for(work, command.purpose, command.transaction_id)
     proofs.require_counts(work, use, Method.DEVICE_KEY)
-    if use.purpose in _NEEDS_STRENGTH:
+    purchase = work.purchase(use.transaction_id) if use.transaction_id else None
+    if grants.needs_strength(use, purchase):
         asked = tuple(device for device in asked if device.full_strength_us <= work.now_us)
         if not asked:
             raise PreconditionFailed("METHOD_NOT_ALLOWED", "what joined others lately is not enough for this yet")

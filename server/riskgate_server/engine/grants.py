@@ -16,15 +16,18 @@ from riskgate_server.domain.identity.grants import (
     CODE_LEVEL,
     TWO_FACTORS_LEVEL,
     Counts,
+    Method,
     Purpose,
     Source,
     Use,
     anything,
     combined,
     level_by,
+    mask_of,
+    of_methods,
 )
 from riskgate_server.domain.journal import Happening
-from riskgate_server.domain.ledger.holds import HoldState
+from riskgate_server.domain.ledger.holds import HoldState, Purchase
 from riskgate_server.engine.replies import GrantReply, Refusal, refusal_of
 from riskgate_server.engine.work import Work
 
@@ -137,11 +140,38 @@ def spend_to_bind(work: Work, mark: bytes) -> tuple[GrantSpent, ...] | Refusal:
         return ()
     if not mark:
         raise grant_required()
-    identity, now_us = work.identity, work.now_us
     # While nothing is past its cool-down, nothing binds.
-    level = max(identity.highest_level(now_us), CODE_LEVEL)
-    spent = spend(work, mark, Use(Purpose.BINDING), level, lambda source: identity.at_full_strength(source, now_us))
+    level = max(work.identity.highest_level(work.now_us), CODE_LEVEL)
+    spent = spend(work, mark, Use(Purpose.BINDING), level, past_cool_down(work))
     return spent if isinstance(spent, Refusal) else (spent,)
+
+
+def past_cool_down(work: Work) -> Counts:
+    """Let only count what has been there for a while, or was the customer's first."""
+    identity, now_us = work.identity, work.now_us
+    return lambda source: identity.at_full_strength(source, now_us)
+
+
+def answering(work: Work, purchase: Purchase) -> Counts:
+    """Let only count what may answer for a purchase."""
+    trusted = of_methods(purchase.step_up_methods)
+    if not needs_strength(Use(Purpose.TRANSACTION), purchase):
+        return trusted
+    settled = past_cool_down(work)
+    return lambda source: trusted(source) and settled(source)
+
+
+def needs_strength(use: Use, purchase: Purchase | None) -> bool:
+    """
+    Whether a factor or device in its cool-down counts for nothing.
+
+    A code to the customer's number may have bound it. So where a code is enough it is as good as that, and where one
+    is not, or is not trusted, it would be a way around.
+    """
+    if use.purpose is not Purpose.TRANSACTION:
+        return use.purpose is not Purpose.SIGN_IN
+    assert purchase is not None
+    return purchase.step_up_level > CODE_LEVEL or not purchase.step_up_methods & mask_of(Method.SMS)
 
 
 def grant_required() -> PermissionRefused:

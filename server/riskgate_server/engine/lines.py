@@ -101,7 +101,7 @@ def lift_block(work: Work, command: LiftBlock) -> LineReply | Refusal:
     liftable = CUSTOMER_LIFT if command.grant else command.liftable
     complete = require_liftable(block, actor_id=command.actor_id, liftable=liftable, now_us=work.now_us)
     if command.grant:
-        spent = grants.spend(work, command.grant, Use(Purpose.UNLOCK), CUSTOMER_LIFT_LEVEL)
+        spent = grants.spend(work, command.grant, Use(Purpose.UNLOCK), CUSTOMER_LIFT_LEVEL, grants.past_cool_down(work))
         if isinstance(spent, Refusal):
             return spent
         work.record(Happening(spent))

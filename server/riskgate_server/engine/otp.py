@@ -158,10 +158,8 @@ def confirm_factor(work: Work, command: ConfirmFactor) -> FactorReply | Refusal:
     challenge, step = _checked(work, factor, command.code)
     if step is None:
         return _fail(work, factor, challenge)
-    first = not work.identity.bound
-    # Nothing is to be protected from the first; what joins others must first have been there for a while.
-    full_us = work.now_us + (0 if first else work.bounds.proofs.cool_down_us)
-    others = [] if first else proofs.phones(work)
+    full_us = proofs.full_strength_us(work)
+    others = proofs.phones(work)
     challenge_id = challenge.challenge_id if challenge else ""
     work.record(Happening(FactorConfirmed(factor.factor_id, challenge_id, step, full_us)))
     proofs.tell(work, others, "FACTOR_BOUND")

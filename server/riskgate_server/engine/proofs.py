@@ -6,6 +6,7 @@ from typing import Final
 
 from riskgate_server.domain.calendar import DAY_US, SECOND_US
 from riskgate_server.domain.errors import PermissionRefused, PreconditionFailed, ResourceExhausted
+from riskgate_server.domain.fraud.safety import UNTOUCHED
 from riskgate_server.domain.identity.factors import FOR_GOOD, Factor
 from riskgate_server.domain.identity.grants import Method, Use, mask_of
 from riskgate_server.engine.messages import NoticeMessage
@@ -46,6 +47,18 @@ def require_unlocked(work: Work, locked_until_us: int) -> None:
     wait = 0 if locked_until_us == FOR_GOOD else (locked_until_us - work.now_us) / SECOND_US
     reason, message = "PROOF_LOCKED", "too many wrong proofs; try again later, or another factor"
     raise ResourceExhausted(reason, message, retry_after_seconds=wait)
+
+
+def full_strength_us(work: Work) -> int:
+    """
+    Return from when on what is confirmed now is at full strength, UTC µs.
+
+    Nothing is to be protected from a customer's first; what joins others must first have been there for a while. So
+    must what comes after others were revoked: else revoking them would be the way around.
+    """
+    safety = work.customer.profile.safety or UNTOUCHED
+    first = not (work.identity.bound or safety.changed_us)
+    return work.now_us + (0 if first else work.bounds.proofs.cool_down_us)
 
 
 def wrong() -> Refusal:

@@ -19,7 +19,7 @@ from riskgate_server.domain.errors import (
 from riskgate_server.domain.fraud.decision import Assessment
 from riskgate_server.domain.fraud.features import LineFacts
 from riskgate_server.domain.identity.events import GrantSpent
-from riskgate_server.domain.identity.grants import Purpose, of_methods
+from riskgate_server.domain.identity.grants import Purpose
 from riskgate_server.domain.journal import (
     BlockPlaced,
     DecisionAnnotated,
@@ -63,7 +63,7 @@ def check_transaction(work: Work, command: CheckTransaction, rules: RiskRules) -
     if command.grant:
         use = grants.use_for(work, Purpose.TRANSACTION, command.transaction_id)
         assert previous is not None
-        found = grants.spend(work, command.grant, use, previous.step_up_level, of_methods(previous.step_up_methods))
+        found = grants.spend(work, command.grant, use, previous.step_up_level, grants.answering(work, previous))
         if isinstance(found, Refusal):
             return found
         spent = found

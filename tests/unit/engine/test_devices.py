@@ -22,6 +22,7 @@ from riskgate_server.engine.replies import (
     DecisionReply,
     DeviceReply,
     EnrolmentReply,
+    FactorReply,
     Failed,
     GrantReply,
     Refusal,
@@ -347,6 +348,38 @@ def test_a_further_device_needs_a_grant_of_the_highest_level_and_cools_down(bank
         (second, bank.clock.us + f.DAY_US),
     ]
     assert bank.verify() == []
+
+
+def test_a_device_that_a_code_bound_today_answers_no_strong_demand_and_opens_no_lock(bank: DeviceBank) -> None:
+    bank.phone()
+    thief = AndroidPhone()
+    bank.enrol(thief, bank.binding_grant())
+    assert isinstance(bank.do(f.check("t-1", 1_000, "strong_step_up")), DecisionReply)
+    assert refused(bank.begin_proof(Purpose.TRANSACTION, "t-1")) == "METHOD_NOT_ALLOWED"
+    assert refused(bank.begin_proof(Purpose.UNLOCK)) == "METHOD_NOT_ALLOWED"
+
+    bank.clock.wait(f.DAY_US)
+    assert isinstance(bank.do(f.check("t-2", 1_000, "strong_step_up")), DecisionReply)
+    assert isinstance(bank.proven(thief, bank.asked(Purpose.TRANSACTION, "t-2")), GrantReply)
+
+
+def test_who_revoked_everything_binds_nothing_of_full_strength_at_once(bank: DeviceBank) -> None:
+    stays = bank.clock.us
+    bank.revoke(bank.enrol(AndroidPhone()))
+    bank.enrol(AndroidPhone())
+    (shown,) = bank.queries.devices(KEY)
+
+    assert shown.full_strength_us == stays + f.DAY_US
+
+
+def test_who_gave_up_a_factor_that_was_never_confirmed_has_a_first_one_yet(bank: DeviceBank) -> None:
+    typo = bank.enroll_phone("+8613812345679")
+    assert isinstance(typo, FactorReply)
+    bank.ask(c.RevokeFactor, factor_id=typo.factor.factor_id, reason_code="WRONG_NUMBER", actor_id="ada")
+    bank.enrol(AndroidPhone())
+    (shown,) = bank.queries.devices(KEY)
+
+    assert shown.full_strength_us == bank.clock.us
 
 
 def begin_without(bank: DeviceBank, grant: bytes = b"") -> Any:

@@ -38,9 +38,9 @@ def fail(bank: Bank, times: int) -> None:
         bank.clock.wait(5 * f.MINUTE_US)
 
 
-def two_kinds(bank: Bank, purpose: Purpose) -> bytes:
+def two_kinds(bank: Bank, purpose: Purpose, *, after_us: int = f.DAY_US) -> bytes:
     factor_id, app = bank.app(bank.binding_grant())
-    bank.clock.wait(f.MINUTE_US)
+    bank.clock.wait(after_us)
     challenge_id = bank.sent(purpose)
     bank.check(challenge_id, bank.code(challenge_id))
     both = bank.check_app(factor_id, app.at(bank.clock.us // 1_000_000), purpose)
@@ -101,6 +101,15 @@ def test_a_customers_lock_is_opened_by_two_kinds_of_factor_and_not_by_one(bank: 
     assert isinstance(opened, LineReply)
     assert opened.lifted
     assert bank.verify() == []
+
+
+def test_what_joined_the_phone_today_does_not_help_it_to_open_a_lock(bank: Bank) -> None:
+    block = bank.do(f.place_block("lock", BlockKind.CUSTOMER_LOCK))
+    assert isinstance(block, LineReply)
+    assert block.block is not None
+
+    grant = two_kinds(bank, Purpose.UNLOCK, after_us=f.HOUR_US)
+    assert refused(lift(bank, block.block.block_id, grant)) == "GRANT_TOO_WEAK"
 
 
 @pytest.mark.parametrize("kind", [BlockKind.FRAUD_HARD, BlockKind.COMPLIANCE, BlockKind.DELINQUENCY])

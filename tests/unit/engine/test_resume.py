@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pyotp
 import pytest
 
 from riskgate_server.domain.fraud.profile import PurchaseFacts
@@ -97,16 +98,37 @@ def test_a_code_is_not_enough_where_a_device_is_asked_for(bank: Bank) -> None:
 
 def test_two_kinds_of_factor_are_enough_where_a_device_is_asked_for(bank: Bank) -> None:
     factor_id, app = bank.app(bank.binding_grant())
+    bank.clock.wait(f.DAY_US)
+    asked(bank, risk="strong_step_up")
+    proven(bank)
+
+    assert outcome(resume(bank, by_app(bank, factor_id, app, "t-1"))) is Outcome.APPROVE
+
+
+def test_what_a_code_bound_today_is_worth_no_more_than_a_code(bank: Bank) -> None:
+    factor_id, app = bank.app(bank.binding_grant())
+    bank.do(f.check("t-0", 100))
     asked(bank, risk="strong_step_up")
     bank.clock.wait(f.MINUTE_US)
     proven(bank)
-    both = bank.ask(
-        c.VerifyCode, challenge_id="", factor_id=factor_id, code=app.at(bank.clock.us // 1_000_000),
-        purpose=Purpose.TRANSACTION, transaction_id="t-1",
-    )  # fmt: skip
-    assert isinstance(both, GrantReply)
+    assert refused(resume(bank, by_app(bank, factor_id, app, "t-1"))) == "GRANT_TOO_WEAK"
+    facts = PurchaseFacts(0, 4_200, f.CURRENCY, channel="step_up", device_id="phone-2", merchant_id="m-1")
+    asked(bank, "t-2", facts=facts)
+    bank.clock.wait(f.MINUTE_US)
+    assert refused(resume(bank, by_app(bank, factor_id, app, "t-2"), "t-2")) == "GRANT_TOO_WEAK"
 
-    assert outcome(resume(bank, bank.mark(both))) is Outcome.APPROVE
+    asked(bank, "t-3")
+    bank.clock.wait(f.MINUTE_US)
+    assert outcome(resume(bank, by_app(bank, factor_id, app, "t-3"), "t-3")) is Outcome.APPROVE
+
+
+def by_app(bank: Bank, factor_id: str, app: pyotp.TOTP, transaction_id: str) -> bytes:
+    reply = bank.ask(
+        c.VerifyCode, challenge_id="", factor_id=factor_id, code=app.at(bank.clock.us // 1_000_000),
+        purpose=Purpose.TRANSACTION, transaction_id=transaction_id,
+    )  # fmt: skip
+    assert isinstance(reply, GrantReply), reply
+    return bank.mark(reply)
 
 
 def test_half_the_limit_asks_for_more_than_a_code(bank: Bank) -> None:

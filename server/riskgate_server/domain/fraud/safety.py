@@ -47,7 +47,7 @@ def after(safety: Safety, event: events.IdentityEvent, at_us: int, *, bound: boo
     match event:
         case events.FactorConfirmed() | events.DeviceEnrolled() if bound:
             return replace(safety, changed_us=at_us)
-        case events.FactorRevoked() | events.RecoveryCodesMade():
+        case events.FactorRevoked() | events.RecoveryCodesMade() if bound:
             return replace(safety, changed_us=at_us)
         case events.DevicesRevoked() if event.credential_ids:
             return replace(safety, changed_us=at_us)
