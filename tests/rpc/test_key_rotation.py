@@ -129,6 +129,9 @@ def test_every_secret_is_renewed_twice_under_load_without_a_failed_call(
 ) -> None:
     directory = running.deployment.directory
     shoppers = Shoppers(tenant.api)
+    # Somebody's key is there before any shopper's is.
+    open_line(tenant.api, "first")
+    shoppers.customers.append("first")
     with shoppers.shopping():
         reports = [rotate(running, dsn), rotate(running, dsn)]
 

@@ -401,6 +401,7 @@ def test_a_code_after_a_strong_device_weakens_nothing(bank: DeviceBank) -> None:
     bank.phone()
     phone = AndroidPhone(chain=android_chain())
     bank.enrol(phone, bank.binding_grant())
+    bank.clock.wait(f.DAY_US)
     strong = bank.proven(phone, bank.asked(Purpose.UNLOCK))
     challenge_id = bank.sent(Purpose.UNLOCK)
     both = bank.check(challenge_id, bank.code(challenge_id))
