@@ -95,7 +95,7 @@ def test_the_crowd_finds_customers_that_are_read_without_a_lock(
     """
     At READ COMMITTED, and without the journal's key, which lets nobody write the same entry of a customer twice.
 
-    With that key alone the limit would hold: who comes second fails.
+    With that key who comes second fails, and the caller is told of an internal error.
     """
     deployment.started(processes=PROCESSES, program=planted("no-row-lock"))
     with psycopg.connect(dsn) as db:
