@@ -20,10 +20,10 @@ import msgspec
 
 from riskgate_server.crypto.keys import HEADS, MasterKeyMismatch
 from riskgate_server.crypto.ringed import MasterKeys
-from riskgate_server.crypto.signing import HeadLog, HeadSigner
+from riskgate_server.crypto.signing import HeadLog
 from riskgate_server.datadir import DataDirectory
 from riskgate_server.engine.ports import StoreInUse
-from riskgate_server.opening import driver, master_keys, open_files, refuse_other_past, secret
+from riskgate_server.opening import driver, head_signers, master_keys, open_files, refuse_other_past, ring_file
 from riskgate_server.stores.moves import TABLES, Cursor, Mark, Place, Tally, date, why_not_served
 from riskgate_server.stores.refusals import MoveRefused, VaultUnusable
 from riskgate_server.stores.sqlite.moves import SQLitePlace, make_files
@@ -226,8 +226,10 @@ def copy(directory: DataDirectory, source: str, target: str, progress: Progress)
         As `move`, and whatever keeps either place from being opened.
     """
     directory.check(store_here=source.startswith(FILES))
-    master = master_keys(directory)
     with contextlib.ExitStack() as closing:
+        # A key that is still wrapped under an old master key must not arrive after that one was taken away.
+        closing.enter_context(directory.secrets_held())
+        master = master_keys(directory)
         here = _open_source(directory, source, master, closing)
         _refuse_other_past(directory, here)
         if target.startswith(FILES):
@@ -285,5 +287,5 @@ def _refuse_other_past(directory: DataDirectory, source: Place) -> None:
     moved = mark is not None and mark.role == "source" and mark.finished
     path = directory.heads_of(source.store.writer)
     if path.exists() and not moved:
-        with contextlib.closing(HeadLog(path, HeadSigner(secret(HEADS, directory.heads_key)))) as heads:
+        with contextlib.closing(HeadLog(path, *head_signers(ring_file(HEADS, directory.heads_key)))) as heads:
             refuse_other_past(heads, source.store)

@@ -192,6 +192,24 @@ class DataDirectory(msgspec.Struct, frozen=True):
             file.flush()
             yield
 
+    @contextmanager
+    def secrets_held(self) -> Iterator[None]:
+        """
+        Hold the secrets for this process: nobody else renews them, or copies what they wrap.
+
+        Raises:
+            DataDirectoryError: somebody does.
+        """
+        path = self.secrets / "lock"
+        create_empty_private(path)
+        with path.open("r+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                message = f"another `riskgate keys rotate` or `copy` is at work under the secrets of {self.root}"
+                raise DataDirectoryError(message) from None
+            yield
+
     def live_by(self, clock: str) -> None:
         """
         Have the store live by a clock for good; again is no effect.

@@ -8,12 +8,11 @@ the vault to the newest master key, `retire` takes away what nothing needs any m
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
@@ -29,13 +28,18 @@ from riskgate_server.crypto.keys import (
 )
 from riskgate_server.crypto.ringed import MasterKeys
 from riskgate_server.crypto.rings import Ring, in_force
-from riskgate_server.crypto.signing import HeadSigner, signs_next
-from riskgate_server.datadir import DataDirectory, DataDirectoryError, create_empty_private, sync_directory, write_file
-from riskgate_server.engine.ports import StoreBusy, StoreInUse
+from riskgate_server.crypto.signing import End, HeadSigner, end_of
+from riskgate_server.datadir import DataDirectory, sync_directory, write_file
+from riskgate_server.engine.ports import ReadFailed, StoreBusy, StoreInUse
 from riskgate_server.engine.writer import REPLY_LIFETIME_US
 from riskgate_server.opening import driver, secret_ring
+from riskgate_server.stores.moves import why_not_served
 from riskgate_server.stores.sqlite.rewrapping import SqliteRewrapping
+from riskgate_server.stores.sqlite.store import SQLiteSnapshots
 from riskgate_server.stores.wrapping import Rewrapping
+
+if TYPE_CHECKING:
+    from riskgate_server.stores.postgres.store import PostgresSnapshots
 
 KINDS: Final = (MASTER, FINGERPRINT, PROOFS, HEADS)
 
@@ -105,7 +109,7 @@ class _Plan(msgspec.Struct):
 
 class Rotation:
     """
-    Renews the secrets of one directory; only one at a time: see `rotating`.
+    Renews the secrets of one directory; only one at a time: see `DataDirectory.secrets_held`.
 
     `now` is seconds UTC, and new secrets are in force so many seconds later.
     """
@@ -138,6 +142,9 @@ class Rotation:
         """
         for kind in KINDS:
             self._ring(kind)
+        begun = self._unfinished()
+        if MASTER in {*kinds, *(begun.kinds if begun else ())} and {"rewrap", "retire"} & set(steps):
+            self._refuse_other_store()
         if "add" in steps:
             kinds = self._add(kinds)
         if MASTER in kinds and {"rewrap", "retire"} & set(steps):
@@ -261,6 +268,12 @@ class Rotation:
         old = [number for number in ring if number < max(ring)]
         if not old:
             return
+        ends = self._ends()
+        if ends and not any(end.head.batch for end in ends.values()):
+            self.report.waiting[MASTER] = (
+                "a first commit: until its head is signed, nothing tells which store is served"
+            )
+            return
         if set(in_use) != {turned_to}:
             # What a second pass leaves is damaged, and as good without the key as with it.
             self._rewrap(vault)
@@ -288,7 +301,7 @@ class Rotation:
     def _retire_signers(self) -> None:
         ring = self._ring(HEADS)
         newest = HeadSigner(ring[max(ring)]).key_id
-        if still := sorted(name for name, key_id in self._signing().items() if key_id and key_id != newest):
+        if still := sorted(name for name, key_id in self._signing().items() if key_id != newest):
             self.report.waiting[HEADS] = (
                 f"{', '.join(still)}: a server passes it on with its next head, or as it starts; then run it again"
             )
@@ -296,8 +309,43 @@ class Rotation:
         self._take_away(HEADS, ring, [number for number in ring if number < max(ring)])
 
     def _signing(self) -> dict[str, str]:
-        """Return name → id of the key that signs next, of every log of heads."""
-        return {path.name: signs_next(path.read_bytes()) for path in self._directory.all_heads()}
+        """Return name → id of the key that signs next, of every log with a head."""
+        return {name: end.signs_next for name, end in self._ends().items()}
+
+    def _ends(self) -> dict[str, End]:
+        ends = ((path, end_of(path)) for path in self._directory.all_heads())
+        return {path.name: end for path, end in ends if end}
+
+    def _refuse_other_store(self) -> None:
+        """
+        Refuse a vault that is not the one whose keys are in use: its old master key would be taken from the other.
+
+        The heads tell, which are signed of what is served. A store that is being copied has keys in two vaults.
+        """
+        name = "the database" if self._dsn else str(self._directory.store)
+        # Before the store: what it is asked for is then durable, whatever a server signs meanwhile.
+        heads = [end.head for end in self._ends().values() if end.head.batch]
+        try:
+            with contextlib.closing(self._snapshots()) as snapshots:
+                if why := why_not_served(snapshots.move, name):
+                    raise RotationRefused(why)
+                with snapshots.snapshot() as snapshot:
+                    for head in heads:
+                        found = snapshot.batches(head.writer, after=head.batch - 1, limit=1)
+                        if [(batch.sequence, batch.hash) for batch in found] != [(head.batch, head.batch_hash)]:
+                            raise RotationRefused(
+                                f"{name} is not what is served here: it does not hold commit {head.batch} of lane"
+                                f" {head.writer}, whose head was signed; name the one that is, with or without --store"
+                            )
+        except ReadFailed as error:
+            raise RotationRefused(f"{name} cannot be read: {error}") from error
+
+    def _snapshots(self) -> SQLiteSnapshots | PostgresSnapshots:
+        if not self._dsn:
+            return SQLiteSnapshots(self._directory.store)
+        with driver():
+            from riskgate_server.stores.postgres.store import PostgresSnapshots  # noqa: PLC0415 - an extra
+        return PostgresSnapshots(self._dsn)
 
     def _take_away(self, kind: str, ring: Mapping[int, bytes], numbers: Sequence[int]) -> None:
         if numbers:
@@ -328,21 +376,3 @@ class Rotation:
                     raise
                 self._pause(0.1)
         raise AssertionError
-
-
-@contextlib.contextmanager
-def rotating(directory: DataDirectory) -> Iterator[None]:
-    """
-    Keep other rotations out of a directory.
-
-    Raises:
-        DataDirectoryError: another one is at work.
-    """
-    path = directory.secrets / "lock"
-    create_empty_private(path)
-    with path.open("r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataDirectoryError(f"another `riskgate keys rotate` is at work in {directory.root}") from None
-        yield

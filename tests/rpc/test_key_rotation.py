@@ -18,9 +18,9 @@ from riskgate.identity.v1 import otp_service_pb2 as otp_pb
 from riskgate.risk.v1 import risk_service_pb2 as risk_pb
 from riskgate_server.crypto.keys import FINGERPRINT, HEADS
 from riskgate_server.crypto.rings import in_force
-from riskgate_server.crypto.signing import HeadSigner, signs_next
+from riskgate_server.crypto.signing import HeadSigner, end_of
 from riskgate_server.opening import secret, secret_ring, verify_directory
-from riskgate_server.rotation import DAY_SECONDS, KINDS, LEAD_SECONDS, Report, Rotation
+from riskgate_server.rotation import DAY_SECONDS, KINDS, LEAD_SECONDS, Report, Rotation, RotationRefused
 from tests import postgres
 from tests.rpc.calling import Api, refused, refused_of
 from tests.rpc.phones import BINDING, TRANSACTION, code_of, confirmed_phone, sent, verify, whose
@@ -74,10 +74,15 @@ def rotate(
     rotation = Rotation(directory, dsn, now=lambda: time.time() - LEAD_SECONDS + days * DAY_SECONDS)
     report = rotation.run(KINDS, steps)
     if not days:
+
+        def signed_by() -> str:
+            end = end_of(directory.heads_of(0))
+            return end.signs_next if end else ""
+
         ring = secret_ring(FINGERPRINT, directory.fingerprint_key)
         until(lambda: in_force(ring, time.time() - 1.5) == max(ring))
         newest = HeadSigner(secret(HEADS, directory.heads_key)).key_id
-        until(lambda: signs_next(directory.heads_of(0).read_bytes()) == newest)
+        until(lambda: signed_by() == newest)
     return report
 
 
@@ -144,6 +149,22 @@ def test_every_secret_is_renewed_twice_under_load_without_a_failed_call(
     report = verify_directory(directory, lambda *_: None, dsn)
     assert report.faults == []
     assert report.customers == len(shoppers.customers)
+
+
+@pytest.mark.parametrize("dsn", ["postgres"], indirect=True)
+def test_the_files_of_a_directory_that_serves_a_database_are_not_taken_for_it(
+    running: Running, tenant: Tenant, dsn: str
+) -> None:
+    """Otherwise the database's vault would lose its master key."""
+    directory = running.deployment.directory
+    open_line(tenant.api)
+    until(lambda: (end := end_of(directory.heads_of(0))) is not None and end.head.batch > 0)
+    before = directory.master_key.read_bytes()
+
+    with pytest.raises(RotationRefused, match="is not what is served here"):
+        rotate(running)
+    assert directory.master_key.read_bytes() == before
+    assert "master" in rotate(running, dsn).retired
 
 
 @pytest.fixture

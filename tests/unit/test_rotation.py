@@ -12,6 +12,7 @@ from typing import Any, Final
 import pytest
 from click.testing import CliRunner
 
+from riskgate_server import copying
 from riskgate_server import rotation as module
 from riskgate_server.cli import main
 from riskgate_server.cli.init import initialise
@@ -29,7 +30,10 @@ from riskgate_server.opening import (
     sign_head,
     verify_directory,
 )
-from riskgate_server.rotation import DAY_SECONDS, KINDS, SECRETS_MAX, Report, Rotation, RotationRefused, rotating
+from riskgate_server.rotation import DAY_SECONDS, KINDS, SECRETS_MAX, Report, Rotation, RotationRefused
+from riskgate_server.stores.moves import Mark
+from riskgate_server.stores.sqlite.moves import SQLitePlace
+from riskgate_server.stores.sqlite.store import SQLiteStore
 from riskgate_server.stores.sqlite.vault import SqliteVault
 from tests.factories import TENANT, check, make_pipeline, open_line
 
@@ -88,13 +92,17 @@ def serve_for_a_moment(directory: DataDirectory) -> None:
         renew_signer(heads, ring)
 
 
+def opened_vault(directory: DataDirectory) -> SqliteVault:
+    masters = master_keys(directory)
+    return SqliteVault(directory.vault, wrap=masters.wrap, unwrap=masters.unwrap)
+
+
 def assert_whole(directory: DataDirectory) -> None:
     directory.check()
     report = verify_directory(directory, lambda *_: None)
     assert report.faults == []
     assert report.customers == len(CUSTOMERS)
-    masters = master_keys(directory)
-    with closing(SqliteVault(directory.vault, wrap=masters.wrap, unwrap=masters.unwrap)) as vault:
+    with closing(opened_vault(directory)) as vault:
         assert all(isinstance(key, bytes) for key in vault.keys(CUSTOMERS).values())
 
 
@@ -197,8 +205,45 @@ def test_an_interrupted_run_is_finished_with_the_kinds_it_had_begun(directory: D
 
 
 def test_two_rotations_at_once_are_refused(directory: DataDirectory) -> None:
-    with rotating(directory), pytest.raises(DataDirectoryError, match="another `riskgate keys rotate`"):
-        rotating(directory).__enter__()
+    with directory.secrets_held():
+        code, said = riskgate("keys", "rotate", "all", "--data", directory.root)
+
+    assert code == 1
+    assert "another `riskgate keys rotate` or `copy` is at work" in said
+    assert len(numbers(directory, MASTER)) == 1
+
+
+def test_while_a_store_is_being_copied_its_keys_are_in_two_vaults_and_master_keys_stay(
+    directory: DataDirectory,
+) -> None:
+    with closing(SQLiteStore(directory.store)) as store, closing(opened_vault(directory)) as vault:
+        mark = Mark(move="m", role="source", other="postgresql://elsewhere", at="2026-01-01T00:00:00Z")
+        SQLitePlace(store, vault, "here").set_mark(mark)
+
+    with pytest.raises(RotationRefused, match="is being copied to postgresql://elsewhere"):
+        rotate(directory)
+    assert [len(numbers(directory, kind)) for kind in KINDS] == [1] * 4
+    assert rotate(directory, "proofs").added.keys() == {"proofs"}
+
+
+def test_a_store_is_copied_although_its_log_is_not_passed_on_yet(directory: DataDirectory) -> None:
+    rotate(directory, "heads")
+
+    with closing(SQLiteStore(directory.store)) as store, closing(opened_vault(directory)) as vault:
+        copying._refuse_other_past(directory, SQLitePlace(store, vault, "here"))
+
+
+def test_before_a_first_commit_an_old_master_key_stays_for_nothing_tells_whose_it_is(tmp_path: Path) -> None:
+    initialise(tmp_path / "data", names=(), tenant="default")
+    directory = DataDirectory(tmp_path / "data")
+    assert "master" in rotate(directory).retired, "nobody was ever served"
+    serve_for_a_moment(directory)
+
+    report = rotate(directory, days=2)
+
+    assert "master" not in report.retired
+    assert "a first commit" in report.waiting["master"]
+    assert len(numbers(directory, MASTER)) == 2
 
 
 def test_a_ring_does_not_grow_without_end(directory: DataDirectory) -> None:

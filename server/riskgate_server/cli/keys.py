@@ -59,10 +59,10 @@ def rotate(data: Path, store: str, kind: str, steps: tuple[str, ...], *, lead_se
 
     Servers may run meanwhile, and go on without a failed call. Interrupted, it is finished by running it again.
     """
-    from riskgate_server.rotation import Rotation, rotating
+    from riskgate_server.rotation import Rotation
 
     directory = checked_directory(data, store_here=not store)
-    with _refused(), rotating(directory), Bars(shown=not as_json) as progress:
+    with _refused(), directory.secrets_held(), Bars(shown=not as_json) as progress:
         rotation = Rotation(directory, store, lead_seconds=lead_seconds, progress=progress)
         report = rotation.run(_KINDS if kind == "all" else (kind,), steps or _STEPS)
     say(msgspec.to_builtins(report), _text(report), as_json=as_json)
@@ -109,8 +109,9 @@ class _refused:  # noqa: N801 - used as a function
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        from riskgate_server.crypto.signing import HeadsBroken
         from riskgate_server.opening import UNREADABLE
         from riskgate_server.rotation import RotationRefused
 
-        if isinstance(error, (*UNREADABLE, RotationRefused)):
+        if isinstance(error, (*UNREADABLE, HeadsBroken, RotationRefused)):
             raise click.ClickException(str(error)) from error

@@ -362,14 +362,34 @@ class HeadLog:
         self._signer()
 
 
-def signs_next(log: bytes) -> str:
-    """Return the id of the key that the last line of a log leaves it to, unverified; empty without such a line."""
-    lines = without_torn_end(log).splitlines()
+class End(NamedTuple):
+    """The last head of a log, and the id of the key that signs the next one."""
+
+    head: Head
+    signs_next: str
+
+
+def end_of(path: Path) -> End | None:
+    """Return the end of a log, unverified and whoever is writing it; None where there is no head yet."""
+    with path.open("rb") as log:
+        log.seek(max(0, path.stat().st_size - 2 * LINE_BYTES_MAX))
+        lines = without_torn_end(log.read()).splitlines()
+    if not lines:
+        return None
     try:
         fields = msgspec.json.decode(lines[-1], type=_Line)
-        return _key_id(Ed25519PublicKey.from_public_bytes(base64.b64decode(fields.next))) if fields.next else fields.key
-    except (IndexError, ValueError):
-        return ""
+        signs_next = _key_id(_public_key(fields.next)) if fields.next else fields.key
+        batch_hash = bytes.fromhex(fields.batch_hash)
+    except ValueError as error:
+        raise HeadsBroken(-1, "not a head") from error
+    head = Head(
+        writer=fields.writer, batch=fields.batch, batch_hash=batch_hash, entries=fields.entries, at_us=fields.at_us
+    )
+    return End(head, signs_next)
+
+
+def _public_key(text: str) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(base64.b64decode(text, validate=True))
 
 
 def _key_id(key: Ed25519PublicKey) -> str:

@@ -18,8 +18,8 @@ from riskgate_server.crypto.signing import (
     HeadSigner,
     HeadsInUse,
     HeadVerifier,
+    end_of,
     read_heads,
-    signs_next,
     without_torn_end,
 )
 
@@ -270,7 +270,19 @@ def test_who_kept_the_first_public_key_can_follow_the_log_to_the_newest(path: Pa
     heads = list(read_heads(passed_on(path), HeadVerifier(SIGNER.public_key_pem())))
 
     assert heads == [head(1), head(2), head(3)]
-    assert signs_next(path.read_bytes()) == THIRD.key_id
+    assert end_of(path) == (head(3), THIRD.key_id)
+
+
+def test_the_end_of_a_log_is_read_beside_who_is_just_writing_it(path: Path) -> None:
+    path.write_bytes(b"")
+    assert end_of(path) is None
+    whole = b"".join(passed_on(path))
+    path.write_bytes(whole + b'{"at_us":')
+
+    assert end_of(path) == (head(3), THIRD.key_id)
+    path.write_bytes(b"something else\n")
+    with pytest.raises(HeadsBroken):
+        end_of(path)
 
 
 def test_a_key_that_no_line_has_named_signs_nothing_even_if_it_is_trusted(path: Path) -> None:
