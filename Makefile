@@ -13,7 +13,7 @@ help:  ## List the targets
 .venv: .venv/.built  ## Build the environment from the lock file
 
 test: check  ## Run every check and every test
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2
 
 test-long: .venv/.built  ## Run what takes long: thousands of random lives, minutes each
 	.venv/bin/python -m pytest -m long -o faulthandler_timeout=0
