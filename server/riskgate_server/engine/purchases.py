@@ -19,7 +19,7 @@ from riskgate_server.domain.errors import (
 from riskgate_server.domain.fraud.decision import Assessment
 from riskgate_server.domain.fraud.features import LineFacts
 from riskgate_server.domain.identity.events import GrantSpent
-from riskgate_server.domain.identity.grants import Purpose
+from riskgate_server.domain.identity.grants import ANY_METHOD, Purpose
 from riskgate_server.domain.journal import (
     BlockPlaced,
     DecisionAnnotated,
@@ -94,7 +94,8 @@ def check_transaction(work: Work, command: CheckTransaction, rules: RiskRules) -
         now_us=work.now_us,
         demanded=_demanded(previous) if previous else NO_STEP_UP,
         may_hold=work.open_holds < work.bounds.open_holds,
-        methods=methods_trusted(facts, profile, work.now_us),
+        # Nobody else is asked for a proof anew.
+        methods=methods_trusted(facts, profile, work.now_us) if assessment.outcome == "STEP_UP" else ANY_METHOD,
         proven_level=spent.level if spent else 0,
     )
     if spent:
