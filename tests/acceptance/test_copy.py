@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -24,7 +25,7 @@ from riskgate_server.stores.postgres.schema import SCHEMA
 from riskgate_server.stores.sqlite.reads import ENTRY
 from tests import postgres
 from tests.acceptance.conftest import Figures
-from tests.acceptance.deployment import PYTHON, answer, environment, riskgate
+from tests.acceptance.deployment import PYTHON, answer, environment, riskgate, until
 from tests.contract.test_moves import heads_of
 from tests.factories import CUSTOMER, check, make_customer, make_pipeline, open_line, pay
 
@@ -87,10 +88,24 @@ def under_way(dsn: str) -> bool:
     return row is not None and not decode_mark(row[0]).finished
 
 
-def seconds_of(command: list[str]) -> float:
-    begun = time.monotonic()
-    subprocess.run(command, check=True, capture_output=True, env=environment())
-    return time.monotonic() - begun
+def sessions(dsn: str) -> set[int]:
+    name = dsn.split("/")[3].split("?", maxsplit=1)[0]
+    return {row[0] for row in postgres.admin("SELECT pid FROM pg_stat_activity WHERE datname = %s", name)}
+
+
+def begun(command: list[str], dsn: str) -> subprocess.Popen[bytes]:
+    """Start a copy and wait until it has found the database: half of its time goes by before."""
+    until(lambda: not sessions(dsn), seconds=30, what="the end of who was killed before")
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment())
+    until(lambda: bool(sessions(dsn)) or process.poll() is not None, seconds=60, what="begin of a copy")
+    return process
+
+
+def ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it came to its end, and was not killed before."""
+    _, said = process.communicate(timeout=120)
+    assert process.returncode in (0, -signal.SIGKILL), said.decode()
+    return process.returncode == 0
 
 
 def test_a_copy_that_is_killed_again_and_again_loses_and_doubles_nothing(
@@ -100,32 +115,31 @@ def test_a_copy_that_is_killed_again_and_again_loses_and_doubles_nothing(
     before = journal_in_files(lived_in)
     chance = random.Random(KILLS)
     root = tmp_path / "data"
+    command = [*PYTHON, "copy", "--from", f"sqlite:{root}", "--to", dsn]
     copies, kills, seconds = 0, 0, 0.0
     while kills < KILLS or not copies:
         shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(lived_in, root)
         with psycopg.connect(dsn, autocommit=True) as db:
-            db.execute("DROP SCHEMA IF EXISTS riskgate, vault CASCADE")
-        command = [*PYTHON, "copy", "--from", f"sqlite:{root}", "--to", dsn]
-        if not copies:
-            seconds = seconds_of(command)
-        finished = copies == 0
+            db.execute("SET client_min_messages = warning; DROP SCHEMA IF EXISTS riskgate, vault CASCADE")
+        finished = False
         while not finished:
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment())
-            try:
-                process.wait(chance.uniform(0.4, 1.0) * seconds if kills < KILLS else None)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-            _, said = process.communicate(timeout=60)
-            kills += process.returncode != 0 and under_way(dsn)
-            assert process.returncode in (0, -signal.SIGKILL), said.decode()
-            finished = process.returncode == 0
+            process = begun(command, dsn)
+            at = time.monotonic()
+            # The first is left alone, to learn how long one takes.
+            if copies and kills < KILLS:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(chance.uniform(0, seconds))
+                process.kill()
+            finished = ended(process)
+            seconds = seconds if copies else time.monotonic() - at
+            kills += not finished and under_way(dsn)
         copies += 1
         assert journal_in_database(dsn) == before
 
     report = answer("ledger", "verify", "--data", root, "--store", dsn)
     refused = riskgate("serve", "--data", root, "--metrics-port", "-1")
-    figures(kills=kills, copies=copies, entries=len(before[0]), seconds=seconds)
+    figures(kills=kills, copies=copies, entries=len(before[0]), seconds=round(seconds, 2))
     assert report["clean"], report
     assert report["entries"] == len(before[0])
     assert refused.returncode == 1
