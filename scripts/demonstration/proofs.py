@@ -20,7 +20,6 @@ from riskgate_client import (
     Outcome,
     PermissionDenied,
     ProofPurpose,
-    RawKeyAnswer,
     RiskgateError,
 )
 from riskgate_client.phone import AndroidPhone
@@ -74,7 +73,7 @@ class Prover:
         credential = await self._shop.devices.finish_enrollment(
             customer_id=self._customer,
             enrollment_id=begun.enrollment_id,
-            raw_key=RawKeyAnswer(made.public_key, made.signature),
+            raw_key=made,
         )
         self._credential_id = credential.credential_id
         self._say(

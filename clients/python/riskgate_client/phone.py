@@ -2,7 +2,7 @@
 A phone made of software: keys and answers as Android, iOS, a passkey and a JOSE app give them. For tests and demos.
 
     phone = AndroidPhone()
-    registration = phone.enrol(begun.signing_input)        # public_key and signature for FinishEnrollment
+    registration = phone.enrol(begun.signing_input)        # raw_key of FinishEnrollment
     signature = phone.sign(challenge.signing_input)        # for VerifyChallenge
 
     passkey = Passkey(origin="https://bank.example")
@@ -30,6 +30,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from riskgate_client.proofs import RawKeyAnswer
+
 TOKEN_TYPE: Final = "riskgate-proof+jwt"  # noqa: S105  a media type
 """`typ` of a compact JWS that is a proof."""
 
@@ -38,15 +40,6 @@ _AAGUID: Final = bytes(16)
 
 Chain = Callable[[bytes, bytes], Sequence[bytes]]
 """From a public key (SubjectPublicKeyInfo) and a challenge to the certificates that vouch for it, leaf first."""
-
-
-@dataclass(frozen=True)
-class RawKey:
-    """What `RawKeyRegistration` of the contract asks for."""
-
-    public_key: bytes
-    signature: bytes
-    android_chain: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,10 +54,10 @@ class AndroidPhone:
         """SubjectPublicKeyInfo in DER, 91 bytes."""
         return self.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
-    def enrol(self, signing_input: bytes, challenge: bytes = b"") -> RawKey:
+    def enrol(self, signing_input: bytes, challenge: bytes = b"") -> RawKeyAnswer:
         """Answer BeginEnrollment. `challenge` goes into the attestation."""
         chain = () if self.chain is None else tuple(self.chain(self.public_key, challenge))
-        return RawKey(self.public_key, self.sign(signing_input), chain)
+        return RawKeyAnswer(self.public_key, self.sign(signing_input), chain)
 
     def sign(self, signing_input: bytes) -> bytes:
         """Answer BeginChallenge: ECDSA with SHA-256 over the exact bytes, DER."""
@@ -82,9 +75,9 @@ class IPhone:
         """The bare point, 65 bytes, as `SecKeyCopyExternalRepresentation` gives it (X9.63)."""
         return self.key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
-    def enrol(self, signing_input: bytes) -> RawKey:
+    def enrol(self, signing_input: bytes) -> RawKeyAnswer:
         """Answer BeginEnrollment."""
-        return RawKey(self.public_key, self.sign(signing_input))
+        return RawKeyAnswer(self.public_key, self.sign(signing_input))
 
     def sign(self, signing_input: bytes) -> bytes:
         """Answer BeginChallenge: ECDSA with SHA-256 over the exact bytes, DER."""
@@ -105,9 +98,9 @@ class JoseApp:
         """SubjectPublicKeyInfo in DER."""
         return self.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
-    def enrol(self, signing_input: bytes) -> RawKey:
+    def enrol(self, signing_input: bytes) -> RawKeyAnswer:
         """Answer BeginEnrollment."""
-        return RawKey(self.public_key, self.sign_bytes(signing_input))
+        return RawKeyAnswer(self.public_key, self.sign_bytes(signing_input))
 
     def sign(self, signing_input: bytes, credential_id: str, **changes: Any) -> str:
         """Answer BeginChallenge with a compact JWS. `changes` replace claims, for tests of what must be refused."""

@@ -9,7 +9,8 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from riskgate_client.phone import AndroidPhone, IPhone, JoseApp, Passkey, RawKey
+from riskgate_client import RawKeyAnswer
+from riskgate_client.phone import AndroidPhone, IPhone, JoseApp, Passkey
 from riskgate_server.crypto.proofs import AttestationTrust, ProofVerifier
 from riskgate_server.domain.errors import InvalidRequest
 from riskgate_server.domain.identity import challenges
@@ -101,7 +102,7 @@ def prove(
     return VERIFIER.verify_proof(answer, proof_of(*keys, asked=asked), policy, now_us=now_us)
 
 
-def registration_of(key: RawKey, app_attest: AppAttestObject | None = None) -> RawKeyRegistration:
+def registration_of(key: RawKeyAnswer, app_attest: AppAttestObject | None = None) -> RawKeyRegistration:
     return RawKeyRegistration(key.public_key, key.signature, key.android_chain, app_attest)
 
 

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from riskgate_client.phone import AndroidPhone, IPhone, JoseApp, Passkey, RawKey
+from riskgate_client import RawKeyAnswer
+from riskgate_client.phone import AndroidPhone, IPhone, JoseApp, Passkey
 from riskgate_server.domain.identity import challenges
 from riskgate_server.domain.identity.devices import (
     Algorithm,
@@ -246,7 +247,7 @@ def test_evidence_belongs_to_its_platform() -> None:
 
 def test_evidence_that_a_policy_asks_for_must_be_there() -> None:
     android, ios = AndroidPhone().enrol(TO_ENROL), IPhone().enrol(TO_ENROL)
-    asked: list[tuple[RawKey, Platform, dict[str, Any], Fault]] = [
+    asked: list[tuple[RawKeyAnswer, Platform, dict[str, Any], Fault]] = [
         (android, Platform.ANDROID_KEYSTORE, {"attestation": True}, Fault.ATTESTATION_MISSING),
         (android, Platform.ANDROID_KEYSTORE, {"guarded_use": True}, Fault.ATTESTATION_MISSING),
         (ios, Platform.IOS_SECURE_ENCLAVE, {"app_attest": True}, Fault.APP_ATTEST_MISSING),
