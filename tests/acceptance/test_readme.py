@@ -23,6 +23,7 @@ from tests.rpc.contract import LATER_METHODS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PURCHASE, STEP_UP = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 pytestmark = pytest.mark.process
 
@@ -33,8 +34,8 @@ def _riskgate(*arguments: str) -> list[str]:
 
 def _added(caller: str, where: Path) -> Any:
     """Run one of the README's `callers add` commands and return its answer."""
-    (line,) = re.findall(rf"^riskgate (callers add {caller} .*)$", README, re.MULTILINE)
-    command = _riskgate(*line.split(), "--json")
+    (line,) = re.findall(rf"^riskgate (callers add {caller} (?:.*\\\n)*.*)$", README, re.MULTILINE)
+    command = _riskgate(*line.replace("\\\n", " ").split(), "--json")
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=where).stdout)
 
 
@@ -90,13 +91,19 @@ def buf() -> str:
 
 
 def test_the_example_works_as_pasted_and_may_be_run_again(served: Served) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-
-    first, second = served.run(example), served.run(example)
+    first, second = served.run(PURCHASE), served.run(PURCHASE)
 
     assert first.stderr == second.stderr == ""
     assert first.stdout == "APPROVE CNY 4,871.00\n"
     assert second.stdout == first.stdout
+
+
+def test_a_step_up_is_carried_through_as_pasted(served: Served) -> None:
+    served.run(PURCHASE)
+
+    done = served.run(STEP_UP)
+
+    assert (done.stderr, done.stdout) == ("", "STEP_UP FIRST_PURCHASE_LARGE\nAPPROVE\n")
 
 
 def test_the_call_by_certificate_works_as_pasted(served: Served) -> None:
@@ -108,8 +115,7 @@ def test_the_call_by_certificate_works_as_pasted(served: Served) -> None:
 
 
 def test_the_call_without_python_works_as_pasted(served: Served, buf: str) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    served.run(example)
+    served.run(PURCHASE)
     (command,) = re.findall(r"^npx @bufbuild/(buf curl (?:.*\\\n)*.*)$", README, re.MULTILINE)
 
     done = subprocess.run(
