@@ -390,7 +390,8 @@ class Delivery:
         if answer is Answer.DELIVERED:
             self._answered(sending, answer)
         key, message_id = sending.where
-        unsent = opened.challenge_id if opened and sending.certain and answer is not Answer.DELIVERED else ""
+        # What is refused counts: nobody is to ask the gateway about numbers without end.
+        unsent = opened.challenge_id if opened and sending.certain and answer is Answer.UNSENT else ""
         done = await self._record(
             SettleMessage(
                 tenant_id=key[0],

@@ -142,14 +142,16 @@ def test_the_gateways_own_time_to_try_again_is_kept(post: Post) -> None:
     post.loop.run(life())
 
 
-def test_a_number_that_does_not_exist_is_not_tried_again_and_costs_nothing(post: Post) -> None:
+def test_a_number_that_does_not_exist_is_not_tried_again_and_asking_for_it_counts(post: Post) -> None:
     async def life() -> None:
         await post.enroll()
         post.far_end.plan = ["refused"]
-        answers = [(await post.send())[1] for _ in range(8)]
-        assert answers == [Answer.REFUSED] * 8
-        assert len(post.far_end.attempts) == 8
+        answers = [(await post.send())[1] for _ in range(4)]
+        assert answers == [Answer.REFUSED] * 4
+        assert len(post.far_end.attempts) == 4
         assert post.waiting == 0
+        # Else the gateway could be asked about numbers without end.
+        assert refused(post.bank.send()) == "SEND_BUDGET_SPENT"
 
     post.loop.run(life())
 
