@@ -20,7 +20,7 @@ class Device(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     Attributes:
         marks: keyed hashes of the public key and, of a passkey, of its id: by them it is found to be taken.
-        full_strength_us: from when on it may bind further factors and raise limits.
+        full_strength_us: from when on it does what a code alone does not.
         failures: wrong proofs in a row.
     """
 

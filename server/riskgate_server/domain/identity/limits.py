@@ -35,7 +35,7 @@ class ProofLimits(msgspec.Struct, frozen=True, kw_only=True):
     grant_lifetime_us: int = 5 * MINUTE_US
     """How long a grant opens what it is for."""
     cool_down_us: int = DAY_US
-    """How long a factor that joined others may neither bind further ones nor raise limits."""
+    """How long a factor that joined others, or came after them, is worth no more than a code."""
 
     failures_free: int = 5
     """Wrong proofs in a row after which a factor is locked for a time."""

@@ -152,7 +152,9 @@ class DeviceCredential(_message.Message):
 
     @_builtins.property
     def full_strength_time(self) -> _timestamp_pb2.Timestamp:
-        """From when on it may raise limits and bind other factors: the cool-down after enrolment."""
+        """From when on it may raise limits, bind other factors, open the customer's own locks, and answer for a purchase for
+        which a code is not enough: the cool-down after enrolment.
+        """
 
     @_builtins.property
     def last_use_time(self) -> _timestamp_pb2.Timestamp:

@@ -79,7 +79,9 @@ class Factor(_message.Message):
 
     @_builtins.property
     def full_strength_time(self) -> _timestamp_pb2.Timestamp:
-        """From when on it may raise limits and bind other factors; absent while pending."""
+        """From when on it may raise limits, bind other factors, help to open the customer's own locks, and answer for a
+        purchase for which a code is not enough; absent while pending.
+        """
 
     @_builtins.property
     def lock_end_time(self) -> _timestamp_pb2.Timestamp:
