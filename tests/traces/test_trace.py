@@ -102,7 +102,7 @@ def lapsed_holds_overlooked(engine: Engine) -> None:
 
 @pytest.mark.parametrize(
     ("change", "told"),
-    [(other_nonces, r"memory keeps EntryRow.*, sqlite EntryRow"), (lapsed_holds_overlooked, r"batch \d+, \w+ \w+: ")],
+    [(other_nonces, r"memory keeps EntryRow.*, sqlite EntryRow"), (lapsed_holds_overlooked, r"batch \d+, \w+ \w*: ")],
 )
 def test_a_store_that_differs_in_anything_is_told_apart(folder: Path, change: Any, told: str) -> None:
     with pytest.raises(Different, match=told):

@@ -271,7 +271,7 @@ def _fail(work: Work, asked: DeviceChallenge | Enrolment, device: Device | None,
 
 def revoke_device(work: Work, command: RevokeDevice) -> RevokedReply:
     """
-    Make a device worthless, with what only it was asked and the grants that rest on it.
+    Make a device worthless, with what only it was asked, the grants that rest on it, and all that is only being bound.
 
     Raises:
         NotFound: the customer has no such device.

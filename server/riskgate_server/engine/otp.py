@@ -176,7 +176,10 @@ def _checked(work: Work, factor: Factor, code: str) -> tuple[CodeChallenge | Non
     """
     challenge = None
     if factor.method is Method.SMS:
-        challenge = next(c for c in reversed(work.identity.codes) if c.factor_id == factor.factor_id)
+        challenge = next((c for c in reversed(work.identity.codes) if c.factor_id == factor.factor_id), None)
+        if challenge is None:
+            # So many came after it that it was forgotten.
+            raise PreconditionFailed("CHALLENGE_EXPIRED", "the code came too late; enrol the phone anew")
         _require_open(work, challenge)
     proofs.require_unlocked(work, factor.locked_until_us)
     across.require_guesses(work)
@@ -386,7 +389,7 @@ def _fail(work: Work, factor: Factor, challenge: CodeChallenge | None) -> Refusa
 
 def revoke_factor(work: Work, command: RevokeFactor) -> RevokedReply:
     """
-    Make a factor worthless, with its open codes and the grants that rest on it.
+    Make a factor worthless, with its open codes and the grants that rest on it; so is all that is only being bound.
 
     Raises:
         NotFound: the customer has no such factor.

@@ -318,6 +318,64 @@ def test_a_revoked_phone_takes_its_codes_and_grants_with_it(bank: Bank) -> None:
     assert bank.verify() == []
 
 
+def test_what_was_begun_without_a_grant_is_forgotten_once_something_is_bound(bank: Bank) -> None:
+    thief = bank.enroll_phone("+8613900000000")
+    assert isinstance(thief, FactorReply)
+    assert thief.code is not None
+    bank.phone()
+
+    late = bank.ask(c.ConfirmFactor, factor_id=thief.factor.factor_id, code=bank.code(thief.code.challenge_id))
+    assert refused(late) == "FACTOR_NOT_FOUND"
+    assert bank.verify() == []
+
+
+def test_what_a_grant_began_ends_with_the_phone_that_gave_it(bank: Bank) -> None:
+    stolen = bank.phone()
+    thief = bank.enroll_phone("+8613900000000", bank.binding_grant())
+    assert isinstance(thief, FactorReply)
+    assert thief.code is not None
+    bank.ask(c.RevokeFactor, factor_id=stolen, reason_code="LOST", actor_id="olga")
+
+    late = bank.ask(c.ConfirmFactor, factor_id=thief.factor.factor_id, code=bank.code(thief.code.challenge_id))
+    assert refused(late) == "FACTOR_NOT_FOUND"
+    assert bank.verify() == []
+
+
+def test_a_phone_whose_code_was_forgotten_is_to_be_enrolled_anew(bank: Bank) -> None:
+    first = bank.enroll_phone()
+    assert isinstance(first, FactorReply)
+    assert first.code is not None
+    code = bank.code(first.code.challenge_id)
+    for n in range(8):
+        other = bank.enroll_phone(f"+861390{n}000000")
+        assert isinstance(other, FactorReply), other
+        assert other.code is not None
+        message_id, challenge_id = other.code.message_id, other.code.challenge_id
+        bank.do(
+            c.SettleMessage(
+                tenant_id=f.TENANT, customer_id=f.CUSTOMER, message_id=message_id, outcome="UNSENT",
+                unsent_challenge=challenge_id,
+            )
+        )  # fmt: skip
+
+    assert refused(bank.ask(c.ConfirmFactor, factor_id=first.factor.factor_id, code=code)) == "CHALLENGE_EXPIRED"
+
+
+def test_one_code_of_a_phone_does_not_live_on_by_codes_of_an_app(bank: Bank) -> None:
+    bank.phone()
+    factor_id, app = bank.app(bank.binding_grant())
+    challenge_id = bank.sent()
+    bank.check(challenge_id, bank.code(challenge_id))
+    levels = []
+    for _ in range(3):
+        bank.clock.wait(4 * f.MINUTE_US)
+        reply = bank.check_app(factor_id, app.at(bank.clock.us // 1_000_000))
+        assert isinstance(reply, GrantReply)
+        levels.append(reply.level)
+
+    assert levels == [2, 1, 1]
+
+
 def test_a_code_for_a_purchase_names_amount_and_payee_and_only_one_that_waits_takes_it(bank: Bank) -> None:
     bank.phone()
     assert refused(bank.send(Purpose.TRANSACTION, "t-1")) == "TRANSACTION_NOT_FOUND"

@@ -281,6 +281,16 @@ def test_after_a_takeover_no_device_and_no_enrolment_is_left(bank: DeviceBank) -
     assert bank.verify() == []
 
 
+def test_what_a_stolen_phone_began_ends_when_it_alone_is_revoked(bank: DeviceBank) -> None:
+    phone, thief = AndroidPhone(), AndroidPhone()
+    credential_id = bank.enrol(phone)
+    begun = bank.begin(thief, bank_grant(bank, phone))
+    bank.revoke(credential_id)
+
+    assert refused(bank.finish(begun, bank.registration(thief, begun))) == "CHALLENGE_SUPERSEDED"
+    assert bank.verify() == []
+
+
 def test_an_enrolment_without_the_private_key_is_wrong_and_burns_after_three(bank: DeviceBank) -> None:
     mine, other = AndroidPhone(), AndroidPhone()
     begun = bank.begin(mine)

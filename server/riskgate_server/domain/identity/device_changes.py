@@ -18,6 +18,8 @@ from riskgate_server.domain.identity.identity import (
     Identity,
     ended,
     newest,
+    without_begun,
+    without_pending,
     without_source,
 )
 
@@ -54,6 +56,9 @@ def _device_enrolled(
         enrolled_us=at_us,
         full_strength_us=event.full_strength_us,
     )
+    if not identity.bound:
+        # From now on a grant is needed, and what waits beside the first has none.
+        identity = without_pending(identity)
     return replace(
         identity,
         devices=(*identity.devices, device),
@@ -70,16 +75,13 @@ def _devices_revoked(
     left = tuple(device for device in identity.devices if device not in gone)
     names = {device.credential_id for device in left}
     return replace(
-        identity,
+        without_begun(identity),
         devices=left,
         revoked=(*identity.revoked, *gone)[-DEVICES_KEPT:],
         challenges=tuple(
             c if names.intersection(c.credential_ids) else replace(c, ended=c.ended or "DEVICE_REVOKED")
             for c in identity.challenges
         ),
-        enrolments=tuple(replace(e, ended=e.ended or "CHALLENGE_SUPERSEDED") for e in identity.enrolments)
-        if event.every
-        else identity.enrolments,
         grants=without_source(identity.grants, *event.credential_ids),
     )
 

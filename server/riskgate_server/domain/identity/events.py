@@ -158,7 +158,7 @@ class DeviceEnrolled(msgspec.Struct, frozen=True, gc=False, array_like=True, tag
 
 
 class DevicesRevoked(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=29):
-    """Devices became worthless; with `every`, all that the customer had, if any, and enrolments under way."""
+    """Devices became worthless, and all that was only being bound; `every` says that none was left out, if any."""
 
     credential_ids: tuple[str, ...]
     reason_code: str

@@ -107,11 +107,12 @@ def combined(grants: tuple[Grant, ...], use: Use, source: Source, level: int, no
     Return the grant that a proof by `source` strengthens: unspent, for the same use, by another kind of factor.
 
     Two different kinds together are level 2, whatever each is alone; a proof that is as strong alone needs no other.
+    A kind that is in the grant already does not renew it, or the other proof in it would never end.
     """
     if level >= TWO_FACTORS_LEVEL:
         return None
     for grant in reversed(grants):
-        others = {s.method for s in grant.sources} - {source.method}
-        if grant.use == use and now_us < grant.expires_us and others:
+        another_kind = all(s.method is not source.method for s in grant.sources)
+        if grant.use == use and now_us < grant.expires_us and another_kind:
             return grant
     return None

@@ -190,9 +190,23 @@ def _factor_enrolled(
     return replace(identity, factors=(*standing, factor))
 
 
+def without_pending(identity: Identity, but: str = "") -> Identity:
+    """Return the identity without the factors that wait to be confirmed, except for one."""
+    return replace(identity, factors=tuple(f for f in identity.factors if not f.expires_us or f.factor_id == but))
+
+
+def without_begun(identity: Identity) -> Identity:
+    """Return the identity with nothing left that is only being bound: what was revoked may have granted it."""
+    begun = tuple(replace(e, ended=e.ended or "CHALLENGE_SUPERSEDED") for e in identity.enrolments)
+    return replace(without_pending(identity), enrolments=begun)
+
+
 def _factor_confirmed(
     identity: Identity, event: events.FactorConfirmed, _at_us: int, _secrets: IdentitySecrets | None
 ) -> Identity:
+    if not identity.bound:
+        # From now on a grant is needed, and what waits beside the first has none.
+        identity = without_pending(identity, event.factor_id)
     confirmed = _change_factor(
         identity,
         event.factor_id,
@@ -208,6 +222,8 @@ def _factor_confirmed(
 def _factor_revoked(
     identity: Identity, event: events.FactorRevoked, _at_us: int, _secrets: IdentitySecrets | None
 ) -> Identity:
+    if any(f.factor_id == event.factor_id and not f.expires_us for f in identity.factors):
+        identity = without_begun(identity)
     return replace(
         identity,
         factors=tuple(f for f in identity.factors if f.factor_id != event.factor_id),
