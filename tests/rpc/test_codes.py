@@ -235,10 +235,55 @@ def test_a_customer_who_does_not_exist_is_answered_as_one_who_does(phone: Tenant
         assert answers == ["PERMISSION_DENIED PROOF_WRONG"] * 5 + ["FAILED_PRECONDITION CHALLENGE_BURNED"]
         resend = pb.ResendCodeRequest(**whose(customer), challenge_id=challenge_id)
         assert answer(partial(phone.api.otp.ResendCode, resend)) == "FAILED_PRECONDITION CHALLENGE_BURNED"
-    for _ in range(4):
-        sent(phone, "nobody")
-    assert answer(lambda: sent(phone, "nobody")) == "RESOURCE_EXHAUSTED SEND_BUDGET_SPENT"
+        locked = refused(partial(sent, phone, customer))
+        assert (locked.name, 25 < locked.retry_seconds <= 30) == ("RESOURCE_EXHAUSTED PROOF_LOCKED", True)
+    for _ in range(5):
+        sent(phone, "no-one")
+    assert answer(lambda: sent(phone, "no-one")) == "RESOURCE_EXHAUSTED SEND_BUDGET_SPENT"
     assert answer(lambda: verify(phone, "c-unknown", "000000", "nobody")) == "NOT_FOUND CHALLENGE_NOT_FOUND"
+
+
+def test_an_older_code_and_a_repeated_try_tell_nothing_of_who_exists(phone: Tenant) -> None:
+    for customer in ("ada", "nobody"):
+        older, newer = sent(phone, customer), sent(phone, customer)
+        assert answer(partial(verify, phone, older, "000000", customer)) == "FAILED_PRECONDITION CHALLENGE_SUPERSEDED"
+        code = "000000" if customer == "nobody" else other_than(code_of(phone, newer))
+        given: dict[str, Any] = {**whose(customer), "challenge_id": newer, "code": code}
+        same = pb.VerifyCodeRequest(**given)
+        assert [answer(partial(phone.api.otp.VerifyCode, same)) for _ in range(7)] == [
+            "PERMISSION_DENIED PROOF_WRONG"
+        ] * 7
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ({"purpose": TRANSACTION, "transaction_id": "t-unknown"}, "NOT_FOUND TRANSACTION_NOT_FOUND"),
+        ({"purpose": TRANSACTION}, "INVALID_ARGUMENT FIELD_INVALID"),
+        ({"purpose": SIGN_IN, "transaction_id": "t-unknown"}, "INVALID_ARGUMENT FIELD_INVALID"),
+        ({"purpose": SIGN_IN, "factor_id": "f-unknown"}, "NOT_FOUND FACTOR_NOT_FOUND"),
+        (
+            {"purpose": TRANSACTION, "factor_id": "f-unknown", "transaction_id": "t-unknown"},
+            "NOT_FOUND TRANSACTION_NOT_FOUND",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_request_tells_nothing_of_whose_it_is(
+    phone: Tenant, named: dict[str, Any], told: str
+) -> None:
+    open_line(phone.api, "without")
+
+    for customer in ("ada", "without", "nobody"):
+        request = pb.SendCodeRequest(**{**whose(customer), **named})
+        assert answer(partial(phone.api.otp.SendCode, request)) == told
+
+
+def test_a_spare_code_of_who_does_not_exist_is_answered_as_of_who_has_none(phone: Tenant) -> None:
+    for customer in ("ada", "nobody"):
+        request = pb.VerifyRecoveryCodeRequest(**whose(customer), code="A" * 16, purpose=SIGN_IN)
+        assert answer(partial(phone.api.otp.VerifyRecoveryCode, request)) == "FAILED_PRECONDITION FACTOR_NOT_ACTIVE"
+        confirm = pb.ConfirmFactorRequest(**whose(customer), factor_id="f-unknown", code="000000")
+        assert answer(partial(phone.api.otp.ConfirmFactor, confirm)) == "NOT_FOUND FACTOR_NOT_FOUND"
 
 
 def test_a_customer_without_a_phone_is_answered_as_one_with(tenant: Tenant) -> None:

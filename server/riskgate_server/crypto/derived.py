@@ -98,9 +98,9 @@ class DerivedSecrets:
 
     def decoy(self, customer: tuple[str, str], at_us: int) -> str:
         """Return the id of a challenge that does not exist: a time and a tag in one enciphered block."""
-        seconds, key_id = (at_us // 1_000_000).to_bytes(8, "big"), self.key_id
+        at, key_id = at_us.to_bytes(8, "big"), self.key_id
         cipher = self._decoy_cipher(key_id).encryptor()
-        block = cipher.update(seconds + self._decoy_tag(key_id, customer, seconds)) + cipher.finalize()
+        block = cipher.update(at + self._decoy_tag(key_id, customer, at)) + cipher.finalize()
         return f"c-{block.hex()}"
 
     def decoy_time(self, customer: tuple[str, str], challenge_id: str) -> int | None:
@@ -115,7 +115,7 @@ class DerivedSecrets:
             cipher = self._decoy_cipher(key_id).decryptor()
             plain = cipher.update(block) + cipher.finalize()
             if hmac.compare_digest(plain[8:], self._decoy_tag(key_id, customer, plain[:8])):
-                return int.from_bytes(plain[:8], "big") * 1_000_000
+                return int.from_bytes(plain[:8], "big")
         return None
 
     def decoy_digits(self, customer: tuple[str, str], which: int) -> int:
@@ -127,8 +127,8 @@ class DerivedSecrets:
         key = self._derive(b"decoy cipher", key_id, ("", ""), "")
         return Cipher(algorithms.AES256(key), modes.ECB())  # noqa: S305
 
-    def _decoy_tag(self, key_id: int, customer: tuple[str, str], seconds: bytes) -> bytes:
-        return self._derive(b"decoy tag", key_id, customer, seconds.hex())[:8]
+    def _decoy_tag(self, key_id: int, customer: tuple[str, str], at: bytes) -> bytes:
+        return self._derive(b"decoy tag", key_id, customer, at.hex())[:8]
 
     def otpauth_uri(self, seed: bytes, *, issuer: str, label: str) -> str:
         """Return a seed as authenticator apps read it from a QR code (Key Uri Format)."""

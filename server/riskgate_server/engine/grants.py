@@ -46,19 +46,29 @@ def use_for(work: Work, purpose: Purpose, transaction_id: str) -> Use:
         NotFound: the customer has no such purchase.
         PreconditionFailed: the purchase waits for no proof, or no longer.
     """
-    if (purpose is Purpose.TRANSACTION) != bool(transaction_id):
-        message = "required for a transaction, and for nothing else"
-        raise InvalidRequest("FIELD_INVALID", message, FieldViolation("transaction_id", message))
+    require_named(purpose, transaction_id)
     if not transaction_id:
         return Use(purpose)
     purchase = work.purchase(transaction_id)
     if purchase is None:
-        raise NotFound("TRANSACTION_NOT_FOUND", "the customer has no such purchase")
+        raise purchase_not_found()
     if purchase.state is not HoldState.NONE or not purchase.step_up_level:
         raise PreconditionFailed("STEP_UP_NOT_ASKED", "the purchase does not wait for a proof")
     if work.now_us >= purchase.step_up_expires_us:
         raise PreconditionFailed("STEP_UP_EXPIRED", "the purchase waited too long for a proof; check it again")
     return Use(purpose, transaction_id, purchase.terms)
+
+
+def require_named(purpose: Purpose, transaction_id: str) -> None:
+    """Raise `InvalidRequest` where a purchase is named and none belongs, or none where one does."""
+    if (purpose is Purpose.TRANSACTION) != bool(transaction_id):
+        message = "required for a transaction, and for nothing else"
+        raise InvalidRequest("FIELD_INVALID", message, FieldViolation("transaction_id", message))
+
+
+def purchase_not_found() -> NotFound:
+    """Return the refusal of a purchase that the customer does not have."""
+    return NotFound("TRANSACTION_NOT_FOUND", "the customer has no such purchase")
 
 
 def pass_proof(

@@ -206,8 +206,9 @@ def send_code(work: Work, command: SendCode) -> CodeReply:
             a stronger one.
         ResourceExhausted: the phone is locked, or too many messages went out.
     """
-    factor = _phone_of(work, command.factor_id)
+    # First the purchase: what is told of one that is not there must not depend on who has a phone.
     use = grants.use_for(work, command.purpose, command.transaction_id)
+    factor = _phone_of(work, command.factor_id)
     proofs.require_counts(work, use, factor.method)
     proofs.require_unlocked(work, factor.locked_until_us)
     across.charge_send(work, across.recipient_of(factor))
@@ -436,7 +437,7 @@ def verify_recovery_code(work: Work, command: VerifyRecoveryCode) -> GrantReply 
     """
     factor = next(iter(work.identity.active(Method.RECOVERY_CODE)), None)
     if factor is None:
-        raise PreconditionFailed("FACTOR_NOT_ACTIVE", "the customer has no recovery codes")
+        raise no_recovery_codes()
     proofs.require_unlocked(work, factor.locked_until_us)
     across.require_guesses(work)
     mark = work.secrets.recovery_mark(work.key, command.code)
@@ -451,6 +452,11 @@ def verify_recovery_code(work: Work, command: VerifyRecoveryCode) -> GrantReply 
         reply.key, reply.request_id, reply.key_id, reply.use, reply.level, reply.methods, reply.expires_us,
         len(left.codes),
     )  # fmt: skip
+
+
+def no_recovery_codes() -> PreconditionFailed:
+    """Return the refusal of a recovery code where there are none."""
+    return PreconditionFailed("FACTOR_NOT_ACTIVE", "the customer has no recovery codes")
 
 
 def settle_message(work: Work, command: SettleMessage) -> Settled:

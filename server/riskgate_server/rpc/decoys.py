@@ -26,6 +26,7 @@ from riskgate_server.domain.errors import (
     Unavailable,
 )
 from riskgate_server.domain.identity.budgets import UNSPENT, Budget, frees_us, spend, spent
+from riskgate_server.domain.identity.factors import FOR_GOOD, lock_after
 from riskgate_server.domain.identity.identity import SENDS_PERIOD_US
 from riskgate_server.domain.identity.limits import PROOF_LIMITS
 from riskgate_server.engine.ports import Clock, ProofSecrets
@@ -48,8 +49,21 @@ def gateway_down(challenge_id: str) -> Unavailable:
 class _Decoy(msgspec.Struct):
     challenge_id: str
     sent_us: int
-    tries: int = 0
+    tried: set[str] = msgspec.field(default_factory=set)
+    """Ids of the requests that brought a wrong code; one that is repeated counts once."""
     resend_us: int = 0
+
+    @property
+    def burned(self) -> bool:
+        return len(self.tried) >= PROOF_LIMITS.code_checks
+
+
+class _Phone(msgspec.Struct):
+    """What would be known of the phone that decoys of a customer were sent to."""
+
+    latest: str
+    failures: int = 0
+    locked_until_us: int = 0
 
 
 class Decoys:
@@ -61,6 +75,7 @@ class Decoys:
         self._by_request: OrderedDict[tuple[CustomerKey, str], _Decoy] = OrderedDict()
         self._by_id: OrderedDict[tuple[CustomerKey, str], _Decoy] = OrderedDict()
         self._sends: OrderedDict[CustomerKey, Budget] = OrderedDict()
+        self._phones: OrderedDict[CustomerKey, _Phone] = OrderedDict()
         self._lately: deque[tuple[float, bool]] = deque([(0.005, True)], maxlen=DURATIONS)
 
     async def timed(self, real: Awaitable[_T]) -> _T:
@@ -80,7 +95,7 @@ class Decoys:
         Return a challenge that nobody can answer, after as long as a real one would have taken.
 
         Raises:
-            ResourceExhausted: as often as a real customer would be refused for too many messages.
+            ResourceExhausted: as often as a real customer would be refused for too many messages, or wrong codes.
             Unavailable: as often as the code of a real one could not be sent of late.
         """
         seconds, was_sent = random.choice(self._lately)  # noqa: S311 - not a secret
@@ -88,9 +103,15 @@ class Decoys:
         now_us = self._clock.now_us()
         decoy = self._by_request.get((key, request_id))
         if decoy is None:
+            phone = self._phones.get(key)
+            if phone is not None:
+                _require_unlocked(phone, now_us)
             self._charge(key, now_us)
             decoy = _Decoy(self._secrets.decoy(key, now_us), now_us)
             decoy.resend_us = now_us + PROOF_LIMITS.resend_us
+            phone = phone or _Phone("")
+            phone.latest = decoy.challenge_id
+            _remember(self._phones, key, phone)
             _remember(self._by_request, (key, request_id), decoy)
             _remember(self._by_id, (key, decoy.challenge_id), decoy)
         if not was_sent:
@@ -115,17 +136,27 @@ class Decoys:
         decoy.resend_us = now_us + PROOF_LIMITS.resend_us
         return self._view(key, decoy)
 
-    def refusal(self, key: CustomerKey, challenge_id: str) -> PermissionRefused:
+    def refusal(self, key: CustomerKey, challenge_id: str, request_id: str) -> PermissionRefused:
         """
         Return how a code for a decoy is refused: as a wrong one.
 
         Raises:
             NotFound: it is no decoy of this customer's.
             PreconditionFailed: it ended, as a real one would have.
+            ResourceExhausted: so many were wrong that a real phone would be locked.
         """
-        decoy, _ = self._open(key, challenge_id)
-        decoy.tries += 1
-        return PermissionRefused("PROOF_WRONG", "the proof is wrong")
+        wrong = PermissionRefused("PROOF_WRONG", "the proof is wrong")
+        known = self._by_id.get((key, challenge_id))
+        if known is not None and request_id in known.tried:
+            return wrong
+        decoy, now_us = self._open(key, challenge_id)
+        phone = self._phones.get(key) or _Phone(challenge_id)
+        _require_unlocked(phone, now_us)
+        decoy.tried.add(request_id)
+        phone.failures += 1
+        phone.locked_until_us = lock_after(phone.failures, now_us=now_us, limits=PROOF_LIMITS)
+        _remember(self._phones, key, phone)
+        return wrong
 
     def _open(self, key: CustomerKey, challenge_id: str) -> tuple[_Decoy, int]:
         sent_us = self._secrets.decoy_time(key, challenge_id)
@@ -136,8 +167,12 @@ class Decoys:
             decoy = _Decoy(challenge_id, sent_us, resend_us=sent_us + PROOF_LIMITS.resend_us)
             _remember(self._by_id, (key, challenge_id), decoy)
         now_us = self._clock.now_us()
-        if decoy.tries >= PROOF_LIMITS.code_checks:
-            raise PreconditionFailed("CHALLENGE_BURNED", "the code is worthless; have a new one sent")
+        worthless = "the code is worthless; have a new one sent"
+        if decoy.burned:
+            raise PreconditionFailed("CHALLENGE_BURNED", worthless)
+        phone = self._phones.get(key)
+        if phone is not None and phone.latest != challenge_id:
+            raise PreconditionFailed("CHALLENGE_SUPERSEDED", worthless)
         if now_us >= decoy.sent_us + PROOF_LIMITS.code_lifetime_us:
             raise PreconditionFailed("CHALLENGE_EXPIRED", "the code came too late; have a new one sent")
         return decoy, now_us
@@ -157,9 +192,16 @@ class Decoys:
             masked=f"+86 *** **** {self._secrets.decoy_digits(key, 2) % 10_000:04d}",
             expires_us=decoy.sent_us + PROOF_LIMITS.code_lifetime_us,
             resend_us=decoy.resend_us,
-            checks_left=PROOF_LIMITS.code_checks - decoy.tries,
+            checks_left=PROOF_LIMITS.code_checks - len(decoy.tried),
             message_id="",
         )
+
+
+def _require_unlocked(phone: _Phone, now_us: int) -> None:
+    if now_us < phone.locked_until_us:
+        wait = 0 if phone.locked_until_us == FOR_GOOD else (phone.locked_until_us - now_us) / SECOND_US
+        reason, message = "PROOF_LOCKED", "too many wrong proofs; try again later, or another factor"
+        raise ResourceExhausted(reason, message, retry_after_seconds=wait)
 
 
 _Key = TypeVar("_Key")

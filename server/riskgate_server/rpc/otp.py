@@ -13,6 +13,8 @@ from riskgate_server.domain.errors import NotFound, PreconditionFailed, Riskgate
 from riskgate_server.domain.identity.grants import Method, Purpose
 from riskgate_server.engine import commands as c
 from riskgate_server.engine.delivery import Answer
+from riskgate_server.engine.grants import purchase_not_found, require_named
+from riskgate_server.engine.otp import no_recovery_codes
 from riskgate_server.engine.ports import KeyRetired
 from riskgate_server.engine.replies import CodeReply, CodeView, FactorReply, FactorView, GrantReply, RevokedReply
 from riskgate_server.rpc.convert import invalid, mark_from, stamp
@@ -113,20 +115,29 @@ class OtpServicer:
     async def ConfirmFactor(self, request: pb.ConfirmFactorRequest, call: Call) -> pb.ConfirmFactorResponse:
         """Make a factor usable."""
         command = c.ConfirmFactor(**self._rooms.head(request, call), factor_id=request.factor_id, code=request.code)
-        return pb.ConfirmFactorResponse(factor=_factor_to_proto((await self._factor(command)).factor))
+        try:
+            reply = await self._factor(command)
+        except NotFound as error:
+            raise _as_if_known(error) from None
+        return pb.ConfirmFactorResponse(factor=_factor_to_proto(reply.factor))
 
     async def SendCode(self, request: pb.SendCodeRequest, call: Call) -> pb.SendCodeResponse:
         """Send a code to a confirmed phone."""
+        purpose = Purpose(request.purpose)
+        # Whoever it is asked for: a customer who does not exist would not be told.
+        require_named(purpose, request.transaction_id)
         command = c.SendCode(
             **self._rooms.head(request, call),
             factor_id=request.factor_id,
-            purpose=Purpose(request.purpose),
+            purpose=purpose,
             transaction_id=request.transaction_id,
             language=_language(request.language_code),
         )
         try:
             code = (await self._decoys.timed(self._code(command))).code
         except (NotFound, PreconditionFailed) as error:
+            if error.reason == "CUSTOMER_NOT_FOUND" and request.transaction_id:
+                raise purchase_not_found() from None
             if error.reason not in _TELLS_WHO_EXISTS or request.transaction_id or request.factor_id:
                 raise _as_if_known(error) from None
             code = await self._decoys.send(command.key, request.request_id)
@@ -162,7 +173,7 @@ class OtpServicer:
         except NotFound as error:
             if error.reason not in _MAY_BE_DECOY or not request.challenge_id:
                 raise _as_if_known(error) from None
-            raise self._decoys.refusal(command.key, request.challenge_id) from None
+            raise self._decoys.refusal(command.key, request.challenge_id, request.request_id) from None
         return pb.VerifyCodeResponse(grant=grant_to_proto(self._rooms, reply))
 
     async def ListFactors(self, request: pb.ListFactorsRequest, call: Call) -> pb.ListFactorsResponse:
@@ -201,7 +212,10 @@ class OtpServicer:
         if len(code) != _RECOVERY_DIGITS:
             raise invalid("FIELD_INVALID", "code", f"must have {_RECOVERY_DIGITS} letters and digits")
         command = c.VerifyRecoveryCode(**self._rooms.head(request, call), code=code, purpose=Purpose(request.purpose))
-        reply = await self._grant(command)
+        try:
+            reply = await self._grant(command)
+        except NotFound:
+            raise no_recovery_codes() from None
         return pb.VerifyRecoveryCodeResponse(grant=grant_to_proto(self._rooms, reply), codes_left=reply.codes_left)
 
 
