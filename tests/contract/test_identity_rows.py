@@ -43,6 +43,17 @@ def test_scopes_that_exist_are_returned_and_one_that_was_only_taken_says_nothing
         assert list(tx.scopes([])) == []
 
 
+def test_scopes_are_read_without_being_taken(store: Store) -> None:
+    commit(store, scope(), scope(kind=2))
+    asked = [("acme", 1, b"number"), ("acme", 2, b"number"), ("acme", 1, b"other"), ("zeta", 2, b"number")]
+    with store.transaction() as tx:
+        tx.scopes(asked)
+
+    with store.snapshot() as snapshot:
+        assert set(map(str, snapshot.scopes(asked))) == {str(scope()), str(scope(kind=2))}
+        assert list(snapshot.scopes([])) == []
+
+
 def test_a_scope_is_replaced_whole(store: Store) -> None:
     commit(store, scope())
     commit(store, scope(state=b"spent"))

@@ -124,10 +124,15 @@ def take_credential(work: Work, marks: Collection[bytes]) -> None:
     """
     tenant_id, customer_id = work.key
     scopes = credential_scopes(tenant_id, marks)
-    if any((stored := work.scope(scope)) and _owner(stored).customer_id != customer_id for scope in scopes):
+    if any((stored := work.scope(scope)) and owner_of(stored) != customer_id for scope in scopes):
         raise credential_exists()
     for scope in scopes:
         work.put_scope(scope, _encode(_Owner(customer_id)))
+
+
+def owner_of(state: bytes) -> str:
+    """Return the id of the customer whose a device's key is, from what is stored of it."""
+    return _owner(state).customer_id
 
 
 def credential_exists() -> AlreadyExists:

@@ -328,6 +328,9 @@ class Snapshot(Reads, AbstractContextManager["Snapshot"], Protocol):
     def payments(self, key: CustomerKey) -> Sequence[PaymentRow]:
         """Return the customer's payments by payment id."""
 
+    def scopes(self, keys: Sequence[ScopeKey]) -> Sequence[ScopeRow]:
+        """Return those of the scopes that were written, as they stand, in any order."""
+
     def messages_due(self, now_us: int, limit: int) -> Sequence[MessageRow]:
         """Return messages to be sent at or before `now_us`, the longest due first, at most `limit`."""
 

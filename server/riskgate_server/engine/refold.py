@@ -13,12 +13,14 @@ from typing import Final
 import msgspec
 
 from riskgate_server.domain.customer import new_customer
+from riskgate_server.domain.identity.events import CodeSent, DeviceEnrolled, MessageSettled
 from riskgate_server.domain.identity.identity import EMPTY_IDENTITY
-from riskgate_server.domain.journal import Aggregate, Happening, PurchaseDecided, evolve
+from riskgate_server.domain.journal import Aggregate, CustomerErased, Event, Happening, PurchaseDecided, evolve
 from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState
 from riskgate_server.domain.ledger.postings import Account, Layer
-from riskgate_server.engine import sealing
+from riskgate_server.engine import across, sealing
+from riskgate_server.engine.messages import decode_payload
 from riskgate_server.engine.ports import CustomerRow, EntryRow, NoKey, PurchaseRow, RequestRow, Sealer, Snapshot
 from riskgate_server.engine.report import Report
 
@@ -60,6 +62,10 @@ class _Fold:
         self.aggregate.identity = EMPTY_IDENTITY
         self.requests: dict[str, Request] = {}
         self.rulesets: set[bytes] = set()
+        self.claimed: set[bytes] = set()
+        """Marks of all device keys that were ever the customer's."""
+        self.waiting: set[str] = set()
+        """Messages with codes that nothing came of yet."""
 
     def fault(self, text: str) -> None:
         self.report.fault(f"{self.who}: {text}")
@@ -91,9 +97,21 @@ class _Fold:
             return False
         if isinstance(clear.event, PurchaseDecided):
             self.rulesets.add(clear.event.ruleset_hash)
+        self._note_beside(clear.event)
         if entry.request_id:
             self._note_request(entry, clear)
         return True
+
+    def _note_beside(self, event: Event) -> None:
+        match event:
+            case DeviceEnrolled():
+                self.claimed.update(event.marks)
+            case CodeSent():
+                self.waiting.add(event.message_id)
+            case MessageSettled():
+                self.waiting.discard(event.message_id)
+            case CustomerErased():
+                self.waiting.clear()
 
     def _note_request(self, entry: EntryRow, clear: sealing.ClearPart) -> None:
         decided = isinstance(clear.event, PurchaseDecided)
@@ -127,7 +145,8 @@ def refold(snapshot: Snapshot, row: CustomerRow, data_key: bytes | NoKey, sealer
         return folded
     _compare_state(fold)
     folded.counts["identities"] = _compare_identity(snapshot, fold)
-    folded.counts["messages"] = len(snapshot.messages(row.key))
+    folded.counts["messages"] = _compare_messages(snapshot, fold)
+    _compare_claims(snapshot, fold)
     folded.counts["purchases"] = _compare_purchases(snapshot, fold)
     folded.counts["payments"] = _compare_payments(snapshot, fold)
     folded.counts["requests"] = _compare_requests(snapshot, fold)
@@ -194,6 +213,33 @@ def _compare_identity(snapshot: Snapshot, fold: _Fold) -> int:
     except Exception as error:  # noqa: BLE001 - see above
         fold.fault(f"what the customer proves themselves with does not open: {type(error).__name__}")
     return 1
+
+
+def _compare_messages(snapshot: Snapshot, fold: _Fold) -> int:
+    stored = snapshot.messages(fold.row.key)
+    for message_id in sorted(fold.waiting - {row.message_id for row in stored}):
+        fold.fault(f"message {message_id} waits to be sent and is not stored")
+    if not isinstance(fold.data_key, NoKey):
+        for row in stored:
+            try:
+                decode_payload(sealing.unseal_message(row, fold.data_key, fold.sealer))
+            except Exception as error:  # noqa: BLE001 - see above
+                fold.fault(f"message {row.message_id} does not open: {type(error).__name__}")
+    return len(stored)
+
+
+def _compare_claims(snapshot: Snapshot, fold: _Fold) -> None:
+    """Without its row a device's key could be enrolled for somebody else."""
+    tenant_id, customer_id = fold.row.key
+    scopes = across.credential_scopes(tenant_id, sorted(fold.claimed))
+    stored = {row.scope: row.state for row in snapshot.scopes(scopes)}
+    for scope in scopes:
+        try:
+            owned = scope in stored and across.owner_of(stored[scope]) == customer_id
+        except Exception:  # noqa: BLE001 - see above
+            owned = False
+        if not owned:
+            fold.fault("the key of a device is not stored as the customer's")
 
 
 def _compare_payments(snapshot: Snapshot, fold: _Fold) -> int:

@@ -157,6 +157,10 @@ class _MemoryReads:
         start = max(after, 0)
         return self._tables.chains.get(key, [])[start : start + limit]
 
+    def scopes(self, keys: Sequence[ScopeKey]) -> Sequence[ScopeRow]:
+        """Return those of the scopes that exist."""
+        return [row for key in keys if (row := self._tables.scopes.get(key))]
+
 
 class MemoryTransaction(_MemoryReads):
     """Keeps `engine.ports.Transaction`: reads what is committed, applies what is written at the end."""
@@ -186,10 +190,6 @@ class MemoryTransaction(_MemoryReads):
     def purchases(self, ids: Sequence[tuple[CustomerKey, str]]) -> Sequence[PurchaseRow]:
         """Return those of the purchases that exist."""
         return [row for key, transaction_id in ids if (row := self.purchase(key, transaction_id))]
-
-    def scopes(self, keys: Sequence[ScopeKey]) -> Sequence[ScopeRow]:
-        """Return those of the scopes that exist: the only writer has them all."""
-        return [row for key in keys if (row := self._tables.scopes.get(key))]
 
     def owed(self, key: CustomerKey) -> Sequence[PurchaseRow]:
         """Return the purchases that owe principal."""

@@ -18,6 +18,8 @@ from riskgate_server.engine.ports import (
     PaymentRow,
     PurchaseRow,
     RequestRow,
+    ScopeKey,
+    ScopeRow,
 )
 from riskgate_server.stores.postgres.session import Connection, Readers, reading
 
@@ -216,6 +218,12 @@ class PostgresSnapshot(PostgresReads):
         """Return the customer's payments by id."""
         rows = self._all(f"SELECT payment_id, state FROM payments WHERE {OF_CUSTOMER} ORDER BY payment_id", key)
         return [PaymentRow(key, *row) for row in rows]
+
+    def scopes(self, keys: Sequence[ScopeKey]) -> Sequence[ScopeRow]:
+        """Return those of the scopes that were written; one that is empty is only there to be locked."""
+        asked = "SELECT state FROM scopes WHERE tenant_id = $1 AND kind = $2 AND id = $3"
+        rows = [(key, self._one(asked, key)) for key in keys]
+        return [ScopeRow(key, row[0]) for key, row in rows if row and row[0]]
 
     def messages_due(self, now_us: int, limit: int) -> Sequence[MessageRow]:
         """Return messages to be sent, the longest due first."""

@@ -19,6 +19,8 @@ from riskgate_server.engine.ports import (
     PaymentRow,
     PurchaseRow,
     RequestRow,
+    ScopeKey,
+    ScopeRow,
 )
 from riskgate_server.stores.sqlite.connections import Readers, reading
 from riskgate_server.stores.sqlite.schema import Kind
@@ -104,6 +106,12 @@ class SQLiteReads:
         """Return what the customer can prove themselves with."""
         row = self._one("SELECT state FROM identities WHERE tenant_id = ? AND customer_id = ?", key)
         return IdentityRow(key, row[0]) if row else None
+
+    def scopes(self, keys: Sequence[ScopeKey]) -> Sequence[ScopeRow]:
+        """Return those of the scopes that exist."""
+        asked = "SELECT state FROM scopes WHERE tenant_id = ? AND kind = ? AND id = ?"
+        rows = [(key, self._one(asked, key)) for key in keys]
+        return [ScopeRow(key, row[0]) for key, row in rows if row]
 
     def message(self, key: CustomerKey, message_id: str) -> MessageRow | None:
         """Return one message."""

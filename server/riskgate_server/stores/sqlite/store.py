@@ -29,8 +29,6 @@ from riskgate_server.engine.ports import (
     MessageRow,
     PurchaseRow,
     RequestRow,
-    ScopeKey,
-    ScopeRow,
     StoreBroken,
     StoreBusy,
     StoreFull,
@@ -407,12 +405,6 @@ class SQLiteTransaction(SQLiteReads):
             ((row.key, row.transaction_id), Kind.OPEN_PURCHASE if row.lapses_us else Kind.PURCHASE) for row in found
         )
         return found
-
-    def scopes(self, keys: Sequence[ScopeKey]) -> Sequence[ScopeRow]:
-        """Return those of the scopes that exist: the only writer has them all."""
-        asked = "SELECT state FROM scopes WHERE tenant_id = ? AND kind = ? AND id = ?"
-        rows = [(key, self._one(asked, key)) for key in keys]
-        return [ScopeRow(key, row[0]) for key, row in rows if row]
 
     def owed(self, key: CustomerKey) -> Sequence[PurchaseRow]:
         """Return the purchases that owe principal."""
