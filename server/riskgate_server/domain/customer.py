@@ -54,6 +54,9 @@ class Customer(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     def with_line(self, changed: CreditLine) -> tuple[CreditLine, ...]:
         """Return the lines with one of them replaced."""
+        if len(self.lines) == 1:
+            # Nearly everybody has one.
+            return (changed,) if self.lines[0].line_id == changed.line_id else self.lines
         return tuple(changed if line.line_id == changed.line_id else line for line in self.lines)
 
 

@@ -304,12 +304,13 @@ class Aggregate:
 def evolve(aggregate: Aggregate, happening: Happening, *, sequence: int, at_us: int, head: bytes) -> None:
     """Apply one event as the customer's entry number `sequence`, recorded at `at_us` with hash `head`."""
     event = happening.event
-    concerned = getattr(event, "transaction_id", "")
-    open_before = _is_open(aggregate, concerned)
+    moves = bool(happening.transfers)
+    concerned = getattr(event, "transaction_id", "") if moves else ""
+    open_before = moves and _is_open(aggregate, concerned)
     line_id = _EVOLVERS[type(event)](aggregate, event, sequence, at_us, happening.sealed)
     customer = aggregate.customer
     lines = customer.lines
-    if happening.transfers:
+    if moves:
         line = customer.line(line_id)
         # A hold opens and ends with the movement that reserves its credit or gives back the last of it.
         open_holds = line.open_holds + _is_open(aggregate, concerned) - open_before

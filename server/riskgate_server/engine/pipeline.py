@@ -310,6 +310,8 @@ class Pipeline:
 
     def _take_scopes(self, batch: Batch, commands: Sequence[Command]) -> None:
         """Take the facts across customers that the commands will touch: all at once, so that batches never deadlock."""
+        if SCOPES.keys().isdisjoint(map(type, commands)):
+            return
         scopes: set[ScopeKey] = set()
         for command in commands:
             foresee = SCOPES.get(type(command))

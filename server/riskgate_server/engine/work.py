@@ -221,7 +221,7 @@ class Work:
         self.next_lapse_us = kept.next_lapse_us
         self.request_id = request_id
         # The customer's time never goes back, whatever the clock does.
-        self.now_us = max(at_us, customer.last_us)
+        self.now_us = at_us if at_us > customer.last_us else customer.last_us  # noqa: FURB136  max() costs four times it
         self.bounds = batch.bounds
         self.secrets = batch.secrets
         self.recorded: list[tuple[int, Happening]] = []

@@ -275,12 +275,13 @@ def features(
         has_last_location,
         distance,
         speed,
-        *(_NO_PROOFS if profile.safety is None else _proofs(profile.safety, now_us)),
     )
+    # Tuples are added up, which costs half of spreading them in a new one.
+    values += _NO_PROOFS if profile.safety is None else _proofs(profile.safety, now_us)
     if windows is None:
         return values
     as_of_us = last_us if last_us > now_us else now_us
-    return (*values, *windows.read(spend=profile.spend, unheld=profile.unheld, as_of_us=as_of_us))
+    return values + tuple(windows.read(spend=profile.spend, unheld=profile.unheld, as_of_us=as_of_us))
 
 
 _NO_PROOFS: Final = (NEVER_SECONDS, NEVER_SECONDS, 0, 0, 0, NEVER_SECONDS)
