@@ -14,7 +14,13 @@ def local_hour(at_us: int, time_zone: str) -> int:
     """Return the hour of the day (0 to 23) at `at_us` in an IANA time zone."""
     if time_zone == "UTC":
         return at_us // (3600 * SECOND_US) % 24
-    return datetime.fromtimestamp(at_us // SECOND_US, UTC).astimezone(_zone(time_zone)).hour
+    return _local_hour(at_us // SECOND_US, time_zone)
+
+
+@lru_cache(maxsize=600)
+def _local_hour(at: int, time_zone: str) -> int:
+    # Purchases come many in a second.
+    return datetime.fromtimestamp(at, UTC).astimezone(_zone(time_zone)).hour
 
 
 @lru_cache(maxsize=600)

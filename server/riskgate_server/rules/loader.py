@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Final, Literal
 
 import msgspec
@@ -22,6 +23,9 @@ from riskgate_server.rules.compiler import compile_rules
 
 SOURCE_CHARACTERS_MAX: Final = 512 * 1024
 KEY_CHARACTERS_MAX: Final = 100
+COMBINED_KEPT: Final = 1_000
+"""Sets of rules that hit together whose assessment is kept."""
+
 TOP: Final = "(top)"
 """Where a fault stands that is the whole text's."""
 
@@ -78,6 +82,8 @@ class CompiledRuleset:
         self._checked = tuple(checked)
         self._windows = WindowReader(ruleset.windows)
         self._evaluate, self.left_to_engine = compile_rules([rule.tree for rule in checked], types, ruleset.lists)
+        # Most purchases hit nothing, or the same few hints as many others.
+        self._combined = lru_cache(maxsize=COMBINED_KEPT)(partial(combine, ruleset))
 
     def features(self, profile: Profile, facts: PurchaseFacts, line: LineFacts) -> FeatureValues:
         """Return what the rules will see of this purchase, in the order of `feature_names`."""
@@ -89,7 +95,7 @@ class CompiledRuleset:
         if self.left_to_engine or undecided:
             hits, errors = self._ask_engine(hits, undecided, values)
             return combine(self.ruleset, hits, errors)
-        return combine(self.ruleset, hits) if hits else CLEAN
+        return self._combined(tuple(hits)) if hits else CLEAN
 
     def explain(self, values: Sequence[Value]) -> tuple[RuleTrace, ...]:
         """Return what every rule made of these values and which of them it looked at."""

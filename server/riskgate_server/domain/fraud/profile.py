@@ -194,6 +194,7 @@ def _with_device(devices: tuple[KnownDevice, ...], device_id: str, at_us: int) -
 def _with_category(categories: tuple[KnownCategory, ...], merchant_category: str) -> tuple[KnownCategory, ...]:
     for position, category in enumerate(categories):
         if category.merchant_category == merchant_category:
-            more = KnownCategory(merchant_category, min(category.count + 1, CATEGORY_COUNT_MAX))
+            count = category.count
+            more = KnownCategory(merchant_category, count + 1 if count < CATEGORY_COUNT_MAX else count)
             return (*categories[:position], *categories[position + 1 :], more)
     return (*categories, KnownCategory(merchant_category, 1))[-CATEGORIES_MAX:]
