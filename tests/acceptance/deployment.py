@@ -28,6 +28,9 @@ SCOPES: Final = (
 
 PYTHON: Final = (sys.executable, "-m", "riskgate_server")
 
+FREE_PORTS: Final = ("--certificate-port", "0", "--key-port", "0", "--metrics-port", "-1")
+"""Any that are free, and none for metrics: what stands by default may be taken on the machine that tests."""
+
 
 def until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
     """Wait for something a process does."""

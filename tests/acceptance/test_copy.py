@@ -25,7 +25,7 @@ from riskgate_server.stores.postgres.schema import SCHEMA
 from riskgate_server.stores.sqlite.reads import ENTRY
 from tests import postgres
 from tests.acceptance.conftest import Figures
-from tests.acceptance.deployment import PYTHON, answer, environment, riskgate, until
+from tests.acceptance.deployment import FREE_PORTS, PYTHON, answer, environment, riskgate, until
 from tests.contract.test_moves import heads_of
 from tests.factories import CUSTOMER, check, make_customer, make_pipeline, open_line, pay
 
@@ -138,7 +138,7 @@ def test_a_copy_that_is_killed_again_and_again_loses_and_doubles_nothing(
         assert journal_in_database(dsn) == before
 
     report = answer("ledger", "verify", "--data", root, "--store", dsn)
-    refused = riskgate("serve", "--data", root, "--metrics-port", "-1")
+    refused = riskgate("serve", "--data", root, *FREE_PORTS)
     figures(kills=kills, copies=copies, entries=len(before[0]), seconds=round(seconds, 2))
     assert report["clean"], report
     assert report["entries"] == len(before[0])

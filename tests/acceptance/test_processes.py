@@ -18,7 +18,7 @@ import pytest
 from riskgate.risk.v1 import risk_service_pb2 as risk
 from tests.acceptance.calling import Told, check, connections, open_line
 from tests.acceptance.conftest import Figures
-from tests.acceptance.deployment import START_SECONDS, Deployment, gone, riskgate, until
+from tests.acceptance.deployment import FREE_PORTS, START_SECONDS, Deployment, gone, riskgate, until
 
 pytestmark = pytest.mark.process
 
@@ -152,7 +152,7 @@ def test_a_directory_that_processes_serve_is_no_other_server_s_but_the_database_
 def test_processes_that_cannot_start_end_with_the_reason(deployment: Deployment) -> None:
     done = riskgate(
         "serve", "--data", deployment.root, "--processes", "2", "--store", "postgresql:///x?host=/nowhere",
-        "--certificate-port", "0", "--key-port", "0", "--metrics-port", "-1",
+        *FREE_PORTS,
     )  # fmt: skip
 
     assert done.returncode == 1

@@ -18,6 +18,7 @@ from psycopg import conninfo
 from scripts.own_postgres import DATABASE, programs, serving
 
 from riskgate_server.rpc.server import LATER
+from tests.acceptance.deployment import FREE_PORTS
 from tests.buf import find_buf
 from tests.rpc.contract import LATER_METHODS
 
@@ -73,8 +74,9 @@ def served(tmp_path: Path) -> Iterator[Served]:
     subprocess.run(_riskgate("init", str(data)), check=True, capture_output=True)
     # Before the server starts: it follows what is changed beside it, but not at once.
     answers = {caller: _added(caller, tmp_path) for caller in ("shop", "terminal", "web")}
-    ports = ("--key-port", "0", "--certificate-port", "0", "--metrics-port", "-1")
-    with subprocess.Popen(_riskgate("serve", "--data", str(data), *ports), stderr=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        _riskgate("serve", "--data", str(data), *FREE_PORTS), stderr=subprocess.PIPE, text=True
+    ) as server:
         assert server.stderr is not None
         serving = json.loads(server.stderr.readline())
         ports_used = {"7443": serving["certificate_port"], "7444": serving["key_port"]}

@@ -20,7 +20,7 @@ from riskgate.credit.v1.credit_line_service_pb2 import GetCreditLineRequest
 from tests.acceptance import books, witness
 from tests.acceptance.calling import Backend, Told, check, connections, open_line
 from tests.acceptance.conftest import Figures
-from tests.acceptance.deployment import PYTHON, Deployment, environment, riskgate, until
+from tests.acceptance.deployment import FREE_PORTS, PYTHON, Deployment, environment, riskgate, until
 from tests.acceptance.shopping import Wallet
 
 pytestmark = pytest.mark.process
@@ -91,9 +91,7 @@ def test_sigterm_answers_every_call_in_flight(deployment: Deployment, figures: F
 def test_a_second_server_is_refused_and_names_the_first(deployment: Deployment, figures: Figures) -> None:
     deployment.started()
     began = time.monotonic()
-    second = riskgate(
-        "serve", "--data", deployment.root, "--certificate-port", "0", "--key-port", "0", "--metrics-port", "-1"
-    )
+    second = riskgate("serve", "--data", deployment.root, *FREE_PORTS)
     seconds = time.monotonic() - began
 
     figures(refused_within_s=round(seconds, 2))
@@ -148,7 +146,7 @@ def test_an_init_killed_at_any_point_is_finished_by_the_next(tmp_path: Path, fig
         finished = (root / "access.db").exists() and not (root / "INITIALISING").exists()
         if root.exists() and not finished:
             unfinished += 1
-            refused = riskgate("serve", "--data", root, "--metrics-port", "-1", "--key-port", "0")
+            refused = riskgate("serve", "--data", root, *FREE_PORTS)
             assert refused.returncode == 1, refused.stderr
             assert "riskgate init" in refused.stderr
         again = riskgate("init", root, "--json")

@@ -18,7 +18,7 @@ from riskgate_server.engine.ports import ReadFailed
 from riskgate_server.engine.queries import Queries
 from riskgate_server.rpc import risk
 from riskgate_server.rpc.convert import check_command
-from riskgate_server.rpc.door import Door
+from riskgate_server.rpc.reading import RequestReader
 from tests.rpc.calling import Api, refused, refused_by
 from tests.rpc.contract import SERVED, sample
 from tests.rpc.logs import Lines
@@ -61,7 +61,7 @@ def is_only_an_id(answer: Any, log: Lines) -> bool:
 def test_a_bug_in_any_method_is_told_as_an_id_of_the_log(
     ada: Api, method: MethodDescriptor, monkeypatch: pytest.MonkeyPatch, log: Lines
 ) -> None:
-    monkeypatch.setattr(Door, "_violations", failing(RuntimeError(CANARY)))
+    monkeypatch.setattr(RequestReader, "_violations", failing(RuntimeError(CANARY)))
     raw = sample(method).SerializeToString()
 
     if method.name == "StreamCheckTransactions":

@@ -18,7 +18,7 @@ from riskgate.risk.v1 import risk_service_pb2 as pb
 from riskgate_server.domain.errors import NotFound
 from riskgate_server.engine.queries import Queries
 from riskgate_server.rpc import callers, service
-from riskgate_server.rpc.door import MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX
+from riskgate_server.rpc.reading import MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX
 from tests.rpc.calling import Api, path_of, refused, refused_by, refused_of
 from tests.rpc.contract import SERVED
 from tests.rpc.requests import annotating, buy, buying, entries_of, line_of, open_line

@@ -27,6 +27,7 @@ from riskgate_server.stores.postgres.vault import PostgresVault
 from riskgate_server.stores.refusals import SettingsRefused
 from tests import factories as f
 from tests import postgres
+from tests.acceptance.deployment import FREE_PORTS
 from tests.rpc.calling import refused
 from tests.rpc.requests import buy, buying, entries_of, line_of, open_line
 from tests.rpc.serving import Deployment, Loop, serving
@@ -149,7 +150,7 @@ def test_who_asks_or_buys_while_the_database_is_away_is_told_so(loop: Loop, depl
     ],
 )
 def test_a_store_that_cannot_be_had_is_refused_in_a_line(deployment: Deployment, store: str, words: str) -> None:
-    given = ["serve", "--data", str(deployment.directory.root), "--metrics-port", "-1", "--store", store]
+    given = ["serve", "--data", str(deployment.directory.root), *FREE_PORTS, "--store", store]
 
     result = CliRunner().invoke(main, given)
 
@@ -213,9 +214,7 @@ def test_the_database_of_another_master_key_is_refused(
         open_line(running.keyed(deployment.admin_key))
     stranger = Deployment(tmp_path / "stranger")
 
-    result = CliRunner().invoke(
-        main, ["serve", "--data", str(stranger.directory.root), "--metrics-port", "-1", "--store", dsn]
-    )
+    result = CliRunner().invoke(main, ["serve", "--data", str(stranger.directory.root), *FREE_PORTS, "--store", dsn])
 
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)

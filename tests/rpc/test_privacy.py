@@ -14,7 +14,7 @@ from riskgate.credit.v1 import credit_line_service_pb2 as line_pb
 from riskgate.risk.v1 import risk_service_pb2 as pb
 from riskgate_server.domain.journal import PurchaseDecided
 from riskgate_server.engine import sealing
-from riskgate_server.rpc.door import Door
+from riskgate_server.rpc.reading import RequestReader
 from riskgate_server.stores.sqlite.store import SQLiteSnapshots
 from tests.rpc.calling import Api, refused
 from tests.rpc.contract import EVERY, sample
@@ -172,10 +172,10 @@ def test_a_bug_leaves_its_trace_in_the_log_without_the_request(
     api = running.tenant().api
     open_line(api)
 
-    def broken(self: Door, message: object) -> None:
+    def broken(self: RequestReader, message: object) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(Door, "validate", broken)
+    monkeypatch.setattr(RequestReader, "validate", broken)
     refusal = refused(lambda: buy(api, merchant=pb.Merchant(merchant_id="merchant-5f1e")))
 
     (event,) = log.of("call failed")

@@ -22,14 +22,12 @@ from riskgate_server.cli import main
 from riskgate_server.cli.init import initialise
 from riskgate_server.crypto.tls import new_authority
 from riskgate_server.datadir import DataDirectory, DataDirectoryError
-from tests.acceptance.deployment import free_port, riskgate
+from tests.acceptance.deployment import FREE_PORTS, free_port, riskgate
 from tests.rpc.requests import buy, open_line
 from tests.rpc.serving import Running
 from tests.unit.rules.documents import ruleset_document
 
 NOBODY: Final = 65_534
-
-FREE_PORTS: Final = ("--certificate-port", "0", "--key-port", "0", "--metrics-port", "-1")
 
 
 @pytest.fixture(scope="module")

@@ -11,25 +11,21 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from functools import cache
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc
 import msgspec
-import protovalidate
 import structlog
-from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import code_pb2
 
 from riskgate.common.v1 import access_pb2
 from riskgate_server.domain.errors import (
-    FieldViolation,
     InternalError,
-    InvalidRequest,
     PermissionRefused,
     ResourceExhausted,
     RiskgateError,
@@ -37,20 +33,14 @@ from riskgate_server.domain.errors import (
     Unimplemented,
 )
 from riskgate_server.rpc.callers import Authenticator, Caller, OpenStreams, RateLimits
+from riskgate_server.rpc.reading import RequestReader, parsed
 from riskgate_server.rpc.refusals import RefusalLog
 from riskgate_server.rpc.status import grpc_status_of, name_of, status_of
-from riskgate_server.rpc.wording import in_words
 
 log = structlog.get_logger()
 
 DEADLINE_MAX_SECONDS: Final = 10.0
 """A call that brings no deadline, or a later one, has this long."""
-
-MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
-"""What gRPC reads at all, and so what a request of many items may be."""
-
-REQUEST_BYTES_MAX: Final = 64 * 1024
-"""Any other request. Its fields need a tenth; the rest is unknown ones, which cost many times their size in memory."""
 
 end_of_stream: Final = grpc.aio.EOF
 """What reading a stream of requests gives when the caller has sent its last."""
@@ -98,12 +88,13 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def sorting_out(method: _Method) -> _Method:
-    """Mark a method that checks its own request, by `Door.sort_out`: one bad item of it spoils only itself."""
+    """Mark a method that checks its own request, by `RequestReader.sort_out`: one bad item of it spoils only itself."""
     method.sorts_out = True  # type: ignore[attr-defined]  # a mark
     return method
 
 
 _Served = TypeVar("_Served")
+_Answer = TypeVar("_Answer")
 
 
 def required_scope(method: MethodDescriptor) -> frozenset[str]:
@@ -123,7 +114,7 @@ class Door:
         self._streams = OpenStreams()
         self._refusals = RefusalLog()
         self._observer = observer
-        self._validator = protovalidate.Validator()
+        self.reader: Final = RequestReader()
         self._inside = 0
         self._closed = False
         self._empty = asyncio.Event()
@@ -208,52 +199,6 @@ class Door:
         _require_scope(now, scopes)
         return now
 
-    def decode(self, message_class: type[Message], raw: bytes) -> Message:
-        """
-        Return the message in `raw`, well formed and within the contract's bounds.
-
-        Raises:
-            InvalidRequest: it is not.
-        """
-        message = parsed(message_class, raw)
-        self.validate(message)
-        return message
-
-    def validate(self, message: Message) -> None:
-        """
-        Check a message against the rules its proto declares.
-
-        Raises:
-            InvalidRequest: naming every field that breaks one.
-        """
-        found = [FieldViolation(_path(v.proto.field.elements), _rule(v)) for v in self._violations(message)]
-        if found:
-            raise _fields_invalid(found)
-
-    def sort_out(self, message: Message, items: str) -> dict[int, InvalidRequest]:
-        """
-        Check a message, and return what is wrong with single ones of its `items` by their place.
-
-        All in one question: asked one by one, a purchase of a hundred would cost nearly twice as much to check.
-
-        Raises:
-            InvalidRequest: naming every field that breaks a rule outside of the items.
-        """
-        spoiled: dict[int, list[FieldViolation]] = {}
-        found = []
-        for violation in self._violations(message):
-            first, *rest = violation.proto.field.elements
-            if first.field_name == items and rest:
-                spoiled.setdefault(first.subscript.value, []).append(FieldViolation(_path(rest), _rule(violation)))
-            else:
-                found.append(FieldViolation(_path([first, *rest]), _rule(violation)))
-        if found:
-            raise _fields_invalid(found)
-        return {place: _fields_invalid(violations) for place, violations in spoiled.items()}
-
-    def _violations(self, message: Message) -> list[Any]:
-        return self._validator.collect_violations(message)
-
     def refusal(self, error: Exception, method: str, context: Context) -> RiskgateError:
         """Return what a caller may be told: a refusal as it is, any other error as an id that finds it in the log."""
         if not isinstance(error, RiskgateError):
@@ -275,34 +220,15 @@ class Door:
     ) -> grpc.RpcMethodHandler[Any, Any]:
         request_class = GetMessageClass(method.input_type)
         name = _metric_name(method)
-        read = parsed if getattr(implementation, "sorts_out", False) else self.decode
+        read = parsed if getattr(implementation, "sorts_out", False) else self.reader.decode
+
+        async def answer(raw: bytes, context: Context) -> Message:
+            call = self.enter(scopes, context, to_the_end=to_the_end)
+            answering = _served(implementation)(read(request_class, raw), call)
+            return await (_in_time(answering) if call.capped else answering)
 
         async def handle(raw: bytes, context: Context) -> Message:
-            began = time.perf_counter()
-            status = "OK"
-            self._inside += 1
-            try:
-                call = self.enter(scopes, context, to_the_end=to_the_end)
-                answering = _served(implementation)(read(request_class, raw), call)
-                return await (_in_time(answering) if call.capped else answering)
-            except grpc.aio.AbortError:
-                status = code_pb2.Code.Name(context.code())
-                raise
-            except Exception as error:  # noqa: BLE001 - the last line: everything becomes a status
-                refusal = self.refusal(error, name, context)
-                status = name_of(refusal)
-                await context.abort_with_status(grpc_status_of(refusal))
-            except asyncio.CancelledError:
-                if is_being_cancelled():
-                    status = "CANCELLED"
-                    raise
-                # Something inside raised it: left alone, the caller would hang until its own deadline.
-                refusal = given_up()
-                status = name_of(refusal)
-                await context.abort_with_status(grpc_status_of(refusal))
-            finally:
-                self._leave()
-                self._observer.observe(name, status, time.perf_counter() - began)
+            return await self._to_the_status(name, context, answer(raw, context))
 
         return grpc.unary_unary_rpc_method_handler(
             handle,
@@ -320,43 +246,50 @@ class Door:
         request_class = GetMessageClass(method.input_type)
         name = _metric_name(method)
 
+        async def answer(incoming: Any, context: Context) -> None:
+            call = self.enter(scopes, context, to_the_end=to_the_end)
+            # A stream of requests decodes each as it arrives: one bad item spoils only itself.
+            request = incoming if method.client_streaming else self.reader.decode(request_class, incoming)
+            with self._streams.one_more(call.caller):
+                # Closed at once when a write fails: what the method listens to it must let go of.
+                async with aclosing(_served(implementation)(request, call)) as responses:
+                    async for response in responses:
+                        await _write(response, name, context)
+
         async def handle(incoming: Any, context: Context) -> None:
-            began = time.perf_counter()
-            status = "OK"
-            self._inside += 1
-            try:
-                call = self.enter(scopes, context, to_the_end=to_the_end)
-                # A stream of requests decodes each as it arrives: one bad item spoils only itself.
-                request = incoming if method.client_streaming else self.decode(request_class, incoming)
-                with self._streams.one_more(call.caller):
-                    # Closed at once when a write fails: what the method listens to it must let go of.
-                    async with aclosing(_served(implementation)(request, call)) as responses:
-                        async for response in responses:
-                            await _write(response, name, context)
-            except grpc.aio.AbortError:
-                status = code_pb2.Code.Name(context.code())
-                raise
-            except Exception as error:  # noqa: BLE001 - the last line: everything becomes a status
-                refusal = self.refusal(error, name, context)
-                status = name_of(refusal)
-                await context.abort_with_status(grpc_status_of(refusal))
-            except asyncio.CancelledError:
-                if is_being_cancelled():
-                    status = "CANCELLED"
-                    raise
-                # Something inside raised it: left alone, the caller would hang until its own deadline.
-                refusal = given_up()
-                status = name_of(refusal)
-                await context.abort_with_status(grpc_status_of(refusal))
-            finally:
-                self._leave()
-                self._observer.observe(name, status, time.perf_counter() - began)
+            await self._to_the_status(name, context, answer(incoming, context))
 
         serializer = GetMessageClass(method.output_type).SerializeToString
         make = (
             grpc.stream_stream_rpc_method_handler if method.client_streaming else grpc.unary_stream_rpc_method_handler
         )
         return make(handle, response_serializer=serializer)
+
+    async def _to_the_status(self, name: str, context: Context, answering: Awaitable[_Answer]) -> _Answer:
+        """Answer a call and note how it ended; whatever goes wrong in it becomes a status."""
+        began = time.perf_counter()
+        status = "OK"
+        self._inside += 1
+        try:
+            return await answering
+        except grpc.aio.AbortError:
+            status = code_pb2.Code.Name(context.code())
+            raise
+        except Exception as error:  # noqa: BLE001 - the last line: everything becomes a status
+            refusal = self.refusal(error, name, context)
+            status = name_of(refusal)
+            await context.abort_with_status(grpc_status_of(refusal))
+        except asyncio.CancelledError:
+            if is_being_cancelled():
+                status = "CANCELLED"
+                raise
+            # Something inside raised it: left alone, the caller would hang until its own deadline.
+            refusal = given_up()
+            status = name_of(refusal)
+            await context.abort_with_status(grpc_status_of(refusal))
+        finally:
+            self._leave()
+            self._observer.observe(name, status, time.perf_counter() - began)
 
 
 async def _write(response: Message, method: str, context: Context) -> None:
@@ -423,29 +356,6 @@ def _served(implementation: _Served | None) -> _Served:
     return implementation
 
 
-def parsed(message_class: type[Message], raw: bytes) -> Message:
-    """
-    Return the message in `raw`, whatever its fields are.
-
-    Raises:
-        InvalidRequest: it is too large, or none of this type.
-    """
-    bytes_max = request_bytes_max(message_class.DESCRIPTOR)
-    if len(raw) > bytes_max:
-        raise InvalidRequest("MESSAGE_TOO_LARGE", f"the request has {len(raw)} bytes, more than {bytes_max}")
-    try:
-        return message_class.FromString(raw)
-    except DecodeError:
-        raise InvalidRequest("MESSAGE_MALFORMED", "the bytes are not a message of this type") from None
-
-
-@cache
-def request_bytes_max(request: Descriptor) -> int:
-    """Return how large a request may be: one that carries many messages as large as gRPC takes, any other little."""
-    many = any(field.is_repeated and field.message_type for field in request.fields)
-    return MESSAGE_BYTES_MAX if many else REQUEST_BYTES_MAX
-
-
 def _require_scope(caller: Caller, scopes: frozenset[str]) -> None:
     if any(map(caller.may, scopes)):
         return
@@ -468,23 +378,3 @@ def _deadline_us(seconds: float) -> int:
 
 def _metric_name(method: MethodDescriptor) -> str:
     return f"{method.containing_service.full_name}/{method.name}"
-
-
-def _rule(violation: protovalidate.Violation) -> str:
-    """Write the rule a field breaks: protovalidate's own words, but for patterns, of which it has none."""
-    if violation.proto.rule_id == "string.pattern":
-        return in_words(str(violation.rule_value))
-    return violation.proto.message
-
-
-def _fields_invalid(found: Sequence[FieldViolation]) -> InvalidRequest:
-    return InvalidRequest("FIELD_INVALID", "one or more fields are invalid", *found)
-
-
-def _path(elements: Iterable[Any]) -> str:
-    """Write a violation's path as the proto does: `checks[3].amount.currency_code`."""
-    parts = []
-    for element in elements:
-        index = f"[{element.subscript.value}]" if element.subscript else ""
-        parts.append(f"{element.field_name}{index}")
-    return ".".join(parts)

@@ -29,7 +29,8 @@ from riskgate_server.rpc.convert import (
     resume_command,
     time_from,
 )
-from riskgate_server.rpc.door import Call, end_of_stream, given_up, is_being_cancelled, parsed, sorting_out
+from riskgate_server.rpc.door import Call, end_of_stream, given_up, is_being_cancelled, sorting_out
+from riskgate_server.rpc.reading import parsed
 from riskgate_server.rpc.service import Rooms, key_of, page_size_of
 from riskgate_server.rpc.status import proto_of
 
@@ -77,7 +78,7 @@ class RiskServicer:
     ) -> pb.BatchCheckTransactionsResponse:
         """Decide about many purchases; each has its own answer."""
         rooms = self._rooms
-        spoiled = rooms.door.sort_out(request, "checks")
+        spoiled = rooms.door.reader.sort_out(request, "checks")
         rooms.door.charge_whole(call.caller, len(request.checks))
         rooms.gateway.admit(len(request.checks))
         response = pb.BatchCheckTransactionsResponse()
@@ -174,8 +175,8 @@ class RiskServicer:
                 raise
             item = _item(raw)
             result.request_id = item.check.request_id
-            door.validate(item)
-            door.validate(item.check)
+            door.reader.validate(item)
+            door.reader.validate(item.check)
             self._fill(result, await self._rooms.gateway.submit(self._command(item.check, call)), call)
         except Exception as error:  # noqa: BLE001 - one bad item spoils only itself, whatever is bad about it
             self._refuse(result, error, call)

@@ -25,9 +25,9 @@ from riskgate.risk.v1 import risk_service_pb2
 from riskgate_server.rpc.credit_lines import CreditLineServicer
 from riskgate_server.rpc.customers import CustomerServicer
 from riskgate_server.rpc.devices import DeviceServicer
-from riskgate_server.rpc.door import MESSAGE_BYTES_MAX
 from riskgate_server.rpc.ledger import LedgerServicer
 from riskgate_server.rpc.otp import OtpServicer
+from riskgate_server.rpc.reading import MESSAGE_BYTES_MAX
 from riskgate_server.rpc.risk import RiskServicer
 from riskgate_server.rpc.service import Rooms
 from riskgate_server.rpc.standard import HEALTH, REFLECTION, SCOPES_OF, Health, Reflection

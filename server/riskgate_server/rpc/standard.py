@@ -16,7 +16,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import ReflectionServicer
 
 from riskgate_server.domain.errors import NotFound, Unavailable
-from riskgate_server.rpc.door import Call, Door, end_of_stream, parsed
+from riskgate_server.rpc.door import Call, Door, end_of_stream
+from riskgate_server.rpc.reading import parsed
 from riskgate_server.rpc.service import changed_or_due
 from riskgate_server.scopes import SCOPES
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from riskgate_server.cli import main
 from riskgate_server.cli.init import initialise
 from tests import postgres
+from tests.acceptance.deployment import FREE_PORTS
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_a_copy_answers_with_what_was_moved_and_names_no_password(data: Path, ds
 
     answer = copy("--from", f"sqlite:{data}", "--to", secret, "--json")
     again = copy("--from", f"sqlite:{data}", "--to", secret)
-    served = CliRunner().invoke(main, ["serve", "--data", str(data), "--metrics-port", "-1"])
+    served = CliRunner().invoke(main, ["serve", "--data", str(data), *FREE_PORTS])
 
     found = json.loads(answer.stdout)
     assert found["from"] == f"sqlite:{data}"
