@@ -39,7 +39,8 @@ from riskgate_server.engine.verify import Progress, verify
 from riskgate_server.engine.writer import BATCH_MAX
 from riskgate_server.stores.moves import Mark, why_not_served
 from riskgate_server.stores.refusals import SchemaTooNew, SettingsRefused, StoreMoved, VaultUnusable
-from riskgate_server.stores.sqlite.store import SQLiteSnapshots, SQLiteStore
+from riskgate_server.stores.sqlite.snapshots import SQLiteSnapshots
+from riskgate_server.stores.sqlite.store import SQLiteStore
 from riskgate_server.stores.sqlite.vault import SqliteVault
 
 if TYPE_CHECKING:

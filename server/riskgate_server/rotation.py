@@ -35,7 +35,7 @@ from riskgate_server.engine.writer import REPLY_LIFETIME_US
 from riskgate_server.opening import driver, secret_ring
 from riskgate_server.stores.moves import why_not_served
 from riskgate_server.stores.sqlite.rewrapping import SqliteRewrapping
-from riskgate_server.stores.sqlite.store import SQLiteSnapshots
+from riskgate_server.stores.sqlite.snapshots import SQLiteSnapshots
 from riskgate_server.stores.wrapping import Rewrapping
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from riskgate.identity.v1 import otp_service_pb2 as otp
-from riskgate_server.stores.sqlite.store import SQLiteSnapshots
+from riskgate_server.stores.sqlite.snapshots import SQLiteSnapshots
 from tests.acceptance.calling import Backend, open_line
 from tests.acceptance.deployment import Deployment, until
 from tests.far_end import WRITTEN_SECRET, FarEnd, listening

@@ -19,7 +19,8 @@ from riskgate_server.stores.postgres import schema as postgres_schema
 from riskgate_server.stores.postgres.store import PostgresSnapshots, PostgresStore
 from riskgate_server.stores.refusals import SchemaTooNew
 from riskgate_server.stores.sqlite import schema as sqlite_schema
-from riskgate_server.stores.sqlite.store import SQLiteSnapshots, SQLiteStore
+from riskgate_server.stores.sqlite.snapshots import SQLiteSnapshots
+from riskgate_server.stores.sqlite.store import SQLiteStore
 from tests import postgres
 from tests.contract.expected import FILE
 from tests.contract.expected import fresh as described_fresh

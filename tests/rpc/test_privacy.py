@@ -15,7 +15,7 @@ from riskgate.risk.v1 import risk_service_pb2 as pb
 from riskgate_server.domain.journal import PurchaseDecided
 from riskgate_server.engine import sealing
 from riskgate_server.rpc.reading import RequestReader
-from riskgate_server.stores.sqlite.store import SQLiteSnapshots
+from riskgate_server.stores.sqlite.snapshots import SQLiteSnapshots
 from tests.rpc.calling import Api, refused
 from tests.rpc.contract import EVERY, sample
 from tests.rpc.logs import Lines, logs

@@ -15,7 +15,9 @@ from riskgate_server.stores.moves import TABLES, Cursor, Mark, Page, Row, Rows, 
 from riskgate_server.stores.refusals import MoveRefused, VaultUnusable
 from riskgate_server.stores.sqlite.connections import reading, writing
 from riskgate_server.stores.sqlite.schema import Kind
-from riskgate_server.stores.sqlite.store import Insert, SQLiteStore, SQLiteTransaction, create_store, misfiled
+from riskgate_server.stores.sqlite.snapshots import misfiled
+from riskgate_server.stores.sqlite.store import SQLiteStore, create_store
+from riskgate_server.stores.sqlite.transaction import Insert, SQLiteTransaction
 from riskgate_server.stores.sqlite.vault import SqliteVault, create_vault
 from riskgate_server.stores.wrapping import Wrap
 
