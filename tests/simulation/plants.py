@@ -16,6 +16,7 @@ from riskgate_server.domain.ledger.holds import HoldState
 from riskgate_server.engine import commands as c
 from riskgate_server.engine import pipeline as pipeline_module
 from riskgate_server.engine import purchases, sealing, work
+from riskgate_server.engine.customers import Customers
 from riskgate_server.engine.ports import OutcomeUnknown, StoreBroken, StoreUnreachable
 from riskgate_server.engine.replies import Reply
 from riskgate_server.stores.postgres import session
@@ -62,22 +63,23 @@ def lost_idempotency_row(patch: pytest.MonkeyPatch) -> None:
 
 def limit_read_outside_the_batch(patch: pytest.MonkeyPatch) -> None:
     """The limit is read before the batch, so its second purchase does not see the first."""
-    load, judge = pipeline_module.Pipeline._load, authorisation.judge
+    load, judge = Customers.load, authorisation.judge
     stale: dict[tuple[int, str], postings.Books] = {}
 
-    def reading_early(self: Any, batch: Any, *rest: Any) -> None:
-        load(self, batch, *rest)
+    def reading_early(self: Any, batch: Any, *rest: Any) -> Any:
+        there = load(self, batch, *rest)
         stale.clear()
         for key, kept in batch.kept.items():
             customer = sealing.decode_customer(key, kept.state)
             stale.update({(line.opened_us, line.line_id): line.books for line in customer.lines})
+        return there
 
     def judging_late(line: Any, *rest: Any, **more: Any) -> Any:
         if line is not None and (line.opened_us, line.line_id) in stale:
             line = msgspec.structs.replace(line, books=stale[line.opened_us, line.line_id])
         return judge(line, *rest, **more)
 
-    patch.setattr(pipeline_module.Pipeline, "_load", reading_early)
+    patch.setattr(Customers, "load", reading_early)
     patch.setattr(purchases, "judge", judging_late)
 
 
@@ -105,14 +107,14 @@ def commit_forgotten_by_the_cache(patch: pytest.MonkeyPatch) -> None:
         caches[-1][done.key] = self.kept[done.key]
 
     caches: list[Any] = []
-    load = pipeline_module.Pipeline._load
+    load = Customers.load
 
-    def noting(self: Any, *given: Any) -> None:
-        caches[:] = [self._cache]
-        load(self, *given)
+    def noting(self: Any, *given: Any) -> Any:
+        caches[:] = [self.kept]
+        return load(self, *given)
 
     patch.setattr(work.Batch, "keep", leaking)
-    patch.setattr(pipeline_module.Pipeline, "_load", noting)
+    patch.setattr(Customers, "load", noting)
 
 
 def doubt_told_as_nothing_done(patch: pytest.MonkeyPatch) -> None:

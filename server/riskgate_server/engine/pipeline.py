@@ -16,8 +16,7 @@ import structlog
 
 from riskgate_server.domain import errors
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.domain.journal import CommandRefused, Happening, PurchaseDecided
-from riskgate_server.engine import sealing
+from riskgate_server.domain.journal import CommandRefused, Happening
 from riskgate_server.engine.bounds import Bounds
 from riskgate_server.engine.commands import (
     CheckTransaction,
@@ -27,22 +26,19 @@ from riskgate_server.engine.commands import (
     SettleLapsed,
     SettleMessage,
 )
-from riskgate_server.engine.decide import SCOPES, USE_CASES
+from riskgate_server.engine.customers import Customers
+from riskgate_server.engine.decide import USE_CASES
+from riskgate_server.engine.foresight import foresee
 from riskgate_server.engine.ports import (
     BatchRow,
     Clock,
-    CustomerRow,
     Entropy,
     EntrySink,
     Locked,
-    NoKey,
     OutcomeUnknown,
     Outgoing,
     ProofSecrets,
-    ReadFailed,
-    RequestRow,
     RiskRules,
-    ScopeKey,
     Sealer,
     Store,
     StoreBroken,
@@ -53,20 +49,9 @@ from riskgate_server.engine.ports import (
     Transaction,
     Vault,
 )
-from riskgate_server.engine.replies import (
-    ERASED,
-    PRIVATE,
-    STICKY,
-    UNREADABLE,
-    DecisionReply,
-    Refusal,
-    Reply,
-    Settled,
-    failure_of,
-    forgotten,
-    refusal_of,
-)
-from riskgate_server.engine.work import Batch, Kept, Work
+from riskgate_server.engine.repeats import remembered, repeated
+from riskgate_server.engine.replies import ERASED, STICKY, Refusal, Reply, Settled, failure_of, refusal_of
+from riskgate_server.engine.work import Batch, Work
 
 log = structlog.get_logger()
 
@@ -138,10 +123,8 @@ class Pipeline:
         self._sink = sink
         self._outgoing = outgoing
         self._monotonic_us = monotonic_us
-        self._cached_customers = cached_customers
         self._bounds = bounds
-        self._cache: OrderedDict[CustomerKey, Kept] = OrderedDict()
-        self._unreadable: set[CustomerKey] = set()
+        self._customers = Customers(vault, sealer, cached_customers)
         self._quarantine: OrderedDict[tuple[CustomerKey, str], None] = OrderedDict()
         self._tail: tuple[BatchRow | None, int] | None = None
         self._full = False
@@ -212,8 +195,7 @@ class Pipeline:
     def _distrust(self, commands: Sequence[Command]) -> None:
         """Have read again what a batch that failed may have changed: it may have failed after its commit."""
         self._tail = None
-        for command in commands:
-            self._cache.pop(command.key, None)
+        self._customers.distrust(command.key for command in commands)
 
     def _committed_at_last(self, commands: Sequence[Command], wait: Collection[CustomerKey]) -> list[Reply | None]:
         """Commit a batch; where another writer was first, run it again on what stands now."""
@@ -249,7 +231,7 @@ class Pipeline:
                 now_us=self._clock.now_us(),
                 commands=len(ours),
             )
-            self._load(batch, tx, ours, named, locked)
+            foresee(batch, ours, self._customers.load(batch, tx, ours, named, locked))
             done = [self._execute(batch, command) for command in ours]
             rows = batch.rows()
             if rows.customers or rows.requests or rows.entries or rows.messages or rows.settled:
@@ -266,68 +248,6 @@ class Pipeline:
         replies = iter(done)
         return [next(replies) if command.key in named else None for command in commands]
 
-    def _load(
-        self,
-        batch: Batch,
-        tx: Transaction,
-        commands: Sequence[Command],
-        named: Collection[CustomerKey],
-        locked: Locked | None,
-    ) -> None:
-        missing = set()
-        # Whoever was not there to be locked has not begun, even if by now another writer began them.
-        there: Collection[CustomerKey] = named if locked is None else locked.versions
-        for key in there:
-            cached = self._cache.get(key)
-            if cached is None or (
-                locked is not None and (cached.sequence != locked.versions[key] or key in locked.forgotten)
-            ):
-                missing.add(key)
-            else:
-                batch.kept[key] = cached
-        if missing:
-            rows = tx.customers(sorted(missing))
-            forgotten: Collection[CustomerKey] = locked.forgotten if locked else ()
-            keys = self._vault.keys([row.key for row in rows])
-            for row in rows:
-                # The vault may remember what another process had forgotten; the customer's row does not.
-                self._open(batch, row, NoKey.FORGOTTEN if row.key in forgotten else keys[row.key])
-        new = {
-            command.key
-            for command in commands
-            if isinstance(command, OpenCreditLine)
-            and command.key not in batch.kept
-            and command.key not in batch.refused
-        }
-        if new:
-            self._begin(batch, new)
-        batch.ask(
-            [(command.key, command.request_id) for command in commands if command.request_id],
-            [(command.key, command.transaction_id) for command in commands if isinstance(command, PurchaseCommand)],
-            there=there,
-        )
-        self._take_scopes(batch, commands)
-
-    def _take_scopes(self, batch: Batch, commands: Sequence[Command]) -> None:
-        """Take the facts across customers that the commands will touch: all at once, so that batches never deadlock."""
-        if SCOPES.keys().isdisjoint(map(type, commands)):
-            return
-        scopes: set[ScopeKey] = set()
-        for command in commands:
-            foresee = SCOPES.get(type(command))
-            if foresee is None or command.key in batch.refused or command.key not in batch.kept:
-                continue
-            if command.request_id and batch.request(command.key, command.request_id) is not None:
-                continue
-            try:
-                scopes.update(foresee(batch, command))
-            except (MemoryError, ReadFailed, StoreBroken, StoreBusy, StoreConflict, StoreFull):
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever damaged proofs break, it is this command's alone
-                log.warning("scopes not foreseen", command=type(command).__name__, why=type(error).__name__)
-        if scopes:
-            batch.beside.take_scopes(scopes)
-
     def _lock(self, tx: Transaction, keys: Collection[CustomerKey], wait: Collection[CustomerKey]) -> Locked:
         """Take the customers of a batch from other writers."""
         try:
@@ -340,47 +260,6 @@ class Pipeline:
             raise StoreConflict("a customer began while the batch did")
         return locked
 
-    def _open(self, batch: Batch, row: CustomerRow, data_key: bytes | NoKey) -> None:
-        """Load one customer, or have their commands refused: one who cannot be read must not fail the batch."""
-        key = row.key
-        try:
-            if data_key is NoKey.FORGOTTEN:
-                # Whose holds may still end: that needs no key.
-                batch.kept[key] = Kept(row.sequence, row.next_lapse_us, row.state, row.profile, b"")
-                batch.refused[key] = ERASED
-                return
-            if isinstance(data_key, NoKey):
-                self._refuse_unreadable(batch, key, f"key {data_key.value}")
-                return
-            profile = sealing.unseal_profile(row, data_key, self._sealer)
-            # What cannot be decoded must be found out here: later it would be the command's fault.
-            sealing.decode_customer(key, row.state, profile)
-            batch.kept[key] = Kept(row.sequence, row.next_lapse_us, row.state, profile, data_key)
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a damaged row breaks, it is this customer's alone
-            self._refuse_unreadable(batch, key, type(error).__name__)
-
-    def _begin(self, batch: Batch, new: Collection[CustomerKey]) -> None:
-        """Begin customers the store has not heard of, unless the vault has."""
-        opened = set()
-        for key, data_key in self._vault.keys(sorted(new)).items():
-            if data_key is NoKey.FORGOTTEN:
-                batch.refused[key] = ERASED
-            elif data_key is NoKey.DAMAGED:
-                self._refuse_unreadable(batch, key, "key damaged")
-            else:
-                opened.add(key)
-        if opened:
-            batch.add_customers(opened)
-
-    def _refuse_unreadable(self, batch: Batch, key: CustomerKey, why: str) -> None:
-        batch.refused[key] = UNREADABLE
-        # Once, not for every command: verification names them.
-        if key not in self._unreadable and len(self._unreadable) < QUARANTINE_MAX:
-            self._unreadable.add(key)
-            log.error("customer unreadable", why=why, customers=len(self._unreadable))
-
     def _committed(self, batch: Batch, tail: tuple[BatchRow | None, int]) -> None:
         # Only what is durable may be remembered, so the cache learns of a batch after its commit.
         # A shared store tells it anew with every transaction: where a commit in doubt left the lane, only it knows.
@@ -389,12 +268,7 @@ class Pipeline:
         if self._full:
             log.info("store has room again")
         self._full = False
-        for key, kept in batch.kept.items():
-            if kept.sequence and kept.data_key:
-                self._cache[key] = kept
-                self._cache.move_to_end(key)
-        while len(self._cache) > self._cached_customers:
-            self._cache.popitem(last=False)
+        self._customers.remember(batch)
         if self._sink and batch.changed:
             try:
                 self._sink.committed(tail[1], batch.changed)
@@ -425,7 +299,7 @@ class Pipeline:
         remembers = bool(request_id) and not getattr(command, "validate_only", False)
         # First of all: what was done before is answered, whatever has become of the command or the customer since.
         if remembers and (known := batch.request(key, request_id)) is not None:
-            return self._repeat(batch, known, command)
+            return repeated(batch, known, command)
         if (key, request_id) in self._quarantine:
             return self._quarantined(command)
         kept = batch.kept.get(key)
@@ -459,7 +333,7 @@ class Pipeline:
         if remembers:
             # A request that left no entry could be taken out of the store unseen.
             assert work.recorded
-            row = self._remembered(batch, command, reply, work)
+            row = remembered(batch, command, reply, work)
             stored = row.reply
             batch.requests[key, request_id] = row
         work.seal(command.fingerprint, stored)
@@ -467,46 +341,6 @@ class Pipeline:
         if work.recorded and not isinstance(reply, Refusal):
             batch.now_us = self._clock.after(command, batch.now_us)
         return reply
-
-    def _repeat(self, batch: Batch, known: RequestRow, command: Command) -> Reply:
-        """Answer a request id that was used before: the same content gets the same answer."""
-        if known.fingerprint != command.fingerprint and known.fingerprint not in command.other_fingerprints:
-            reason, message = "REQUEST_ID_REUSED", "the request id was used with other content"
-            raise errors.AlreadyExists(reason, message, request_id=command.request_id)
-        if known.reply:
-            if not sealing.is_sealed(known.reply):
-                return sealing.decode_reply(known.reply)
-            if known.key in batch.refused:
-                raise errors.PreconditionFailed(*batch.refused[known.key])
-            return sealing.open_reply(
-                known.key, known.request_id, known.reply, data_key=batch.kept[known.key].data_key, sealer=self._sealer
-            )
-        entries = [e for e in batch.entries if e.key == known.key and e.sequence == known.sequence]
-        entry = (entries or batch.tx.entries(known.key, after=known.sequence - 1, limit=1))[0]
-        event = sealing.open_clear(entry).event
-        if isinstance(event, PurchaseDecided):
-            return DecisionReply(entry.key, entry.sequence, entry.at_us, entry.request_id, event)
-        if isinstance(event, CommandRefused):
-            raise STICKY[event.family](event.reason, "refused before under this request id")
-        raise forgotten(event, sequence=entry.sequence, at_us=entry.at_us)
-
-    def _remembered(self, batch: Batch, command: Command, reply: Reply, work: Work) -> RequestRow:
-        sequence, stored = work.customer.sequence, b""
-        if isinstance(reply, DecisionReply):
-            # A purchase's answer is rebuilt from its journal entry: nothing is stored twice.
-            sequence = reply.sequence
-        elif isinstance(reply, PRIVATE):
-            stored = sealing.seal_reply(
-                work.key,
-                command.request_id,
-                reply,
-                data_key=work.data_key,
-                nonce=batch.nonce(),
-                sealer=self._sealer,
-            )
-        else:
-            stored = sealing.encode_reply(reply)
-        return RequestRow(work.key, command.request_id, command.fingerprint, sequence, work.now_us, stored)
 
     def _quarantined(self, command: Command) -> Reply:
         """Refuse a command that broke us, now and whenever it comes back."""

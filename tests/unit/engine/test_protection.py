@@ -26,7 +26,7 @@ def bank() -> Bank:
 
 
 def safety(bank: Bank) -> Safety | None:
-    kept = bank.pipeline._cache[KEY]
+    kept = bank.pipeline._customers.kept[KEY]
     return sealing.decode_customer(KEY, kept.state, kept.profile).profile.safety
 
 
@@ -63,7 +63,7 @@ def test_a_burst_of_wrong_proofs_suspends_the_line_once(bank: Bank) -> None:
     assert isinstance(after, DecisionReply)
     assert before.decided.outcome is Outcome.APPROVE
     assert (after.decided.outcome, after.decided.reasons) == (Outcome.DECLINE, ("LINE_BLOCKED",))
-    kept = bank.pipeline._cache[KEY]
+    kept = bank.pipeline._customers.kept[KEY]
     (line,) = sealing.decode_customer(KEY, kept.state, kept.profile).lines
     assert [(b.kind, b.reason_code, b.placed_by) for b in line.blocks] == [
         (BlockKind.FRAUD_SOFT, "PROOF_BURST", "engine")

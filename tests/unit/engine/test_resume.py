@@ -209,7 +209,7 @@ def test_an_attempt_and_its_resume_count_once_in_the_customers_history(bank: Ban
     asked(bank)
     resume(bank, proven(bank))
 
-    kept = bank.pipeline._cache[KEY]
+    kept = bank.pipeline._customers.kept[KEY]
     profile = sealing.decode_customer(KEY, kept.state, kept.profile).profile
     assert profile.lifetime.n == 1
     assert profile.unheld.daily.open.n == 0
