@@ -90,3 +90,8 @@ def commit(store: Store, *rows: Any) -> None:
         tx.lock([row.key for row in written.customers])
         tx.scopes([row.scope for row in written.scopes])
         tx.write(written)
+
+
+def everything() -> tuple[Any, ...]:
+    """Return a row of every kind."""
+    return customer(), purchase(), payment(), request(), entry(), batch(), identity(), scope(), message()
