@@ -41,6 +41,7 @@ from riskgate_server.domain.fraud.ruleset import RulesetInvalid
 from riskgate_server.engine.clocks import DataClock, SystemClock
 from riskgate_server.engine.delivery import Delivery, Terms
 from riskgate_server.engine.envelopes import Envelopes
+from riskgate_server.engine.erasure import erased
 from riskgate_server.engine.following import Follower
 from riskgate_server.engine.judging import Judge
 from riskgate_server.engine.pipeline import Pipeline
@@ -275,7 +276,9 @@ class Server:
             closing.callback(verifiers.shutdown)
             queries = Queries(store, vault=opened.vault, sealer=opened.sealer, clock=clock, rulesets=load_ruleset)
             erasures = Erasures(directory.erased, opened.vault)
-            if back := erasures.again():
+            with store.snapshot() as snapshot:
+                journalled = list(erased(snapshot))
+            if back := erasures.finish(journalled):
                 log.warning("erased again", customers=back)
             proofs = DerivedSecrets(ring_file(PROOFS, directory.proofs_key))
             fingerprint_keys = ring_file(FINGERPRINT, directory.fingerprint_key)

@@ -20,7 +20,7 @@ from riskgate_server.stores.postgres.schema import SCHEMA, SCHEMA_VERSION, VAULT
 from riskgate_server.stores.postgres.store import PostgresSnapshots, PostgresStore
 from riskgate_server.stores.refusals import SchemaTooNew, SettingsRefused
 from tests import postgres
-from tests.contract.rows import batch, commit, customer, entry
+from tests.contract.rows import ADA, batch, commit, customer, entry
 from tests.contract.sessions import Cut, ask, counted
 
 
@@ -326,3 +326,27 @@ def test_a_page_of_a_tenants_journal_reads_no_other_tenants_entries_and_sorts_no
     assert f'"position" {end} ' in plan
     assert "Sort" not in plan
     assert "Filter" not in plan
+
+
+def test_what_is_asked_of_one_tag_reads_no_other_entry(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else every start would read the whole journal."""
+    commit(store, customer(ADA), entry(1, 1, ADA), batch(1, 1, 1))
+    asked: list[tuple[str, tuple[Any, ...]]] = []
+    with store.snapshot() as snapshot:
+        answer = snapshot._all
+
+        def note(sql: str, given: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+            asked.append((sql, given))
+            return answer(sql, given)
+
+        monkeypatch.setattr(snapshot, "_all", note)
+        list(snapshot.marked(2))
+
+        plans = ["\n".join(row[0] for row in snapshot._db.execute(f"EXPLAIN {sql}", given)) for sql, given in asked]
+
+    assert len(plans) == 3
+    for plan in plans:
+        assert "Index" in plan
+        assert "Seq Scan" not in plan
+        assert "Sort" not in plan
+        assert "Filter" not in plan

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -31,7 +31,6 @@ from riskgate_server.engine.replies import DecisionReply, Failed
 from riskgate_server.stores.refusals import SchemaTooNew, SettingsRefused
 from riskgate_server.stores.sqlite import connections
 from riskgate_server.stores.sqlite import store as store_module
-from riskgate_server.stores.sqlite.reads import SQLiteSnapshot
 from riskgate_server.stores.sqlite.schema import SCHEMA_VERSION, migrate
 from riskgate_server.stores.sqlite.store import SQLiteStore
 from tests.contract.rows import ADA, BO, batch, commit, customer, entry, purchase
@@ -448,34 +447,6 @@ def test_a_store_that_another_program_locks_is_busy_and_nothing_happened(store: 
     assert (busy.family, busy.reason) == ("Conflict", "WRITE_CONFLICT")
     assert isinstance(done, DecisionReply)
     shell.close()
-
-
-@pytest.mark.parametrize(
-    ("question", "end"),
-    [
-        (lambda s: s.entries_before(0, position=10, limit=5, tenant_id="t", tag=2), "<"),
-        (lambda s: s.entries_by_position(0, after=10, limit=5, tenant_id="t", tag=2), ">"),
-    ],
-    ids=["backwards", "forwards"],
-)
-def test_a_page_of_a_tenants_journal_reads_no_other_tenants_entries_and_sorts_nothing(
-    store: SQLiteStore, monkeypatch: pytest.MonkeyPatch, question: Callable[[SQLiteSnapshot], object], end: str
-) -> None:
-    """Else a small tenant beside a large one reads the whole journal for one page."""
-    asked: list[tuple[str, tuple[Any, ...]]] = []
-    with store.snapshot() as snapshot:
-
-        def note(sql: str, given: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-            asked.append((sql, given))
-            return []
-
-        monkeypatch.setattr(snapshot, "_all", note)
-        question(snapshot)
-
-        ((sql, given),) = asked
-        plan = [row[3] for row in snapshot._db.execute(f"EXPLAIN QUERY PLAN {sql}", given)]
-
-    assert plan == [f"SEARCH entries USING INDEX entries_by_tag (tenant_id=? AND tag=? AND rowid{end}?)"]
 
 
 def test_a_file_of_the_first_schema_is_brought_up_to_this_one_with_all_it_holds(path: Path) -> None:

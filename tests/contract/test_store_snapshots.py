@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -63,6 +64,14 @@ Ask = Callable[[Snapshot], Any]
 def test_entries_come_in_order_and_as_many_as_asked_for(full: Store, ask: Ask, positions: list[int]) -> None:
     with full.snapshot() as snapshot:
         assert [e.position for e in ask(snapshot)] == positions
+
+
+def test_entries_of_one_tag_are_told_of_every_tenant(full: Store) -> None:
+    with full.snapshot() as snapshot:
+        told = Counter(key for key, at_us in snapshot.marked(3) if at_us)
+
+        assert told == {ADA: 2, BO: 2, ADA_ELSEWHERE: 2}
+        assert list(snapshot.marked(40)) == []
 
 
 def test_batches_and_the_end_of_the_lane_are_there(full: Store) -> None:

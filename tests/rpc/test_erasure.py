@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psycopg
+import pytest
 
 from riskgate.credit.v1 import credit_line_service_pb2 as line_pb
 from riskgate.identity.v1 import otp_service_pb2 as otp_pb
@@ -14,6 +18,7 @@ from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.ports import NoKey
 from riskgate_server.opening import master_keys, verify_directory
 from riskgate_server.stores.sqlite.vault import SqliteVault
+from tests import postgres
 from tests.rpc.calling import refused
 from tests.rpc.phones import confirmed_phone, sent, whose
 from tests.rpc.requests import buy, buying, capturing, closing, open_line, paying
@@ -103,10 +108,76 @@ def test_nothing_of_an_erased_customer_is_in_any_file_and_the_ledger_verifies(
     assert (report.faults, report.erased) == ([], 1)
 
     # The vault is restored from a backup that still has the key: the server destroys it again as it starts.
-    for suffix in ("", "-wal", "-shm"):
-        Path(f"{deployment.directory.vault}{suffix}").unlink(missing_ok=True)
-        if (copy := Path(f"{backup / deployment.directory.vault.name}{suffix}")).exists():
-            shutil.copy(copy, f"{deployment.directory.vault}{suffix}")
+    bring_back(deployment.directory.vault, backup)
     with serving(loop, deployment) as running, serving_keys(running) as keys:
         assert keys(key) is NoKey.FORGOTTEN
+    deployment.close()
+
+
+def bring_back(vault: Path, backup: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{vault}{suffix}").unlink(missing_ok=True)
+        if (copy := Path(f"{backup / vault.name}{suffix}")).exists():
+            shutil.copy(copy, f"{vault}{suffix}")
+
+
+def told_of(erased: Path) -> list[tuple[str, str]]:
+    """Whom the file of the erased names."""
+    lines = [json.loads(line) for line in erased.read_bytes().splitlines() if line]
+    return [(line["tenant_id"], line["customer_id"]) for line in lines]
+
+
+def test_an_erasure_that_a_crash_left_in_the_journal_alone_is_finished_at_the_next_start(
+    loop: Loop, tmp_path: Path
+) -> None:
+    """Between the commit and the file nothing else knows of it, and nobody may ever repeat the request."""
+    deployment = Deployment(tmp_path / "data")
+    directory, backup = deployment.directory, tmp_path / "backup"
+    with serving(loop, deployment) as running:
+        tenant = running.tenant()
+        live(tenant)
+        tenant.api.lines.CloseCreditLine(closing())
+        shutil.copytree(directory.root, backup)
+        tenant.api.customers.EraseCustomer(erasing())
+    bring_back(directory.vault, backup)
+    shutil.copy(backup / directory.erased.name, directory.erased)
+    assert told_of(directory.erased) == []
+    key = (tenant.name, "ada")
+
+    for _ in range(2):
+        with serving(loop, deployment) as running, serving_keys(running) as keys:
+            assert keys(key) is NoKey.FORGOTTEN
+        assert told_of(directory.erased) == [key]
+    deployment.close()
+
+
+@pytest.fixture
+def dsn(tmp_path: Path) -> Iterator[str]:
+    yield postgres.database(tmp_path)
+    postgres.give_back(tmp_path)
+
+
+def test_an_erasure_that_a_crash_left_in_a_database_is_finished_at_the_next_start(
+    loop: Loop, tmp_path: Path, dsn: str
+) -> None:
+    deployment = Deployment(tmp_path / "data")
+    erased = deployment.directory.erased
+    with psycopg.connect(dsn, autocommit=True) as database:
+        with serving(loop, deployment, store=dsn) as running:
+            tenant = running.tenant()
+            live(tenant)
+            tenant.api.lines.CloseCreditLine(closing())
+            ((wrapped,),) = database.execute("SELECT wrapped FROM vault.keys").fetchall()
+            tenant.api.customers.EraseCustomer(erasing())
+        database.execute("UPDATE vault.keys SET wrapped = %s", (wrapped,))
+        database.execute("UPDATE riskgate.customers SET forgotten = false")
+        erased.write_bytes(b"")
+        key = (tenant.name, "ada")
+
+        for _ in range(2):
+            with serving(loop, deployment, store=dsn):
+                ((now,),) = database.execute("SELECT wrapped FROM vault.keys").fetchall()
+                assert now == bytes(len(wrapped))
+                assert database.execute("SELECT forgotten FROM riskgate.customers").fetchall() == [(True,)]
+            assert told_of(erased) == [key]
     deployment.close()

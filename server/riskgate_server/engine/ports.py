@@ -8,7 +8,7 @@ run against every store.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
 from typing import Final, Protocol
@@ -321,6 +321,13 @@ class Snapshot(Reads, AbstractContextManager["Snapshot"], Protocol):
 
     def customer_entries_before(self, key: CustomerKey, *, sequence: int, limit: int, tag: int) -> Sequence[EntryRow]:
         """Return a customer's entries of one tag with a sequence below `sequence`, descending, at most `limit`."""
+
+    def marked(self, tag: int) -> Iterator[tuple[CustomerKey, int]]:
+        """
+        Yield whose the entries of one tag are and when each was recorded (UTC µs), of every tenant and lane.
+
+        Reads no entry of another tag, however long the journal is. To be exhausted before the snapshot ends.
+        """
 
     def purchases(self, key: CustomerKey, *, after: str, limit: int, only_open: bool) -> Sequence[PurchaseRow]:
         """Return the customer's purchases with a transaction id above `after`, ascending, at most `limit`."""

@@ -1,14 +1,15 @@
 """
 Who was erased, in a file outside every database: a backup that still has their key must not bring them back.
 
-One JSON line per customer, appended and synced before the key is destroyed.
+One JSON line per customer, appended and synced before the key is destroyed. Whom a crash kept out of it the journal
+names, which is compared at every start.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -45,15 +46,27 @@ class Erasures:
                 self._append(_Line(*customer, at_us))
             self._vault.forget(customer)
 
-    def again(self) -> int:
-        """Destroy every key that a restored backup has brought back; return how many there were."""
+    def finish(self, journalled: Iterable[tuple[CustomerKey, int]]) -> int:
+        """
+        Destroy every key that a crash left or a restored backup brought back; return how many there were.
+
+        Of everybody in the file, and of those the journal says were erased, with the time (UTC µs): they are in the
+        file from then on.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         with self._lock:
-            erased = list(dict.fromkeys(self._erased()))
-            back = [customer for customer, key in self._vault.keys(erased).items() if key is not NoKey.FORGOTTEN]
-            known = [customer for customer in back if self._vault.keys([customer])[customer] is not NoKey.ABSENT]
-            for customer in known:
+            erased = dict.fromkeys(self._erased())
+            for customer, at_us in journalled:
+                if customer not in erased:
+                    erased[customer] = None
+                    self._append(_Line(*customer, at_us))
+            keys = self._vault.keys(list(erased))
+            back = [customer for customer, key in keys.items() if key not in {NoKey.FORGOTTEN, NoKey.ABSENT}]
+            for customer in back:
                 self._forget(customer)
-        return len(known)
+        return len(back)
 
     def _forget(self, customer: CustomerKey) -> None:
         try:
@@ -67,7 +80,7 @@ class Erasures:
             try:
                 found = msgspec.json.decode(line, type=_Line)
             except msgspec.DecodeError:
-                # Torn by a crash before anything was destroyed: the request is repeated.
+                # Torn by a crash before anything was destroyed: the journal still says it.
                 continue
             yield (found.tenant_id, found.customer_id)
 

@@ -297,6 +297,10 @@ class MemorySnapshot(_MemoryReads):
         chain = self._tables.chains.get(key, [])[: max(sequence - 1, 0)]
         return _first(limit, (e for e in reversed(chain) if e.tag == tag))
 
+    def marked(self, tag: int) -> Iterator[tuple[CustomerKey, int]]:
+        """Yield whose the entries of one tag are, and when each was recorded."""
+        return ((e.key, e.at_us) for e in self._tables.journal if e.tag == tag)
+
     def purchases(self, key: CustomerKey, *, after: str, limit: int, only_open: bool) -> Sequence[PurchaseRow]:
         """Return the customer's purchases by transaction id."""
         rows = sorted(self._tables.purchases.get(key, {}).items())

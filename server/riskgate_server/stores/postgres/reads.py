@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Final, Self
@@ -203,6 +203,16 @@ class PostgresSnapshot(PostgresReads):
             (*key, sequence, tag, limit),
         )
         return [_as_entry(row) for row in rows]
+
+    def marked(self, tag: int) -> Iterator[tuple[CustomerKey, int]]:
+        """Yield whose the entries of one tag are, and when each was recorded, tenant by tenant."""
+        tenant_id = ""
+        # The index leads with the tenant: from one to the next it is a single step.
+        while found := self._all("SELECT tenant_id FROM entries WHERE tenant_id > $1 ORDER BY 1 LIMIT 1", (tenant_id,)):
+            ((tenant_id,),) = found
+            asked = "SELECT customer_id, at_us FROM entries WHERE tenant_id = $1 AND tag = $2"
+            for customer_id, at_us in self._all(asked, (tenant_id, tag)):
+                yield (tenant_id, customer_id), at_us
 
     def purchases(self, key: CustomerKey, *, after: str, limit: int, only_open: bool) -> Sequence[PurchaseRow]:
         """Return the customer's purchases by transaction id."""
