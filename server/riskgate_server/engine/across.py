@@ -39,6 +39,8 @@ class ScopeKind(IntEnum):
     """Wrong codes of all customers of the tenant."""
     CREDENTIAL = 6
     """Whose a device's key is."""
+    OFFERED = 7
+    """Grants that customers offered who have none such, by the first byte of their marks."""
 
 
 class _NumberSends(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -46,8 +48,8 @@ class _NumberSends(msgspec.Struct, frozen=True, gc=False, array_like=True):
     day: Budget = UNSPENT
 
 
-class _Numbers(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """Marks of the numbers a message went to, and when last."""
+class _Seen(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Marks of the numbers a message went to, or of grants that were offered, and when last."""
 
     seen: tuple[tuple[bytes, int], ...] = ()
 
@@ -58,9 +60,13 @@ class _Owner(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _number_sends: Final = msgspec.msgpack.Decoder(_NumberSends).decode
-_numbers: Final = msgspec.msgpack.Decoder(_Numbers).decode
+_seen: Final = msgspec.msgpack.Decoder(_Seen).decode
 _owner: Final = msgspec.msgpack.Decoder(_Owner).decode
 _budget: Final = msgspec.msgpack.Decoder(Budget).decode
+
+
+OFFERED_KEPT: Final = 64
+"""Grants remembered in one row as offered by somebody else; the one offered first is forgotten first."""
 
 
 class Recipient(msgspec.Struct, frozen=True, gc=False):
@@ -140,6 +146,26 @@ def credential_exists() -> AlreadyExists:
     return AlreadyExists("CREDENTIAL_EXISTS", "the device's key is enrolled already")
 
 
+def offered_scope(tenant_id: str, mark: bytes) -> ScopeKey:
+    """Return the scope that says whether somebody else offered a grant: few rows, which many grants share."""
+    return (tenant_id, ScopeKind.OFFERED, mark[:1])
+
+
+def note_offered(work: Work, mark: bytes) -> None:
+    """Have a grant open nothing for whoever has it: a customer offered it who does not."""
+    scope = offered_scope(work.key[0], mark)
+    known = _seen(stored) if (stored := work.scope(scope)) else _Seen()
+    worthless_us = work.now_us - work.bounds.proofs.grant_lifetime_us
+    seen = {each: at_us for each, at_us in known.seen if at_us > worthless_us and each != mark}
+    work.put_scope(scope, _encode(_Seen((*seen.items(), (mark, work.now_us))[-OFFERED_KEPT:])))
+
+
+def was_offered(work: Work, mark: bytes) -> bool:
+    """Whether a customer of the tenant offered a grant who does not have it."""
+    stored = work.scope(offered_scope(work.key[0], mark))
+    return bool(stored) and any(each == mark for each, _ in _seen(stored).seen)
+
+
 def charge_send(work: Work, recipient: Recipient) -> None:
     """
     Count a message against every budget it concerns, or against none.
@@ -161,12 +187,12 @@ def charge_send(work: Work, recipient: Recipient) -> None:
     ):
         if spent(budget, period_us=period_us, now_us=now_us) >= limit:
             raise _exhausted(frees_us(budget, period_us=period_us, limit=limit, now_us=now_us) - now_us)
-    known = _numbers(stored) if (stored := work.scope(prefix)) else _Numbers()
+    known = _seen(stored) if (stored := work.scope(prefix)) else _Seen()
     seen = {mark: at_us for mark, at_us in known.seen if at_us > now_us - DAY_US}
     if recipient.mark not in seen and len(seen) >= limits.numbers_per_prefix_day:
         raise _exhausted(min(seen.values()) + DAY_US - now_us)
     seen[recipient.mark] = now_us
-    work.put_scope(prefix, _encode(_Numbers(tuple(seen.items()))))
+    work.put_scope(prefix, _encode(_Seen(tuple(seen.items()))))
     counted = _NumberSends(
         spend(sends.recent, period_us=SENDS_PERIOD_US, now_us=now_us), spend(sends.day, period_us=DAY_US, now_us=now_us)
     )

@@ -57,9 +57,21 @@ SCOPES: Final[dict[type[commands.Command], Callable[[Batch, Any], Collection[Sco
     commands.ConfirmFactor: foreseen.comparing,
     commands.SendCode: foreseen.sending,
     commands.ResendCode: foreseen.resending,
-    commands.VerifyCode: foreseen.comparing,
-    commands.VerifyRecoveryCode: foreseen.comparing,
+    commands.VerifyCode: foreseen.proving,
+    commands.VerifyRecoveryCode: foreseen.proving,
     commands.SettleMessage: foreseen.settling,
     commands.FinishEnrolment: foreseen.enrolling_key,
 }
-"""The facts across customers that a command will touch; no others touch any."""
+"""The facts across customers that a command will touch, whatever else it does with a grant."""
+
+
+def touches(command: commands.Command) -> bool:
+    """Whether a command touches facts across customers. Asked of every command: most touch none."""
+    return type(command) in SCOPES or bool(getattr(command, "grant", b""))
+
+
+def scopes_of(batch: Batch, command: commands.Command) -> Collection[ScopeKey]:
+    """Return the facts across customers that a command which `touches` any will touch."""
+    foresee, grant = SCOPES.get(type(command)), getattr(command, "grant", b"")
+    scopes = foresee(batch, command) if foresee else ()
+    return (*scopes, *foreseen.offering(command, grant)) if grant else scopes

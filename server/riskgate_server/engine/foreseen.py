@@ -32,6 +32,18 @@ def comparing(_batch: Batch, command: Command) -> _Scopes:
     return (across.wrong_code_scope(command.tenant_id),)
 
 
+def proving(batch: Batch, command: Command) -> _Scopes:
+    """What comparing a code touches whose grant may be added to another."""
+    unspent = (grant for grant in _identity(batch, command).grants if batch.now_us < grant.expires_us)
+    offered = (across.offered_scope(command.tenant_id, grant.mark) for grant in unspent)
+    return (*comparing(batch, command), *dict.fromkeys(offered))
+
+
+def offering(command: Command, grant: bytes) -> _Scopes:
+    """What offering a grant touches, by its mark."""
+    return (across.offered_scope(command.tenant_id, grant),)
+
+
 def enrolling_phone(_batch: Batch, command: EnrollPhone) -> _Scopes:
     """What a message to a new number touches."""
     scopes = (across.send_scopes(command.tenant_id, each) for each in across.possible_recipients(command))

@@ -8,7 +8,7 @@ import structlog
 
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.commands import Command, PurchaseCommand
-from riskgate_server.engine.decide import SCOPES
+from riskgate_server.engine.decide import scopes_of, touches
 from riskgate_server.engine.ports import ReadFailed, ScopeKey, StoreBroken, StoreBusy, StoreConflict, StoreFull
 from riskgate_server.engine.work import Batch
 
@@ -27,17 +27,15 @@ def foresee(batch: Batch, commands: Sequence[Command], there: Collection[Custome
 
 def _take_scopes(batch: Batch, commands: Sequence[Command]) -> None:
     """Take the facts across customers that the commands will touch: all at once, so that batches never deadlock."""
-    if SCOPES.keys().isdisjoint(map(type, commands)):
-        return
+    touching = [command for command in commands if touches(command)]
     scopes: set[ScopeKey] = set()
-    for command in commands:
-        foresee = SCOPES.get(type(command))
-        if foresee is None or command.key in batch.refused or command.key not in batch.kept:
+    for command in touching:
+        if command.key in batch.refused or command.key not in batch.kept:
             continue
         if command.request_id and batch.request(command.key, command.request_id) is not None:
             continue
         try:
-            scopes.update(foresee(batch, command))
+            scopes.update(scopes_of(batch, command))
         except (MemoryError, ReadFailed, StoreBroken, StoreBusy, StoreConflict, StoreFull):
             raise
         except Exception as error:  # noqa: BLE001 - whatever damaged proofs break, it is this command's alone

@@ -28,6 +28,7 @@ from riskgate_server.domain.identity.grants import (
 )
 from riskgate_server.domain.journal import Happening
 from riskgate_server.domain.ledger.holds import HoldState, Purchase
+from riskgate_server.engine import across
 from riskgate_server.engine.replies import GrantReply, Refusal, refusal_of
 from riskgate_server.engine.work import Work
 
@@ -90,6 +91,8 @@ def pass_proof(
     What else is given is recorded as it is (`ProofPassed`).
     """
     weaker = combined(work.identity.grants, use, source, level, work.now_us)
+    if weaker and across.was_offered(work, weaker.mark):
+        weaker = None
     sources = (*weaker.sources, source) if weaker else (source,)
     if weaker:
         level = max(weaker.level, TWO_FACTORS_LEVEL)
@@ -122,20 +125,39 @@ def spend(work: Work, mark: bytes, use: Use, level: int, counts: Counts = anythi
     `counts` says which of the factors and devices it rests on do.
 
     One that was made for something else is destroyed: whoever offers it does not know what it is for, or hopes that
-    nobody looks. That is recorded at once, and the refusal is the command's answer.
+    nobody looks. So is one that another customer of the tenant offered. That is recorded at once, and the refusal is
+    the command's answer.
 
     Raises:
         PreconditionFailed: there is no such grant any more, or it is of a lower level.
     """
+    note_foreign(work, mark)
     grant = work.identity.grant(mark)
     if grant is None or work.now_us >= grant.expires_us:
-        raise PreconditionFailed("GRANT_INVALID", "no such grant of this customer is unspent")
+        raise _invalid()
+    if across.was_offered(work, mark):
+        work.record(Happening(GrantSpent(mark, grant.use, grant.level, destroyed="CUSTOMER")))
+        return refusal_of(_invalid())
     if grant.use != use:
         work.record(Happening(GrantSpent(mark, use, grant.level, destroyed="USE")))
         return refusal_of(PreconditionFailed("GRANT_MISMATCH", "the grant was made for something else; it is void now"))
     if level_by(grant, counts) < level:
         raise PreconditionFailed("GRANT_TOO_WEAK", f"a grant of level {level} is needed", level=str(level))
     return GrantSpent(mark, use, grant.level)
+
+
+def note_foreign(work: Work, mark: bytes) -> None:
+    """
+    Void a grant that the customer offers and does not have, wherever it may be: it is no secret any more.
+
+    Kept with the refusal that follows. Of another tenant's grants nothing is known here, and nothing changes.
+    """
+    if work.identity.grant(mark) is None:
+        across.note_offered(work, mark)
+
+
+def _invalid() -> PreconditionFailed:
+    return PreconditionFailed("GRANT_INVALID", "no such grant of this customer is unspent")
 
 
 def spend_to_bind(work: Work, mark: bytes) -> tuple[GrantSpent, ...] | Refusal:

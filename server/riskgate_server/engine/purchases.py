@@ -61,6 +61,7 @@ def check_transaction(work: Work, command: CheckTransaction, rules: RiskRules) -
     previous = work.purchase(command.transaction_id)
     spent: GrantSpent | None = None
     if command.grant:
+        grants.note_foreign(work, command.grant)
         use = grants.use_for(work, Purpose.TRANSACTION, command.transaction_id)
         assert previous is not None
         found = grants.spend(work, command.grant, use, previous.step_up_level, grants.answering(work, previous))

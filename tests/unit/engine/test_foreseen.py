@@ -10,6 +10,7 @@ import pytest
 from riskgate_client.phone import AndroidPhone
 from riskgate_server.crypto.seal import Sealer
 from riskgate_server.domain.customer import CustomerKey
+from riskgate_server.domain.identity.grants import Purpose
 from riskgate_server.engine import across
 from riskgate_server.engine import commands as c
 from riskgate_server.engine.beside import Beside
@@ -76,12 +77,24 @@ def test_a_batch_takes_all_that_its_commands_will_touch_at_once(taken: Taken) ->
         phone_enrolment("e", "+8613900000000"),
         of(c.VerifyCode, "c", challenge_id=reply.code.challenge_id, factor_id="", code="000000", purpose=None,
            transaction_id=""),
+        f.check("t-1", request_id="g", grant=b"of nobody"),
     ])  # fmt: skip
     assert kinds(replies)[1:5] == ["CodeReply", "Settled", "DeviceReply", "CodeReply"]
     (together,) = taken.asked
     assert {scope[1] for scope in together} == set(across.ScopeKind)
     assert together == sorted(together)
     assert bank.verify() == []
+
+
+def test_a_code_whose_grant_may_be_added_to_another_takes_what_is_known_of_that_one(taken: Taken) -> None:
+    bank = DeviceBank()
+    bank.phone()
+    grant = bank.binding_grant()
+    challenge_id = bank.sent(Purpose.BINDING)
+    taken.asked.clear()
+
+    bank.check(challenge_id, "000000")
+    assert taken.asked == [[across.wrong_code_scope(f.TENANT), across.offered_scope(f.TENANT, grant)]]
 
 
 def test_what_is_only_answered_again_takes_nothing(taken: Taken) -> None:

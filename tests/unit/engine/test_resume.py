@@ -9,10 +9,12 @@ import pyotp
 import pytest
 
 from riskgate_server.domain.fraud.profile import PurchaseFacts
+from riskgate_server.domain.identity.events import GrantSpent
 from riskgate_server.domain.identity.grants import Purpose
+from riskgate_server.domain.identity.limits import PROOF_LIMITS
 from riskgate_server.domain.journal import Outcome
+from riskgate_server.engine import across, sealing
 from riskgate_server.engine import commands as c
-from riskgate_server.engine import sealing
 from riskgate_server.engine.replies import DecisionReply, GrantReply, Reply
 from tests import factories as f
 from tests.bank import KEY, Bank, refused
@@ -79,6 +81,63 @@ def test_a_grant_for_one_purchase_opens_no_other_and_is_void_after_the_attempt(b
     assert refused(resume(bank, grant, "t-2")) == "GRANT_MISMATCH"
     assert refused(resume(bank, grant, "t-1")) == "GRANT_INVALID"
     assert bank.verify() == []
+
+
+@pytest.fixture
+def bo(bank: Bank) -> Bank:
+    """Beside ada, somebody who waits for a proof too."""
+    bank.do(f.open_line("open bo", customer_id="bo"))
+    asked(bank, "t-bo", customer_id="bo")
+    return bank
+
+
+@pytest.mark.parametrize(("transaction_id", "reason"), [("t-bo", "GRANT_INVALID"), ("t-1", "TRANSACTION_NOT_FOUND")])
+def test_a_grant_that_another_customer_offered_opens_nothing_any_more(
+    bo: Bank, transaction_id: str, reason: str
+) -> None:
+    """It was a secret of hers."""
+    asked(bo)
+    grant = proven(bo)
+
+    assert refused(resume(bo, grant, transaction_id, customer_id="bo")) == reason
+    refusals = [refused(resume(bo, grant)) for _ in range(2)]
+
+    assert refusals == ["GRANT_INVALID"] * 2
+    assert spent(bo) == [("CUSTOMER", grant)]
+    assert bo.verify() == []
+    assert outcome(resume(bo, proven(bo))) is Outcome.APPROVE
+
+
+def spent(bank: Bank) -> list[tuple[str, bytes]]:
+    """What the journal has of ada's grants that were destroyed."""
+    with bank.store.snapshot() as snapshot:
+        events = [sealing.open_clear(entry).event for entry in snapshot.entries(KEY, after=0, limit=1_000)]
+    return [(event.destroyed, event.mark) for event in events if isinstance(event, GrantSpent) and event.destroyed]
+
+
+def test_a_grant_that_another_customer_offered_strengthens_no_other(bo: Bank) -> None:
+    factor_id, app = bo.app(bo.binding_grant())
+    bo.clock.wait(f.DAY_US)
+    asked(bo, risk="strong_step_up")
+    grant = proven(bo)
+    resume(bo, grant, "t-bo", customer_id="bo")
+
+    assert refused(resume(bo, by_app(bo, factor_id, app, "t-1"))) == "GRANT_TOO_WEAK"
+
+
+def test_what_many_offer_who_have_no_such_grant_takes_little_room(bo: Bank) -> None:
+    scope = across.offered_scope(f.TENANT, b"\0")
+    for number in range(across.OFFERED_KEPT + 9):
+        resume(bo, b"\0%d" % number, "t-bo", customer_id="bo")
+    with bo.store.snapshot() as snapshot:
+        (full,) = snapshot.scopes([scope])
+    bo.clock.wait(PROOF_LIMITS.grant_lifetime_us)
+    resume(bo, b"\0last", "t-bo", customer_id="bo")
+    with bo.store.snapshot() as snapshot:
+        (later,) = snapshot.scopes([scope])
+
+    assert len(full.state) < 20 * across.OFFERED_KEPT
+    assert len(later.state) < 20
 
 
 def test_a_grant_to_sign_in_buys_nothing(bank: Bank) -> None:

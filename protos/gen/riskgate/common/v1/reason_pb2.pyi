@@ -187,7 +187,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_METHOD_NOT_ALLOWED: _ErrorReason.ValueType  # 149
     """This kind of factor is not strong enough for the purchase, or not to be trusted just now."""
     ERROR_REASON_GRANT_INVALID: _ErrorReason.ValueType  # 150
-    """The customer has no such unspent grant: it was spent, is too old, or never was."""
+    """The customer has no such unspent grant: it was spent, is too old, was offered by another customer, or never was."""
     ERROR_REASON_GRANT_MISMATCH: _ErrorReason.ValueType  # 151
     """The grant was made for something else, and is void now."""
     ERROR_REASON_GRANT_TOO_WEAK: _ErrorReason.ValueType  # 152
@@ -379,7 +379,7 @@ ERROR_REASON_DEVICE_REVOKED: ErrorReason.ValueType  # 148
 ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 149
 """This kind of factor is not strong enough for the purchase, or not to be trusted just now."""
 ERROR_REASON_GRANT_INVALID: ErrorReason.ValueType  # 150
-"""The customer has no such unspent grant: it was spent, is too old, or never was."""
+"""The customer has no such unspent grant: it was spent, is too old, was offered by another customer, or never was."""
 ERROR_REASON_GRANT_MISMATCH: ErrorReason.ValueType  # 151
 """The grant was made for something else, and is void now."""
 ERROR_REASON_GRANT_TOO_WEAK: ErrorReason.ValueType  # 152
