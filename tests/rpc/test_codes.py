@@ -255,6 +255,21 @@ def test_an_older_code_and_a_repeated_try_tell_nothing_of_who_exists(phone: Tena
         ] * 7
 
 
+def test_while_a_phone_is_locked_no_code_goes_to_it_again_whoever_it_is(phone: Tenant) -> None:
+    for customer in ("ada", "nobody"):
+        for wrong in (4, 1):
+            challenge_id = sent(phone, customer)
+            code = "000000" if customer == "nobody" else other_than(code_of(phone, challenge_id))
+            for _ in range(wrong):
+                answer(partial(verify, phone, challenge_id, code, customer))
+        before = len(messages(phone))
+        resend = pb.ResendCodeRequest(**whose(customer), challenge_id=challenge_id)
+
+        locked = refused(partial(phone.api.otp.ResendCode, resend))
+        assert (locked.name, 25 < locked.retry_seconds <= 30) == ("RESOURCE_EXHAUSTED PROOF_LOCKED", True)
+        assert len(messages(phone)) == before
+
+
 @pytest.mark.parametrize(
     ("named", "told"),
     [

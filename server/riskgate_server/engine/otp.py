@@ -284,11 +284,12 @@ def resend_code(work: Work, command: ResendCode) -> CodeReply:
     Raises:
         NotFound: the customer has no such challenge.
         PreconditionFailed: it ended, or its phone was revoked.
-        ResourceExhausted: too soon, or too many messages went out.
+        ResourceExhausted: the phone is locked, it is too soon, or too many messages went out.
     """
     challenge = work.identity.code(command.challenge_id)
     _require_open(work, challenge)
     factor = work.identity.factor(challenge.factor_id, work.now_us)
+    proofs.require_unlocked(work, factor.locked_until_us)
     if work.now_us < challenge.resend_us:
         wait = (challenge.resend_us - work.now_us) / SECOND_US
         raise ResourceExhausted("RESEND_TOO_EARLY", "the code was just sent", retry_after_seconds=wait)

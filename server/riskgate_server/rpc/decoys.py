@@ -129,6 +129,8 @@ class Decoys:
             PreconditionFailed, ResourceExhausted: as a real one.
         """
         decoy, now_us = self._open(key, challenge_id)
+        if (phone := self._phones.get(key)) is not None:
+            _require_unlocked(phone, now_us)
         if now_us < decoy.resend_us:
             wait = (decoy.resend_us - now_us) / SECOND_US
             raise ResourceExhausted("RESEND_TOO_EARLY", "the code was just sent", retry_after_seconds=wait)

@@ -124,7 +124,8 @@ class OtpServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResendCode(self, request, context):
-        """Sends the same code again: messages overtake each other, and a second code would make the first one wrong.
+        """Sends the same code again: messages overtake each other, and a second code would make the first one wrong. To a
+        phone that is locked after wrong codes no code goes, neither a new one nor an old one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,9 @@ class OtpServiceStub:
     SendCode: _grpc.UnaryUnaryMultiCallable[_otp_service_pb2.SendCodeRequest, _otp_service_pb2.SendCodeResponse]
     """Sends a new code to a confirmed phone number."""
     ResendCode: _grpc.UnaryUnaryMultiCallable[_otp_service_pb2.ResendCodeRequest, _otp_service_pb2.ResendCodeResponse]
-    """Sends the same code again: messages overtake each other, and a second code would make the first one wrong."""
+    """Sends the same code again: messages overtake each other, and a second code would make the first one wrong. To a
+    phone that is locked after wrong codes no code goes, neither a new one nor an old one.
+    """
     VerifyCode: _grpc.UnaryUnaryMultiCallable[_otp_service_pb2.VerifyCodeRequest, _otp_service_pb2.VerifyCodeResponse]
     """Checks a code and, when it is right, gives a grant. A right code is accepted once. A right code during a lock
     is refused with the same answer as a wrong one.
@@ -76,7 +78,9 @@ class OtpServiceAsyncStub(OtpServiceStub):
     SendCode: _aio.UnaryUnaryMultiCallable[_otp_service_pb2.SendCodeRequest, _otp_service_pb2.SendCodeResponse]  # type: ignore[assignment]
     """Sends a new code to a confirmed phone number."""
     ResendCode: _aio.UnaryUnaryMultiCallable[_otp_service_pb2.ResendCodeRequest, _otp_service_pb2.ResendCodeResponse]  # type: ignore[assignment]
-    """Sends the same code again: messages overtake each other, and a second code would make the first one wrong."""
+    """Sends the same code again: messages overtake each other, and a second code would make the first one wrong. To a
+    phone that is locked after wrong codes no code goes, neither a new one nor an old one.
+    """
     VerifyCode: _aio.UnaryUnaryMultiCallable[_otp_service_pb2.VerifyCodeRequest, _otp_service_pb2.VerifyCodeResponse]  # type: ignore[assignment]
     """Checks a code and, when it is right, gives a grant. A right code is accepted once. A right code during a lock
     is refused with the same answer as a wrong one.
@@ -134,7 +138,9 @@ class OtpServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _otp_service_pb2.ResendCodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_otp_service_pb2.ResendCodeResponse, _abc.Awaitable[_otp_service_pb2.ResendCodeResponse]]:
-        """Sends the same code again: messages overtake each other, and a second code would make the first one wrong."""
+        """Sends the same code again: messages overtake each other, and a second code would make the first one wrong. To a
+        phone that is locked after wrong codes no code goes, neither a new one nor an old one.
+        """
 
     @_abc_1.abstractmethod
     def VerifyCode(
