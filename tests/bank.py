@@ -66,7 +66,7 @@ class Bank:
 
     def enroll_phone(self, number: str = NUMBER, grant: bytes = b"", **fields: Any) -> Reply:
         mark = number.encode()
-        given = {"masked": "+86 *** **** 5678", "mark": mark, "prefix": mark[:-3], "region": "CN"} | fields
+        given = {"masked": "*** **** 5678", "mark": mark, "prefix": mark[:-3], "region": "CN"} | fields
         return self.ask(c.EnrollPhone, number=number, grant=grant, **given)
 
     def phone(self, number: str = NUMBER, grant: bytes = b"") -> str:

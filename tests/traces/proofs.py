@@ -190,7 +190,7 @@ class ProofSource:
             c.EnrollPhone,
             place,
             number=number,
-            masked=f"+86 *** **** {number[-4:]}",
+            masked=f"*** **** {number[-4:]}",
             mark=number.encode(),
             prefix=number[:-3].encode(),
             region="CN",

@@ -7,6 +7,8 @@ still stands, and what it is worth: each challenge is claimed and consumed in th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from riskgate_server.domain.errors import Conflict, NotFound, PreconditionFailed
 from riskgate_server.domain.identity.challenges import NONCE_BYTES, Transaction
 from riskgate_server.domain.identity.devices import Fault, Platform
@@ -31,6 +33,7 @@ from riskgate_server.domain.identity.events import (
 )
 from riskgate_server.domain.identity.factors import lock_after
 from riskgate_server.domain.identity.grants import Method, Source, Use
+from riskgate_server.domain.identity.identity import Identity
 from riskgate_server.domain.journal import Happening
 from riskgate_server.engine import across, grants, proofs
 from riskgate_server.engine.commands import (
@@ -151,10 +154,7 @@ def begin_challenge(work: Work, command: BeginChallenge) -> ChallengeReply:
         PreconditionFailed: a named device was revoked, or none that is asked may answer for this; as `grants.use_for`.
         ResourceExhausted: every device that is asked is locked.
     """
-    identity = work.identity
-    asked = tuple(identity.device(name) for name in command.credential_ids) or identity.devices
-    if not asked:
-        raise NotFound("DEVICE_NOT_FOUND", "the customer has no device")
+    asked = devices_of(work.identity, command.credential_ids)
     use = grants.use_for(work, command.purpose, command.transaction_id)
     proofs.require_counts(work, use, Method.DEVICE_KEY)
     purchase = work.purchase(use.transaction_id) if use.transaction_id else None
@@ -174,6 +174,19 @@ def begin_challenge(work: Work, command: BeginChallenge) -> ChallengeReply:
     passkeys = _passkeys(asked)
     challenge = work.identity.challenge(challenge_id)
     return ChallengeReply(work.key, challenge, passkeys, others=len(passkeys) < len(asked))
+
+
+def devices_of(identity: Identity, credential_ids: Sequence[str]) -> tuple[Device, ...]:
+    """
+    Return the devices that are named, or all.
+
+    Raises:
+        NotFound, PreconditionFailed: there is none, or as `Identity.device`.
+    """
+    asked = tuple(identity.device(name) for name in credential_ids) or identity.devices
+    if not asked:
+        raise NotFound("DEVICE_NOT_FOUND", "the customer has no device")
+    return asked
 
 
 def _transaction(work: Work, use: Use) -> Transaction | None:

@@ -26,7 +26,7 @@ from riskgate_server.domain.identity.events import (
 )
 from riskgate_server.domain.identity.factors import FOR_GOOD, CodeChallenge, Factor, lock_after
 from riskgate_server.domain.identity.grants import CODE_LEVEL, Method, Purpose, Source, Use
-from riskgate_server.domain.identity.identity import source_of
+from riskgate_server.domain.identity.identity import Identity, source_of
 from riskgate_server.domain.journal import Happening
 from riskgate_server.engine import across, grants, proofs
 from riskgate_server.engine.commands import (
@@ -436,9 +436,7 @@ def verify_recovery_code(work: Work, command: VerifyRecoveryCode) -> GrantReply 
         PreconditionFailed: the customer has no recovery codes.
         ResourceExhausted: too many were wrong.
     """
-    factor = next(iter(work.identity.active(Method.RECOVERY_CODE)), None)
-    if factor is None:
-        raise no_recovery_codes()
+    factor = recovery_codes_of(work.identity)
     proofs.require_unlocked(work, factor.locked_until_us)
     across.require_guesses(work)
     mark = work.secrets.recovery_mark(work.key, command.code)
@@ -455,9 +453,16 @@ def verify_recovery_code(work: Work, command: VerifyRecoveryCode) -> GrantReply 
     )  # fmt: skip
 
 
-def no_recovery_codes() -> PreconditionFailed:
-    """Return the refusal of a recovery code where there are none."""
-    return PreconditionFailed("FACTOR_NOT_ACTIVE", "the customer has no recovery codes")
+def recovery_codes_of(identity: Identity) -> Factor:
+    """
+    Return a customer's recovery codes.
+
+    Raises:
+        PreconditionFailed: there are none.
+    """
+    for factor in identity.active(Method.RECOVERY_CODE):
+        return factor
+    raise PreconditionFailed("FACTOR_NOT_ACTIVE", "the customer has no recovery codes")
 
 
 def settle_message(work: Work, command: SettleMessage) -> Settled:

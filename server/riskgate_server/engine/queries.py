@@ -148,14 +148,15 @@ class Queries:
         """
         Return what a customer can prove themselves with, and the time that is for them, UTC µs.
 
+        Of one who does not exist that is nothing: who only asks for proofs is not told which customers there are.
+
         Raises:
-            NotFound: no such customer in the tenant.
             PreconditionFailed: the customer was erased, or cannot be read.
         """
         with self._store.snapshot() as snapshot:
-            row = _customer_row(snapshot, key)
-            stored = snapshot.identity(key)
-        now_us = max(self._clock.now_us(), sealing.decode_customer(row.key, row.state).last_us)
+            row, stored = snapshot.customer(key), snapshot.identity(key)
+        last_us = sealing.decode_customer(row.key, row.state).last_us if row else 0
+        now_us = max(self._clock.now_us(), last_us)
         if stored is None:
             return EMPTY_IDENTITY, now_us
         (data_key,) = self._vault.keys([key]).values()

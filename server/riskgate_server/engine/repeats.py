@@ -7,15 +7,14 @@ from riskgate_server.domain.journal import CommandRefused, PurchaseDecided
 from riskgate_server.engine import sealing
 from riskgate_server.engine.commands import Command
 from riskgate_server.engine.ports import RequestRow
-from riskgate_server.engine.replies import PRIVATE, STICKY, DecisionReply, Reply, forgotten
+from riskgate_server.engine.replies import PRIVATE, STICKY, DecisionReply, Reply, forgotten, request_id_reused
 from riskgate_server.engine.work import Batch, Work
 
 
 def repeated(batch: Batch, known: RequestRow, command: Command) -> Reply:
     """Answer a request id that was used before: the same content gets the same answer."""
     if known.fingerprint != command.fingerprint and known.fingerprint not in command.other_fingerprints:
-        reason, message = "REQUEST_ID_REUSED", "the request id was used with other content"
-        raise errors.AlreadyExists(reason, message, request_id=command.request_id)
+        raise request_id_reused(command.request_id)
     if known.reply:
         if not sealing.is_sealed(known.reply):
             return sealing.decode_reply(known.reply)

@@ -299,6 +299,12 @@ def failure_of(error: errors.RiskgateError) -> Failed:
     )
 
 
+def request_id_reused(request_id: str) -> errors.AlreadyExists:
+    """Return the refusal of a request id that comes back with other content."""
+    reason, message = "REQUEST_ID_REUSED", "the request id was used with other content"
+    return errors.AlreadyExists(reason, message, request_id=request_id)
+
+
 def forgotten(event: Event, *, sequence: int, at_us: int) -> errors.PreconditionFailed:
     """Return what is left to say of a command whose reply is no longer kept: its effect, by its journal entry."""
     kind = KINDS[type(event)]

@@ -11,7 +11,8 @@ import asyncio
 import random
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 import msgspec
@@ -27,11 +28,14 @@ from riskgate_server.domain.errors import (
 )
 from riskgate_server.domain.identity.budgets import UNSPENT, Budget, frees_us, spend, spent
 from riskgate_server.domain.identity.factors import FOR_GOOD, lock_after
-from riskgate_server.domain.identity.identity import SENDS_PERIOD_US
+from riskgate_server.domain.identity.identity import EMPTY_IDENTITY, SENDS_PERIOD_US, Identity
 from riskgate_server.domain.identity.limits import PROOF_LIMITS
+from riskgate_server.engine.commands import Command
 from riskgate_server.engine.ports import Clock, ProofSecrets
-from riskgate_server.engine.replies import CodeView
+from riskgate_server.engine.replies import CodeView, request_id_reused
+from riskgate_server.rpc.phones import masked_by
 
+CUSTOMER_NOT_FOUND: Final = "CUSTOMER_NOT_FOUND"
 GATEWAY_DOWN: Final = "GATEWAY_DOWN"
 
 REMEMBERED_MAX: Final = 10_000
@@ -89,6 +93,10 @@ class Decoys:
             raise
         self._lately.append((time.monotonic() - began, True))
         return result
+
+    def factor_id(self, key: CustomerKey) -> str:
+        """Return the id of the phone that a customer's decoys are sent to, always the same."""
+        return f"f-{self._secrets.decoy_digits(key, 1) % 5 + 2}"
 
     async def send(self, key: CustomerKey, request_id: str) -> CodeView:
         """
@@ -190,13 +198,53 @@ class Decoys:
     def _view(self, key: CustomerKey, decoy: _Decoy) -> CodeView:
         return CodeView(
             challenge_id=decoy.challenge_id,
-            factor_id=f"f-{self._secrets.decoy_digits(key, 1) % 5 + 2}",
-            masked=f"+86 *** **** {self._secrets.decoy_digits(key, 2) % 10_000:04d}",
+            factor_id=self.factor_id(key),
+            masked=masked_by(f"{self._secrets.decoy_digits(key, 2) % 10_000:04d}"),
             expires_us=decoy.sent_us + PROOF_LIMITS.code_lifetime_us,
             resend_us=decoy.resend_us,
             checks_left=PROOF_LIMITS.code_checks - len(decoy.tried),
             message_id="",
         )
+
+
+class Nobody:
+    """
+    Customers who do not exist, where that is not told: they are answered as those who have nothing to prove themselves.
+
+    Which request ids were used for them is only remembered here.
+    """
+
+    def __init__(self) -> None:
+        self._used: OrderedDict[tuple[CustomerKey, str], bytes] = OrderedDict()
+
+    def require_new(self, command: Command) -> None:
+        """
+        Note the request id of a command for somebody who does not exist.
+
+        Raises:
+            AlreadyExists: it was used with other content.
+        """
+        where = (command.key, command.request_id)
+        known = self._used.get(where, command.fingerprint)
+        if known not in {command.fingerprint, *command.other_fingerprints}:
+            raise request_id_reused(command.request_id)
+        _remember(self._used, where, known)
+
+    @contextmanager
+    def answered(self, command: Command, look: Callable[[Identity], object]) -> Iterator[None]:
+        """
+        Refuse a command as `look` refuses an identity with nothing in it, should its customer not exist.
+
+        Raises:
+            RiskgateError: as `look`; as `require_new`.
+        """
+        try:
+            yield
+        except NotFound as error:
+            if error.reason == CUSTOMER_NOT_FOUND:
+                self.require_new(command)
+                look(EMPTY_IDENTITY)
+            raise
 
 
 def _require_unlocked(phone: _Phone, now_us: int) -> None:

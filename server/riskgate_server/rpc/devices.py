@@ -23,6 +23,7 @@ from riskgate_server.domain.identity.grants import Purpose
 from riskgate_server.domain.identity.limits import PROOF_LIMITS
 from riskgate_server.domain.identity.passkey_options import creation_options, request_options
 from riskgate_server.engine import commands as c
+from riskgate_server.engine.devices import devices_of
 from riskgate_server.engine.replies import (
     ChallengeReply,
     DeviceReply,
@@ -106,7 +107,8 @@ class DeviceServicer:
             transaction_id=request.transaction_id,
             credential_ids=tuple(request.credential_ids),
         )
-        reply = await self._rooms.gateway.submit(command)
+        with self._rooms.nobody.answered(command, lambda identity: devices_of(identity, command.credential_ids)):
+            reply = await self._rooms.gateway.submit(command)
         assert isinstance(reply, ChallengeReply)
         challenge, policy = reply.challenge, self._proofs.policy
         asked = challenge_asked(reply.key, challenge, policy.audience)
@@ -135,7 +137,8 @@ class DeviceServicer:
             found=judged.found,
             judged=judged.judged,
         )
-        reply = await self._rooms.gateway.submit(command)
+        with self._rooms.nobody.answered(command, lambda identity: identity.challenge(command.challenge_id)):
+            reply = await self._rooms.gateway.submit(command)
         assert isinstance(reply, GrantReply)
         return pb.VerifyChallengeResponse(grant=grant_to_proto(self._rooms, reply))
 

@@ -9,16 +9,18 @@ from typing import Final, TypeVar
 from riskgate.identity.v1 import grant_pb2
 from riskgate.identity.v1 import otp_service_pb2 as pb
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.domain.errors import NotFound, PreconditionFailed, RiskgateError
+from riskgate_server.domain.errors import NotFound, PreconditionFailed
+from riskgate_server.domain.identity.factors import FactorState
 from riskgate_server.domain.identity.grants import Method, Purpose
+from riskgate_server.domain.identity.identity import EMPTY_IDENTITY, Identity
 from riskgate_server.engine import commands as c
 from riskgate_server.engine.delivery import Answer
 from riskgate_server.engine.grants import purchase_not_found, require_named
-from riskgate_server.engine.otp import no_recovery_codes
+from riskgate_server.engine.otp import recovery_codes_of
 from riskgate_server.engine.ports import KeyRetired
 from riskgate_server.engine.replies import CodeReply, CodeView, FactorReply, FactorView, GrantReply, RevokedReply
 from riskgate_server.rpc.convert import invalid, mark_from, stamp
-from riskgate_server.rpc.decoys import Decoys, gateway_down
+from riskgate_server.rpc.decoys import CUSTOMER_NOT_FOUND, Decoys, gateway_down
 from riskgate_server.rpc.door import Call
 from riskgate_server.rpc.service import Rooms, key_of
 
@@ -115,10 +117,8 @@ class OtpServicer:
     async def ConfirmFactor(self, request: pb.ConfirmFactorRequest, call: Call) -> pb.ConfirmFactorResponse:
         """Make a factor usable."""
         command = c.ConfirmFactor(**self._rooms.head(request, call), factor_id=request.factor_id, code=request.code)
-        try:
+        with self._rooms.nobody.answered(command, lambda identity: identity.factor(command.factor_id, 0)):
             reply = await self._factor(command)
-        except NotFound as error:
-            raise _as_if_known(error) from None
         return pb.ConfirmFactorResponse(factor=_factor_to_proto(reply.factor))
 
     async def SendCode(self, request: pb.SendCodeRequest, call: Call) -> pb.SendCodeResponse:
@@ -136,12 +136,26 @@ class OtpServicer:
         try:
             code = (await self._decoys.timed(self._code(command))).code
         except (NotFound, PreconditionFailed) as error:
-            if error.reason == "CUSTOMER_NOT_FOUND" and request.transaction_id:
+            absent = error.reason == CUSTOMER_NOT_FOUND
+            if absent:
+                self._rooms.nobody.require_new(command)
+            if absent and request.transaction_id:
                 raise purchase_not_found() from None
-            if error.reason not in _TELLS_WHO_EXISTS or request.transaction_id or request.factor_id:
-                raise _as_if_known(error) from None
+            if request.transaction_id or not await self._is_decoys(command.key, request.factor_id, error.reason):
+                if absent:
+                    EMPTY_IDENTITY.factor(request.factor_id, 0)
+                raise
             code = await self._decoys.send(command.key, request.request_id)
         return pb.SendCodeResponse(challenge=_code_to_proto(code))
+
+    async def _is_decoys(self, key: CustomerKey, factor_id: str, reason: str) -> bool:
+        """Whether a code that was refused is answered by a decoy, and so is another for the phone of that decoy."""
+        if not factor_id:
+            return reason in _TELLS_WHO_EXISTS
+        if reason not in _TELLS_OF_FACTOR or factor_id != self._decoys.factor_id(key):
+            return False
+        views = await self._rooms.readers.ask(self._rooms.queries.factors, key)
+        return not any(view.method is Method.SMS and view.state is not FactorState.PENDING for view in views)
 
     async def ResendCode(self, request: pb.ResendCodeRequest, call: Call) -> pb.ResendCodeResponse:
         """Send the same code again."""
@@ -151,9 +165,10 @@ class OtpServicer:
             language=_language(request.language_code),
         )
         try:
-            code = (await self._code(command)).code
+            with self._rooms.nobody.answered(command, lambda identity: identity.code(command.challenge_id)):
+                code = (await self._code(command)).code
         except NotFound as error:
-            if error.reason not in _MAY_BE_DECOY:
+            if error.reason != _MAY_BE_DECOY:
                 raise
             code = self._decoys.resend(command.key, request.challenge_id)
         return pb.ResendCodeResponse(challenge=_code_to_proto(code))
@@ -168,11 +183,17 @@ class OtpServicer:
             purpose=Purpose(request.purpose) if request.purpose else None,
             transaction_id=request.transaction_id,
         )
+
+        def look(identity: Identity) -> object:
+            named = command.challenge_id
+            return identity.code(named) if named else identity.factor(command.factor_id, 0)
+
         try:
-            reply = await self._grant(command)
+            with self._rooms.nobody.answered(command, look):
+                reply = await self._grant(command)
         except NotFound as error:
-            if error.reason not in _MAY_BE_DECOY or not request.challenge_id:
-                raise _as_if_known(error) from None
+            if error.reason != _MAY_BE_DECOY:
+                raise
             raise self._decoys.refusal(command.key, request.challenge_id, request.request_id) from None
         return pb.VerifyCodeResponse(grant=grant_to_proto(self._rooms, reply))
 
@@ -212,24 +233,18 @@ class OtpServicer:
         if len(code) != _RECOVERY_DIGITS:
             raise invalid("FIELD_INVALID", "code", f"must have {_RECOVERY_DIGITS} letters and digits")
         command = c.VerifyRecoveryCode(**self._rooms.head(request, call), code=code, purpose=Purpose(request.purpose))
-        try:
+        with self._rooms.nobody.answered(command, recovery_codes_of):
             reply = await self._grant(command)
-        except NotFound:
-            raise no_recovery_codes() from None
         return pb.VerifyRecoveryCodeResponse(grant=grant_to_proto(self._rooms, reply), codes_left=reply.codes_left)
 
 
-_TELLS_WHO_EXISTS: Final = frozenset({"CUSTOMER_NOT_FOUND", "FACTOR_NOT_ACTIVE"})
+_TELLS_WHO_EXISTS: Final = frozenset({CUSTOMER_NOT_FOUND, "FACTOR_NOT_ACTIVE"})
 """Reasons from which whoever tries out ids could learn which customers there are, or have a phone."""
 
-_MAY_BE_DECOY: Final = frozenset({"CUSTOMER_NOT_FOUND", "CHALLENGE_NOT_FOUND"})
+_TELLS_OF_FACTOR: Final = _TELLS_WHO_EXISTS | {"FACTOR_NOT_FOUND"}
+"""The same where a factor is named: what a decoy was said to be sent to must not be unknown afterwards."""
 
-
-def _as_if_known(error: RiskgateError) -> RiskgateError:
-    """Return the refusal as a customer who exists, without what was named, would have met it."""
-    if error.reason == "CUSTOMER_NOT_FOUND":
-        return NotFound("FACTOR_NOT_FOUND", "the customer has no such factor")
-    return error
+_MAY_BE_DECOY: Final = "CHALLENGE_NOT_FOUND"
 
 
 def _secret(derive: Callable[[int, CustomerKey, str], _T], key_id: int, key: CustomerKey, request_id: str) -> _T:

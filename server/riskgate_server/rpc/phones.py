@@ -79,6 +79,10 @@ class PhoneBook:
 
 
 def _masked(parsed: phonenumbers.PhoneNumber) -> str:
-    """Write a number as its owner knows it again and nobody can call it: +86 *** **** 5678."""
-    national = phonenumbers.national_significant_number(parsed)
-    return f"+{parsed.country_code} *** **** {national[-_SHOWN_DIGITS:]}"
+    """Write a number as its owner knows it again and nobody can call it."""
+    return masked_by(phonenumbers.national_significant_number(parsed)[-_SHOWN_DIGITS:])
+
+
+def masked_by(last_digits: str) -> str:
+    """Return a masked number, of any country, by its last four digits: what else it showed would tell decoys."""
+    return f"*** **** {last_digits}"

@@ -20,6 +20,7 @@ from riskgate_server.engine.places import PlaceTokens
 from riskgate_server.engine.ports import Clock, ProofSecrets, ReadFailed, StoreBusy
 from riskgate_server.engine.queries import Queries
 from riskgate_server.rpc.convert import DecisionWriter, invalid
+from riskgate_server.rpc.decoys import Nobody
 from riskgate_server.rpc.door import Call, Door
 from riskgate_server.rpc.feed import Feed
 from riskgate_server.rpc.gateway import Gateway
@@ -145,6 +146,7 @@ class Rooms(msgspec.Struct, frozen=True):
     phones: PhoneBook
     proofs: Proofs
     erase: Callable[[CustomerKey, int], None]
+    nobody: Nobody = msgspec.field(default_factory=Nobody)
 
     async def change(self, changed: asyncio.Event) -> None:
         """

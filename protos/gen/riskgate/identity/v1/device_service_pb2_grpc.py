@@ -107,7 +107,7 @@ class DeviceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDevices(self, request, context):
-        """Lists the devices of one customer, oldest first, revoked ones left out.
+        """Lists the devices of one customer, oldest first, revoked ones left out; none of a customer who does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

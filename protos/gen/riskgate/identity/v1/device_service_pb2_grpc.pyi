@@ -44,7 +44,7 @@ class DeviceServiceStub:
     VerifyChallenge: _grpc.UnaryUnaryMultiCallable[_device_service_pb2.VerifyChallengeRequest, _device_service_pb2.VerifyChallengeResponse]
     """Checks the answer and, when it holds, gives a grant. Three wrong answers burn the challenge."""
     ListDevices: _grpc.UnaryUnaryMultiCallable[_device_service_pb2.ListDevicesRequest, _device_service_pb2.ListDevicesResponse]
-    """Lists the devices of one customer, oldest first, revoked ones left out."""
+    """Lists the devices of one customer, oldest first, revoked ones left out; none of a customer who does not exist."""
     RevokeDevice: _grpc.UnaryUnaryMultiCallable[_device_service_pb2.RevokeDeviceRequest, _device_service_pb2.RevokeDeviceResponse]
     """Makes one key worthless at once, with its open challenges and unspent grants."""
     RevokeAllDevices: _grpc.UnaryUnaryMultiCallable[_device_service_pb2.RevokeAllDevicesRequest, _device_service_pb2.RevokeAllDevicesResponse]
@@ -66,7 +66,7 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
     VerifyChallenge: _aio.UnaryUnaryMultiCallable[_device_service_pb2.VerifyChallengeRequest, _device_service_pb2.VerifyChallengeResponse]  # type: ignore[assignment]
     """Checks the answer and, when it holds, gives a grant. Three wrong answers burn the challenge."""
     ListDevices: _aio.UnaryUnaryMultiCallable[_device_service_pb2.ListDevicesRequest, _device_service_pb2.ListDevicesResponse]  # type: ignore[assignment]
-    """Lists the devices of one customer, oldest first, revoked ones left out."""
+    """Lists the devices of one customer, oldest first, revoked ones left out; none of a customer who does not exist."""
     RevokeDevice: _aio.UnaryUnaryMultiCallable[_device_service_pb2.RevokeDeviceRequest, _device_service_pb2.RevokeDeviceResponse]  # type: ignore[assignment]
     """Makes one key worthless at once, with its open challenges and unspent grants."""
     RevokeAllDevices: _aio.UnaryUnaryMultiCallable[_device_service_pb2.RevokeAllDevicesRequest, _device_service_pb2.RevokeAllDevicesResponse]  # type: ignore[assignment]
@@ -115,7 +115,7 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _device_service_pb2.ListDevicesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_device_service_pb2.ListDevicesResponse, _abc.Awaitable[_device_service_pb2.ListDevicesResponse]]:
-        """Lists the devices of one customer, oldest first, revoked ones left out."""
+        """Lists the devices of one customer, oldest first, revoked ones left out; none of a customer who does not exist."""
 
     @_abc_1.abstractmethod
     def RevokeDevice(

@@ -70,7 +70,7 @@ class Factor(_message.Message):
     state: Global___FactorState.ValueType
     """How far it has come."""
     display_name: _builtins.str
-    """What the customer may be shown: a masked number such as "+86 *** **** 5678", or the label of the app."""
+    """What the customer may be shown: a masked number such as "*** **** 5678", or the label of the app."""
     codes_left: _builtins.int
     """Codes left; present in meaning for FACTOR_KIND_RECOVERY_CODE only, 0 otherwise."""
     @_builtins.property
@@ -124,7 +124,7 @@ class CodeChallenge(_message.Message):
     factor_id: _builtins.str
     """The factor the code was sent to."""
     masked_destination: _builtins.str
-    """Where it was sent, masked, such as "+86 *** **** 5678"."""
+    """Where it was sent, masked, such as "*** **** 5678"."""
     checks_left: _builtins.int
     """Wrong codes left before the challenge is burned, 0 to 5."""
     @_builtins.property

@@ -140,7 +140,7 @@ class OtpServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListFactors(self, request, context):
-        """Lists the factors of one customer, oldest first, revoked ones left out.
+        """Lists the factors of one customer, oldest first, revoked ones left out; none of a customer who does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

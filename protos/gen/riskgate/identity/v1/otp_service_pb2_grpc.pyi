@@ -53,7 +53,7 @@ class OtpServiceStub:
     is refused with the same answer as a wrong one.
     """
     ListFactors: _grpc.UnaryUnaryMultiCallable[_otp_service_pb2.ListFactorsRequest, _otp_service_pb2.ListFactorsResponse]
-    """Lists the factors of one customer, oldest first, revoked ones left out."""
+    """Lists the factors of one customer, oldest first, revoked ones left out; none of a customer who does not exist."""
     RevokeFactor: _grpc.UnaryUnaryMultiCallable[_otp_service_pb2.RevokeFactorRequest, _otp_service_pb2.RevokeFactorResponse]
     """Makes a factor worthless at once, its open challenges too."""
     GenerateRecoveryCodes: _grpc.UnaryUnaryMultiCallable[_otp_service_pb2.GenerateRecoveryCodesRequest, _otp_service_pb2.GenerateRecoveryCodesResponse]
@@ -86,7 +86,7 @@ class OtpServiceAsyncStub(OtpServiceStub):
     is refused with the same answer as a wrong one.
     """
     ListFactors: _aio.UnaryUnaryMultiCallable[_otp_service_pb2.ListFactorsRequest, _otp_service_pb2.ListFactorsResponse]  # type: ignore[assignment]
-    """Lists the factors of one customer, oldest first, revoked ones left out."""
+    """Lists the factors of one customer, oldest first, revoked ones left out; none of a customer who does not exist."""
     RevokeFactor: _aio.UnaryUnaryMultiCallable[_otp_service_pb2.RevokeFactorRequest, _otp_service_pb2.RevokeFactorResponse]  # type: ignore[assignment]
     """Makes a factor worthless at once, its open challenges too."""
     GenerateRecoveryCodes: _aio.UnaryUnaryMultiCallable[_otp_service_pb2.GenerateRecoveryCodesRequest, _otp_service_pb2.GenerateRecoveryCodesResponse]  # type: ignore[assignment]
@@ -158,7 +158,7 @@ class OtpServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _otp_service_pb2.ListFactorsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_otp_service_pb2.ListFactorsResponse, _abc.Awaitable[_otp_service_pb2.ListFactorsResponse]]:
-        """Lists the factors of one customer, oldest first, revoked ones left out."""
+        """Lists the factors of one customer, oldest first, revoked ones left out; none of a customer who does not exist."""
 
     @_abc_1.abstractmethod
     def RevokeFactor(
