@@ -62,7 +62,7 @@ from riskgate_server.opening import (
     ring_file,
     sign_head,
 )
-from riskgate_server.relying_party import RelyingPartyRefused, read_policy, read_trust
+from riskgate_server.relying_party import RelyingPartyRefused, TrustFiles, read_policy
 from riskgate_server.rpc.callers import Authenticator, RateLimits
 from riskgate_server.rpc.convert import DecisionWriter, ReasonTexts
 from riskgate_server.rpc.door import Door
@@ -232,7 +232,7 @@ class Server:
             authorities=settings.gateway_authorities,
             seconds=settings.gateway_seconds,
         )
-        policy, verifier = read_policy(settings), ProofVerifier(read_trust(settings))
+        policy, trust = read_policy(settings), TrustFiles(settings)
         loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as closing:
             if alone:
@@ -268,6 +268,7 @@ class Server:
             door = Door(Authenticator(registry), RateLimits(), metrics)
             gateway = Gateway(waiting_max=settings.waiting_max)
             metrics.watch_queue(lambda: gateway.waiting)
+            metrics.watch_trust(lambda: trust.refused)
             feed = Feed()
             readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
             closing.callback(readers.shutdown)
@@ -315,7 +316,7 @@ class Server:
                 phones=PhoneBook(hashes.fingerprints),
                 proofs=Proofs(
                     policy=policy,
-                    judge=Judge(queries, verifier, policy, credential_mark),
+                    judge=Judge(queries, ProofVerifier(trust), policy, credential_mark),
                     threads=Readers(verifiers),
                     fingerprint=hashes.fingerprint,
                 ),

@@ -1,5 +1,5 @@
 """
-What is taken for a customer's proof: settings and files read once, checked whole, before the first call.
+What is taken for a customer's proof: settings and files, checked whole before the first call; files are renewed later.
 
 A relying party that is set up wrongly refuses every device, or takes some it should not; so it is not started at all.
 """
@@ -7,14 +7,22 @@ A relying party that is set up wrongly refuses every device, or takes some it sh
 from __future__ import annotations
 
 import re
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import structlog
+
 from riskgate_server.crypto.proofs import AttestationTrust
 from riskgate_server.crypto.proofs.trust import TrustFileBroken
+from riskgate_server.crypto.rings import LOOK_SECONDS, version_of
 from riskgate_server.domain.identity.devices import AndroidApp, ProofPolicy
 from riskgate_server.settings import PREFIX, Settings
+
+log = structlog.get_logger()
 
 LOCAL: Final = "localhost"
 """Where browsers allow passkeys on pages that are not encrypted (W3C Secure Contexts, 3.1)."""
@@ -97,6 +105,66 @@ def read_trust(settings: Settings) -> AttestationTrust:
         except TrustFileBroken as error:
             raise RelyingPartyRefused(setting, f"{path}: {error}") from error
     return AttestationTrust(**read)
+
+
+class TrustFiles:
+    """Roots and revocations in files, read again when one of them was replaced. Safe from any thread."""
+
+    def __init__(self, settings: Settings, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """
+        Read the files.
+
+        Raises:
+            RelyingPartyRefused: as `read_trust`.
+        """
+        self._settings = settings
+        self._paths = tuple(Path(path) for setting in _TRUST if (path := getattr(settings, setting)))
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._look_at = monotonic() + LOOK_SECONDS
+        self._seen = self._versions()
+        self._trust = read_trust(settings)
+        self._refused = False
+
+    def now(self) -> AttestationTrust:
+        """Return what the files say, looking at them at most once a second; what they last said while one is broken."""
+        with self._lock:
+            if self._monotonic() >= self._look_at:
+                self._look_at = self._monotonic() + LOOK_SECONDS
+                # Before they are read: a change in between is then seen next time.
+                versions = self._versions()
+                if versions != self._seen:
+                    self._seen = versions
+                    self._renew()
+            return self._trust
+
+    @property
+    def refused(self) -> bool:
+        """Whether a file is broken or missing, so that what it last said still counts."""
+        self.now()
+        return self._refused
+
+    def _renew(self) -> None:
+        try:
+            self._trust = read_trust(self._settings)
+        except RelyingPartyRefused as error:
+            # Better to trust as before than to refuse every phone, or to take back no revocation.
+            self._refused = True
+            log.error("attestation trust not renewed", why=str(error))  # noqa: TRY400  the operator's file, no fault of ours
+            return
+        self._refused = False
+        trust = self._trust
+        roots = {"android_roots": len(trust.android_roots), "apple_roots": len(trust.apple_roots)}
+        log.info("attestation trust renewed", **roots, android_revoked=len(trust.android_revoked))
+
+    def _versions(self) -> tuple[object, ...]:
+        found: list[object] = []
+        for path in self._paths:
+            try:
+                found.append(version_of(path))
+            except OSError as error:
+                found.append(error.errno)
+        return tuple(found)
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from riskgate.identity.v1 import device_service_pb2 as pb
 from riskgate.identity.v1 import grant_pb2
 from riskgate.risk.v1 import risk_service_pb2 as risk_pb
 from riskgate_client.phone import AndroidPhone, IPhone, JoseApp, Passkey
+from riskgate_server import relying_party
 from riskgate_server.engine.clocks import SystemClock
 from riskgate_server.opening import verify_directory
 from riskgate_server.rpc import service
@@ -35,10 +36,11 @@ from tests.rpc.devices import (
     registration,
     revoking,
 )
+from tests.rpc.logs import Lines
 from tests.rpc.phones import BINDING, SIGN_IN, TRANSACTION, whose
 from tests.rpc.requests import buy, entries_of, open_line
 from tests.rpc.serving import Deployment, Loop, Running, Tenant, serving
-from tests.rpc.test_codes import REPEATS, at_once, resuming
+from tests.rpc.test_codes import REPEATS, answer, at_once, resuming
 from tests.unit.crypto.proofs.makers import android_chain, authority
 
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
@@ -444,3 +446,40 @@ def test_where_makers_must_vouch_a_key_reaches_level_3_or_is_refused(loop: Loop,
     assert (known.attested, known.hardware_backed, known.user_verified_per_use, known.boot_state, known.level) == (
         True, True, True, pb.BOOT_STATE_VERIFIED, 3,
     )  # fmt: skip
+
+
+def test_roots_and_revocations_are_renewed_while_the_server_serves(
+    loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: Lines
+) -> None:
+    monkeypatch.setattr(relying_party, "LOOK_SECONDS", 0.0)
+    always = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+    root, before = authority("Root", valid=always), authority("An older root", valid=always)
+    chain = android_chain(batch=authority("Batch", root, valid=always, serial=0xC0FFEE), root=root, valid=always)
+    roots, status = tmp_path / "roots.pem", tmp_path / "status.json"
+    roots.write_bytes(before.key_pem)
+    status.write_text('{"entries": {}}')
+    deployment = Deployment(tmp_path / "data")
+
+    with serving(
+        loop, deployment, attestation="android", android_roots=str(roots), android_revocations=str(status)
+    ) as running:
+
+        def answered(customer: str) -> str:
+            tenant = running.tenant()
+            open_line(tenant.api, customer)
+            phone = AndroidPhone(chain=chain)
+            request = registration(phone, begin(tenant, phone, customer), customer)
+            return answer(partial(tenant.api.devices.FinishEnrollment, request))
+
+        assert answered("ada") == WRONG
+        roots.write_bytes(root.key_pem)
+        assert answered("bo") == "OK"
+        roots.write_bytes(b"nonsense")
+        assert running.scrape_value("riskgate_attestation_trust_refused") == 1
+        assert answered("cy") == "OK"
+        roots.write_bytes(root.key_pem)
+        status.write_text('{"entries": {"c0ffee": {"status": "REVOKED"}}}')
+        assert answered("di") == WRONG
+        assert running.scrape_value("riskgate_attestation_trust_refused") == 0
+    assert len(log.of("attestation trust not renewed")) == 1
+    deployment.close()

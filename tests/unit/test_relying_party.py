@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 
 from riskgate_server.crypto.proofs import AttestationTrust
 from riskgate_server.domain.identity.devices import AndroidApp
-from riskgate_server.relying_party import RelyingPartyRefused, read_policy, read_trust
+from riskgate_server.relying_party import RelyingPartyRefused, TrustFiles, read_policy, read_trust
 from riskgate_server.settings import Settings
+from tests.rpc.logs import logs
 from tests.unit.crypto.proofs.makers import ROOT
 
 APK = "android:apk-key-hash:pNiP5iKyQ8JwgGOaKA1zGPUPJIS-0H1xKCQcfIoGLck"
@@ -102,3 +104,58 @@ def test_a_file_that_is_no_good_is_named(tmp_path: Path, name: str, content: byt
 
     with pytest.raises(RelyingPartyRefused, match=f"^RISKGATE_{name.upper()}: {path}: "):
         read_trust(settings(**{name: str(path)}))
+
+
+class Seconds:
+    """A monotonic clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def revoking(*serials: str) -> str:
+    return json.dumps({"entries": {serial: {"status": "REVOKED"} for serial in serials}})
+
+
+def test_a_file_that_was_replaced_is_read_again_within_a_second(tmp_path: Path) -> None:
+    status, seconds = tmp_path / "status.json", Seconds()
+    status.write_text(revoking())
+    trust = TrustFiles(settings(android_revocations=str(status)), monotonic=seconds)
+    before = trust.now()
+    status.write_text(revoking("c0ffee"))
+    at_once = trust.now()
+    seconds.now = 1.0
+
+    with logs() as log:
+        assert trust.now().android_revoked == {0xC0FFEE}
+        assert trust.now() is trust.now()
+    assert at_once is before
+    assert before.android_revoked == set()
+    assert [line["android_revoked"] for line in log.of("attestation trust renewed")] == [1]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"nonsense"], ids=["missing", "empty", "nonsense"])
+def test_a_broken_file_leaves_what_it_last_said_and_is_named_once(tmp_path: Path, content: bytes | None) -> None:
+    status, seconds = tmp_path / "status.json", Seconds()
+    status.write_text(revoking("c0ffee"))
+    trust = TrustFiles(settings(android_revocations=str(status)), monotonic=seconds)
+    whole = trust.now()
+    assert not trust.refused
+    status.unlink()
+    if content is not None:
+        status.write_bytes(content)
+
+    with logs() as log:
+        for _ in range(3):
+            seconds.now += 1.0
+            assert trust.now() is whole
+            assert trust.refused
+        (line,) = log.of("attestation trust not renewed")
+        assert line["why"].startswith(f"RISKGATE_ANDROID_REVOCATIONS: {status}: ")
+
+        status.write_text(revoking("c0ffee", "decaf"))
+        seconds.now += 1.0
+        assert (trust.refused, trust.now().android_revoked) == (False, frozenset({0xC0FFEE, 0xDECAF}))

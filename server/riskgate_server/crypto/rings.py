@@ -26,6 +26,12 @@ def in_force(ring: Mapping[int, object], now: float) -> int:
     return max((number for number in ring if number <= now), default=min(ring))
 
 
+def version_of(path: Path) -> tuple[int, int, int]:
+    """Return what is another once a file was replaced or written to; OSError when there is none."""
+    status = os.stat(path)  # noqa: PTH116  runs every second on the event loop
+    return (status.st_ino, status.st_mtime_ns, status.st_size)
+
+
 class Ring:
     """Secrets that stand for as long as the process lives."""
 
@@ -87,5 +93,4 @@ class RingFile(Ring):
             return self._secrets
 
     def _version(self) -> tuple[int, int, int]:
-        status = os.stat(self._path)  # noqa: PTH116  runs every second on the event loop
-        return (status.st_ino, status.st_mtime_ns, status.st_size)
+        return version_of(self._path)

@@ -69,6 +69,11 @@ class Metrics:
         gauge = Gauge("riskgate_commands_waiting", "Commands the writer has not answered yet.", registry=self.registry)
         gauge.set_function(waiting)
 
+    def watch_trust(self, refused: Callable[[], bool]) -> None:
+        """Show whether attestations are held against roots or revocations that were to be replaced."""
+        said = "1 while a file of attestation roots or revocations is broken, and what it last said counts."
+        Gauge("riskgate_attestation_trust_refused", said, registry=self.registry).set_function(lambda: float(refused()))
+
     def serve(self, address: str, port: int) -> Callable[[], None]:
         """Answer scrapes over HTTP until the returned function is called."""
         server, thread = start_http_server(port, addr=address, registry=self.registry)

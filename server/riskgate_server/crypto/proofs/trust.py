@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import resources
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 from cryptography import x509
@@ -37,7 +37,7 @@ class _StatusList(msgspec.Struct, frozen=True):
 
 class AttestationTrust:
     """
-    Roots and revocations, read once. Make another to renew them.
+    Roots and revocations, as they stand; another is made when they are renewed.
 
     Attributes:
         android_roots, apple_roots: root keys as SubjectPublicKeyInfo in DER.
@@ -65,6 +65,17 @@ class AttestationTrust:
         self.apple_roots = _keys("apple roots", shipped("apple_app_attest.pem") if apple_roots is None else apple_roots)
         self.android_revoked = _revoked(android_status)
         self.passkey_roots = {name: _certificates(name, pem) for name, pem in (passkey_roots or {}).items()}
+
+    def now(self) -> AttestationTrust:
+        """Return what an attestation is held against at this moment."""
+        return self
+
+
+class Trusting(Protocol):
+    """Where a verifier finds what to hold an attestation against: the same for as long as it looks at one."""
+
+    def now(self) -> AttestationTrust:
+        """Return what an attestation is held against at this moment. Safe from any thread."""
 
 
 def shipped(name: str) -> bytes:

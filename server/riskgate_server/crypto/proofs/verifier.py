@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from riskgate_server.crypto.proofs import android, app_attest, keys, passkeys, tokens
 from riskgate_server.crypto.proofs.reading import Unreadable, malformed
-from riskgate_server.crypto.proofs.trust import AttestationTrust
+from riskgate_server.crypto.proofs.trust import Trusting
 from riskgate_server.domain.identity.devices import (
     AppAttestKey,
     Assurance,
@@ -33,7 +33,7 @@ _PHONES = frozenset({Platform.ANDROID_KEYSTORE, Platform.IOS_SECURE_ENCLAVE})
 class ProofVerifier:
     """Judges registrations and proofs. Without state of its own, safe from any thread."""
 
-    def __init__(self, trust: AttestationTrust) -> None:
+    def __init__(self, trust: Trusting) -> None:
         self._trust = trust
 
     def verify_registration(
@@ -55,7 +55,7 @@ class ProofVerifier:
         if isinstance(answer, PasskeyRegistration):
             if asked.platform != Platform.WEBAUTHN:
                 raise ProofRefused(Fault.FORMAT_WRONG)
-            return passkeys.verify_registration(answer, asked, policy, self._trust, now_us=now_us)
+            return passkeys.verify_registration(answer, asked, policy, self._trust.now(), now_us=now_us)
         if asked.platform == Platform.WEBAUTHN:
             raise ProofRefused(Fault.FORMAT_WRONG)
         return self._verify_raw_key(answer, asked, policy, now_us=now_us)
@@ -122,13 +122,14 @@ class ProofVerifier:
             if policy.attestation or policy.guarded_use or policy.android_apps:
                 raise ProofRefused(Fault.ATTESTATION_MISSING)
             return unattested, "none"
+        trust = self._trust.now()
         try:
             found = android.check(
                 answer.android_chain,
                 spki=spki,
                 challenge=asked.challenge,
-                root_keys=self._trust.android_roots,
-                revoked=self._trust.android_revoked,
+                root_keys=trust.android_roots,
+                revoked=trust.android_revoked,
                 now_us=now_us,
             )
         except Unreadable as error:
@@ -157,7 +158,7 @@ class ProofVerifier:
                 answer.app_attest,
                 challenge=asked.challenge,
                 policy=policy,
-                root_keys=self._trust.apple_roots,
+                root_keys=self._trust.now().apple_roots,
                 now_us=now_us,
             )
         except Unreadable as error:
