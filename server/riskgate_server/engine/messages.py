@@ -20,6 +20,22 @@ class Channel(IntEnum):
     PUSH = 2
 
 
+def message_id_of(sequence: int, number: int) -> str:
+    """Name a customer's message by the entry that may come next when it is written, and its number beside others."""
+    return f"m-{sequence}-{number}"
+
+
+def entries_before(message_id: str) -> int:
+    """
+    Return the sequence of an entry before all that tell of a message.
+
+    Raises:
+        ValueError: it is no message's id.
+    """
+    _, sequence, _ = message_id.split("-")
+    return int(sequence) - 1
+
+
 class CodeMessage(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=1):
     """
     A one-time code. The code is not in it: `key_id` and `challenge_id` give it again when it is sent.

@@ -33,6 +33,7 @@ from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState, after_expiry
 from riskgate_server.engine import sealing
 from riskgate_server.engine.devices import view as device_view
+from riskgate_server.engine.messages import entries_before
 from riskgate_server.engine.otp import view
 from riskgate_server.engine.places import Places, token_invalid
 from riskgate_server.engine.ports import (
@@ -71,6 +72,10 @@ CHUNK: Final = 200
 """Entries that are read at once for a list."""
 _CHAIN: Final = 0
 """The one lane of a list of a single customer: their own chain."""
+
+
+SETTLED_CHUNK: Final = 16
+"""Entries that are read at once to see what a message came to: mostly it is the next but few."""
 
 
 class Page(msgspec.Struct):
@@ -135,9 +140,13 @@ class Queries:
     def message_outcome(self, key: CustomerKey, message_id: str) -> str:
         """Return what a message came to; empty while it waits, and if it is unheard of."""
         with self._store.snapshot() as snapshot:
-            rows = snapshot.customer_entries_before(key, sequence=2**62, limit=SCAN_MAX, tag=SETTLED_TAG)
-        events = (sealing.open_clear(row).event for row in rows)
-        return next((e.outcome for e in events if isinstance(e, MessageSettled) and e.message_id == message_id), "")
+            if snapshot.message(key, message_id) is not None:
+                return ""
+            for row in _entries_after(snapshot, key, entries_before(message_id)):
+                event = sealing.open_clear(row).event if row.tag == SETTLED_TAG else None
+                if isinstance(event, MessageSettled) and event.message_id == message_id:
+                    return event.outcome
+        return ""
 
     def devices(self, key: CustomerKey) -> list[DeviceView]:
         """Return a customer's devices, oldest first. Raises as `identity`."""
@@ -386,6 +395,13 @@ def _lanes_backwards(snapshot: Snapshot, tenant_id: str, before: Places) -> Iter
 def _chain_backwards(snapshot: Snapshot, key: CustomerKey, sequence: int) -> Iterator[EntryRow]:
     """Yield a customer's decisions below a sequence, descending."""
     while rows := snapshot.customer_entries_before(key, sequence=sequence, limit=CHUNK, tag=DECISION_TAG):
+        yield from rows
+        sequence = rows[-1].sequence
+
+
+def _entries_after(snapshot: Snapshot, key: CustomerKey, sequence: int) -> Iterator[EntryRow]:
+    """Yield a customer's entries above a sequence, ascending, a few at a time."""
+    while rows := snapshot.entries(key, after=sequence, limit=SETTLED_CHUNK):
         yield from rows
         sequence = rows[-1].sequence
 

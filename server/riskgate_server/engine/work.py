@@ -31,7 +31,7 @@ from riskgate_server.domain.ledger.repayment import Payment
 from riskgate_server.engine import sealing
 from riskgate_server.engine.beside import Beside, Changes, Waiting
 from riskgate_server.engine.bounds import Bounds
-from riskgate_server.engine.messages import Payload
+from riskgate_server.engine.messages import Payload, message_id_of
 from riskgate_server.engine.ports import (
     BatchRow,
     BatchWrite,
@@ -257,7 +257,7 @@ class Work:
     def send(self, payload: Payload, due_us: int = 0) -> str:
         """Have a message wait to be sent, and return its id."""
         messages = self._changed_beside.messages
-        message_id = f"m-{self.customer.sequence + 1}-{len(messages)}"
+        message_id = message_id_of(self.customer.sequence + 1, len(messages))
         messages.append(Waiting(message_id, due_us or self.now_us, payload, self.data_key))
         return message_id
 

@@ -371,7 +371,7 @@ def test_an_answer_is_known_to_whoever_asks_again(post: Post) -> None:
         later = await post.told(reply.code.message_id)
 
         assert {*first, later} == {Answer.UNSENT}
-        assert await post.told("m-unheard-of") is Answer.PENDING
+        assert await post.told("m-1-9") is Answer.PENDING
 
     post.loop.run(life())
 
