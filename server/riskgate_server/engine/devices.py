@@ -138,6 +138,7 @@ def finish_enrolment(work: Work, command: FinishEnrolment) -> DeviceReply | Refu
         assurance=found.assurance,
         attestation=found.attestation,
         full_strength_us=proofs.full_strength_us(work),
+        told=len(phones),
     )
     work.record(Happening(enrolled, sealed=DeviceSecrets(found.key, found.aaguid)))
     proofs.tell(work, phones, "DEVICE_BOUND")
@@ -291,18 +292,19 @@ def revoke_device(work: Work, command: RevokeDevice) -> RevokedReply:
         PreconditionFailed: it was revoked before.
     """
     device = work.identity.device(command.credential_id)
-    event = DevicesRevoked((device.credential_id,), command.reason_code, command.actor_id, every=False)
-    return _revoke(work, event)
+    return _revoke(work, (device.credential_id,), command)
 
 
 def revoke_all_devices(work: Work, command: RevokeAllDevices) -> RevokedReply:
     """Make all devices of a customer worthless, and enrolments under way: who took the account over began some."""
     names = tuple(device.credential_id for device in work.identity.devices)
-    return _revoke(work, DevicesRevoked(names, command.reason_code, command.actor_id, every=True))
+    return _revoke(work, names, command)
 
 
-def _revoke(work: Work, event: DevicesRevoked) -> RevokedReply:
+def _revoke(work: Work, names: tuple[str, ...], command: RevokeDevice | RevokeAllDevices) -> RevokedReply:
+    phones = proofs.phones(work) if names else []
+    every = isinstance(command, RevokeAllDevices)
+    event = DevicesRevoked(names, command.reason_code, command.actor_id, every=every, told=len(phones))
     work.record(Happening(event))
-    if event.credential_ids:
-        proofs.tell(work, proofs.phones(work), "DEVICE_REVOKED")
-    return RevokedReply(work.key, work.now_us, event.credential_ids)
+    proofs.tell(work, phones, "DEVICE_REVOKED")
+    return RevokedReply(work.key, work.now_us, names)

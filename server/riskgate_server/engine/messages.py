@@ -21,19 +21,19 @@ class Channel(IntEnum):
 
 
 def message_id_of(sequence: int, number: int) -> str:
-    """Name a customer's message by the entry that may come next when it is written, and its number beside others."""
+    """Name a customer's message by the one entry that tells of it, and its number beside others of that entry."""
     return f"m-{sequence}-{number}"
 
 
-def entries_before(message_id: str) -> int:
+def entry_of(message_id: str) -> int:
     """
-    Return the sequence of an entry before all that tell of a message.
+    Return the sequence of the entry that tells of a message: what it came to is told by a later one.
 
     Raises:
         ValueError: it is no message's id.
     """
     _, sequence, _ = message_id.split("-")
-    return int(sequence) - 1
+    return int(sequence)
 
 
 class CodeMessage(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=1):

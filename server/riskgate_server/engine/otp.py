@@ -161,7 +161,7 @@ def confirm_factor(work: Work, command: ConfirmFactor) -> FactorReply | Refusal:
     full_us = proofs.full_strength_us(work)
     others = proofs.phones(work)
     challenge_id = challenge.challenge_id if challenge else ""
-    work.record(Happening(FactorConfirmed(factor.factor_id, challenge_id, step, full_us)))
+    work.record(Happening(FactorConfirmed(factor.factor_id, challenge_id, step, full_us, told=len(others))))
     proofs.tell(work, others, "FACTOR_BOUND")
     return FactorReply(
         work.key, work.request_id, view(work.identity.factor(factor.factor_id, work.now_us), work.now_us)
@@ -273,7 +273,8 @@ def _message(
             amount_minor=facts.amount_minor if facts else 0,
             currency=facts.currency if facts else "",
             payee=facts.merchant_id if facts else "",
-        )
+        ),
+        entry=work.customer.sequence + 1,
     )
 
 
@@ -398,7 +399,8 @@ def revoke_factor(work: Work, command: RevokeFactor) -> RevokedReply:
     """
     factor = work.identity.factor(command.factor_id, work.now_us)
     phones = proofs.phones(work)
-    work.record(Happening(FactorRevoked(factor.factor_id, command.reason_code, command.actor_id)))
+    revoked = FactorRevoked(factor.factor_id, command.reason_code, command.actor_id, told=len(phones))
+    work.record(Happening(revoked))
     proofs.tell(work, phones, "FACTOR_REVOKED")
     return RevokedReply(work.key, work.now_us, (factor.factor_id,))
 
@@ -421,9 +423,10 @@ def make_recovery_codes(work: Work, command: MakeRecoveryCodes) -> FactorReply |
     for event in spent:
         work.record(Happening(event))
     factor_id = f"f-{work.customer.sequence + 1}"
-    made = RecoveryCodesMade(factor_id, work.now_us + work.bounds.proofs.cool_down_us)
+    phones = proofs.phones(work)
+    made = RecoveryCodesMade(factor_id, work.now_us + work.bounds.proofs.cool_down_us, told=len(phones))
     work.record(Happening(made, sealed=RecoverySecrets(marks)))
-    proofs.tell(work, proofs.phones(work), "RECOVERY_CODES_MADE")
+    proofs.tell(work, phones, "RECOVERY_CODES_MADE")
     factor = work.identity.factor(factor_id, work.now_us)
     return FactorReply(work.key, work.request_id, view(factor, work.now_us), key_id=key_id)
 

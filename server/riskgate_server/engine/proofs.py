@@ -23,9 +23,10 @@ def phones(work: Work) -> list[Factor]:
 
 
 def tell(work: Work, phones: list[Factor], notice: str) -> None:
-    """Tell a customer on the phones they had before that something about their account changed."""
+    """Tell a customer on the phones they had before what was just recorded; the entry says how many are told."""
     for phone in phones:
-        work.send(NoticeMessage(phone.secret.decode(), "", notice, work.now_us + NOTICE_LIFETIME_US))
+        notice_message = NoticeMessage(phone.secret.decode(), "", notice, work.now_us + NOTICE_LIFETIME_US)
+        work.send(notice_message, entry=work.customer.sequence)
 
 
 def require_counts(work: Work, use: Use, method: Method) -> None:

@@ -33,7 +33,7 @@ from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState, after_expiry
 from riskgate_server.engine import sealing
 from riskgate_server.engine.devices import view as device_view
-from riskgate_server.engine.messages import entries_before
+from riskgate_server.engine.messages import entry_of
 from riskgate_server.engine.otp import view
 from riskgate_server.engine.places import Places, token_invalid
 from riskgate_server.engine.ports import (
@@ -142,7 +142,7 @@ class Queries:
         with self._store.snapshot() as snapshot:
             if snapshot.message(key, message_id) is not None:
                 return ""
-            for row in _entries_after(snapshot, key, entries_before(message_id)):
+            for row in _entries_after(snapshot, key, entry_of(message_id)):
                 event = sealing.open_clear(row).event if row.tag == SETTLED_TAG else None
                 if isinstance(event, MessageSettled) and event.message_id == message_id:
                     return event.outcome

@@ -20,7 +20,7 @@ from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState
 from riskgate_server.domain.ledger.postings import Account, Layer
 from riskgate_server.engine import across, sealing
-from riskgate_server.engine.messages import decode_payload
+from riskgate_server.engine.messages import decode_payload, message_id_of
 from riskgate_server.engine.ports import CustomerRow, EntryRow, NoKey, PurchaseRow, RequestRow, Sealer, Snapshot
 from riskgate_server.engine.report import Report
 
@@ -65,7 +65,9 @@ class _Fold:
         self.claimed: set[bytes] = set()
         """Marks of all device keys that were ever the customer's."""
         self.waiting: set[str] = set()
-        """Messages with codes that nothing came of yet."""
+        """Messages that nothing came of yet."""
+        self.settled: set[str] = set()
+        """Messages that came to something."""
 
     def fault(self, text: str) -> None:
         self.report.fault(f"{self.who}: {text}")
@@ -97,12 +99,13 @@ class _Fold:
             return False
         if isinstance(clear.event, PurchaseDecided):
             self.rulesets.add(clear.event.ruleset_hash)
-        self._note_beside(clear.event)
+        self._note_beside(clear.event, entry.sequence)
         if entry.request_id:
             self._note_request(entry, clear)
         return True
 
-    def _note_beside(self, event: Event) -> None:
+    def _note_beside(self, event: Event, sequence: int) -> None:
+        self.waiting.update(message_id_of(sequence, number) for number in range(getattr(event, "told", 0)))
         match event:
             case DeviceEnrolled():
                 self.claimed.update(event.marks)
@@ -110,6 +113,7 @@ class _Fold:
                 self.waiting.add(event.message_id)
             case MessageSettled():
                 self.waiting.discard(event.message_id)
+                self.settled.add(event.message_id)
             case CustomerErased():
                 self.waiting.clear()
 
@@ -219,6 +223,8 @@ def _compare_messages(snapshot: Snapshot, fold: _Fold) -> int:
     stored = snapshot.messages(fold.row.key)
     for message_id in sorted(fold.waiting - {row.message_id for row in stored}):
         fold.fault(f"message {message_id} waits to be sent and is not stored")
+    for message_id in sorted(fold.settled & {row.message_id for row in stored}):
+        fold.fault(f"message {message_id} came to its end and would be sent again")
     if not isinstance(fold.data_key, NoKey):
         for row in stored:
             try:

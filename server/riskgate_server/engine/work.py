@@ -254,11 +254,11 @@ class Work:
         """Replace a fact across customers, with the entries of this command."""
         self._changed_beside.scopes[scope] = state
 
-    def send(self, payload: Payload, due_us: int = 0) -> str:
-        """Have a message wait to be sent, and return its id."""
+    def send(self, payload: Payload, *, entry: int) -> str:
+        """Have a message wait to be sent that this entry of the command tells of, and return its id."""
         messages = self._changed_beside.messages
-        message_id = message_id_of(self.customer.sequence + 1, len(messages))
-        messages.append(Waiting(message_id, due_us or self.now_us, payload, self.data_key))
+        message_id = message_id_of(entry, len(messages))
+        messages.append(Waiting(message_id, self.now_us, payload, self.data_key))
         return message_id
 
     def settle_message(self, message_id: str, retry_us: int = 0) -> bool:

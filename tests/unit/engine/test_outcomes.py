@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from riskgate_server.crypto.seal import Sealer
+from riskgate_server.domain.identity.grants import Purpose
 from riskgate_server.engine import commands as c
-from riskgate_server.engine.messages import entries_before, message_id_of
+from riskgate_server.engine import sealing
+from riskgate_server.engine.messages import decode_payload, message_id_of
 from riskgate_server.engine.replies import CodeReply
 from riskgate_server.stores.memory.store import MemorySnapshot
 from tests import factories as f
@@ -80,28 +83,28 @@ def test_what_came_of_a_message_long_after_it_was_written_is_found_too(bank: Dev
     assert bank.queries.message_outcome(KEY, message_id) == "EXPIRED"
 
 
-def test_what_came_of_messages_written_with_the_last_entry_of_a_command_is_found(bank: DeviceBank) -> None:
-    """Their ids name an entry that was never theirs: the next may be the one that says what they came to."""
-    bank.do(
-        c.RevokeFactor(tenant_id=f.TENANT, customer_id=f.CUSTOMER, request_id="revoke", factor_id="f-2",
-                       reason_code="LOST", actor_id="olga")
-    )  # fmt: skip
-    with bank.store.snapshot() as snapshot:
-        waiting = sorted((row.message_id for row in snapshot.messages(KEY)), key=entries_before, reverse=True)
-    assert entries_before(waiting[0]) == end_of_chain(bank)
-    for message_id in waiting:
-        settled(bank, message_id)
-
-    assert {bank.queries.message_outcome(KEY, message_id) for message_id in waiting} == {"DELIVERED"}
+def test_a_message_that_nothing_is_known_of_came_to_nothing(bank: DeviceBank) -> None:
     assert bank.queries.message_outcome(KEY, message_id_of(10_000, 0)) == ""
 
 
-def end_of_chain(bank: DeviceBank) -> int:
+def test_a_message_does_not_take_the_place_of_one_that_still_waits(bank: DeviceBank) -> None:
+    """Whoever bound a phone of theirs could have the notice of it disappear by having a code sent at once."""
+    other = bank.phone("+8613900000000", bank.binding_grant())
+    bank.clock.wait(3 * f.HOUR_US)
+    before = {row_id for row_id, kind in waiting(bank) if kind == "NoticeMessage"}
+
+    reply = bank.ask(c.SendCode, factor_id=other, purpose=Purpose.SIGN_IN, transaction_id="", language="")
+    assert isinstance(reply, CodeReply), reply
+    assert len(before) == 1
+    assert {row_id for row_id, kind in waiting(bank) if kind == "NoticeMessage"} == before
+    assert bank.verify() == []
+
+
+def waiting(bank: DeviceBank) -> list[tuple[str, str]]:
+    """The messages that wait: what each is named, and of which kind it is."""
+    (data_key,) = bank.vault.keys([KEY]).values()
+    assert isinstance(data_key, bytes)
     with bank.store.snapshot() as snapshot:
-        row = snapshot.customer(KEY)
-    assert row is not None
-    return row.sequence
-
-
-def test_an_id_names_an_entry_before_it() -> None:
-    assert entries_before(message_id_of(7, 2)) == 6
+        rows = snapshot.messages(KEY)
+    opened = [(row.message_id, decode_payload(sealing.unseal_message(row, data_key, Sealer()))) for row in rows]
+    return [(message_id, type(payload).__name__) for message_id, payload in opened]

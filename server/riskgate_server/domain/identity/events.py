@@ -3,6 +3,9 @@ What can happen to a customer's proofs, as written for ever.
 
 Tags go on where `domain/journal.py` stops, and the same rule holds: fields may be added at the end with a default. No
 event has a code, a seed, a number or a token in clear: what is secret is sealed, or is not there at all.
+
+`told` is on how many phones the customer is told of it: so many messages wait in the store from this commit on, named
+by the entry (`engine.messages`).
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ class FactorConfirmed(msgspec.Struct, frozen=True, gc=False, array_like=True, ta
     challenge_id: str
     step: int
     full_strength_us: int
+    told: int = 0
 
 
 class FactorRevoked(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=19):
@@ -39,6 +43,7 @@ class FactorRevoked(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=
     factor_id: str
     reason_code: str
     actor_id: str
+    told: int = 0
 
 
 class CodeSent(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=20):
@@ -123,6 +128,7 @@ class RecoveryCodesMade(msgspec.Struct, frozen=True, gc=False, array_like=True, 
 
     factor_id: str
     full_strength_us: int
+    told: int = 0
 
 
 class MessageSettled(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=26):
@@ -155,6 +161,7 @@ class DeviceEnrolled(msgspec.Struct, frozen=True, gc=False, array_like=True, tag
     assurance: Assurance
     attestation: str
     full_strength_us: int
+    told: int = 0
 
 
 class DevicesRevoked(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=29):
@@ -164,6 +171,7 @@ class DevicesRevoked(msgspec.Struct, frozen=True, gc=False, array_like=True, tag
     reason_code: str
     actor_id: str
     every: bool
+    told: int = 0
 
 
 class ChallengeIssued(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=30):
