@@ -54,6 +54,19 @@ def test_scopes_are_read_without_being_taken(store: Store) -> None:
         assert list(snapshot.scopes([])) == []
 
 
+def test_all_scopes_come_in_order_and_as_many_as_asked_for_without_those_only_taken(store: Store) -> None:
+    rows = [scope(), scope(kind=2), scope(tenant_id="zeta")]
+    commit(store, *rows)
+    with store.transaction() as tx:
+        tx.scopes([("acme", 1, b"other")])
+
+    with store.snapshot() as snapshot:
+        assert list(snapshot.all_scopes(after=("", 0, b""), limit=9)) == rows
+        assert list(snapshot.all_scopes(after=("", 0, b""), limit=1)) == rows[:1]
+        assert list(snapshot.all_scopes(after=rows[0].scope, limit=9)) == rows[1:]
+        assert list(snapshot.all_scopes(after=rows[2].scope, limit=9)) == []
+
+
 def test_a_scope_is_replaced_whole(store: Store) -> None:
     commit(store, scope())
     commit(store, scope(state=b"spent"))

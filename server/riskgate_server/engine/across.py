@@ -109,6 +109,40 @@ def send_scopes(tenant_id: str, recipient: Recipient) -> tuple[ScopeKey, ...]:
     )
 
 
+def charged_by_send(tenant_id: str, recipient: Recipient) -> tuple[tuple[ScopeKey, int], ...]:
+    """Return the budgets that a message to `recipient` is counted against: scope and period in µs."""
+    number, _, country, tenant = send_scopes(tenant_id, recipient)
+    return (number, SENDS_PERIOD_US), (number, DAY_US), (country, DAY_US), (tenant, DAY_US)
+
+
+def budgets_in(kind: int, state: bytes) -> tuple[tuple[int, Budget], ...]:
+    """
+    Return the budgets of a scope row by their periods in µs; none where nothing is counted.
+
+    Raises:
+        ValueError: the row is of no kind, or not of its form.
+    """
+    match ScopeKind(kind):
+        case ScopeKind.NUMBER:
+            sends = _number_sends(state)
+            return (SENDS_PERIOD_US, sends.recent), (DAY_US, sends.day)
+        case ScopeKind.COUNTRY | ScopeKind.SENDS:
+            return ((DAY_US, _budget(state)),)
+        case ScopeKind.WRONG_CODES:
+            return ((HOUR_US, _budget(state)),)
+    return ()
+
+
+def seen_in(state: bytes) -> tuple[tuple[bytes, int], ...]:
+    """
+    Return the marks of a scope row, each with when it was seen last, UTC µs.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    return _seen(state).seen
+
+
 def wrong_code_scope(tenant_id: str) -> ScopeKey:
     """Return the scope that every comparison of a code concerns."""
     return (tenant_id, ScopeKind.WRONG_CODES, b"")

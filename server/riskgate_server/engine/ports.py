@@ -338,6 +338,9 @@ class Snapshot(Reads, AbstractContextManager["Snapshot"], Protocol):
     def scopes(self, keys: Sequence[ScopeKey]) -> Sequence[ScopeRow]:
         """Return those of the scopes that were written, as they stand, in any order."""
 
+    def all_scopes(self, *, after: ScopeKey, limit: int) -> Sequence[ScopeRow]:
+        """Return scopes that were written, as they stand, with a key above `after`, ascending, at most `limit`."""
+
     def messages_due(self, now_us: int, limit: int) -> Sequence[MessageRow]:
         """Return messages to be sent at or before `now_us`, the longest due first, at most `limit`."""
 

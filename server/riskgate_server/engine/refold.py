@@ -22,6 +22,7 @@ from riskgate_server.domain.ledger.postings import Account, Layer
 from riskgate_server.engine import across, sealing
 from riskgate_server.engine.messages import decode_payload, message_id_of
 from riskgate_server.engine.ports import CustomerRow, EntryRow, NoKey, PurchaseRow, RequestRow, Sealer, Snapshot
+from riskgate_server.engine.recount import Recount
 from riskgate_server.engine.report import Report
 
 CHUNK: Final = 2_000
@@ -52,7 +53,10 @@ class Folded(msgspec.Struct):
 class _Fold:
     """A customer in the making."""
 
-    def __init__(self, row: CustomerRow, data_key: bytes | NoKey, sealer: Sealer, report: Report) -> None:
+    def __init__(
+        self, row: CustomerRow, data_key: bytes | NoKey, sealer: Sealer, *, report: Report, recount: Recount
+    ) -> None:
+        self.recount = recount
         self.row = row
         self.who = "/".join(row.key)
         self.data_key = data_key
@@ -99,13 +103,15 @@ class _Fold:
             return False
         if isinstance(clear.event, PurchaseDecided):
             self.rulesets.add(clear.event.ruleset_hash)
-        self._note_beside(clear.event, entry.sequence)
+        self._note_beside(clear.event, entry)
         if entry.request_id:
             self._note_request(entry, clear)
         return True
 
-    def _note_beside(self, event: Event, sequence: int) -> None:
-        self.waiting.update(message_id_of(sequence, number) for number in range(getattr(event, "told", 0)))
+    def _note_beside(self, event: Event, entry: EntryRow) -> None:
+        assert self.aggregate.identity is not None
+        self.recount.take(entry.key[0], event, entry.at_us, self.aggregate.identity)
+        self.waiting.update(message_id_of(entry.sequence, number) for number in range(getattr(event, "told", 0)))
         match event:
             case DeviceEnrolled():
                 self.claimed.update(event.marks)
@@ -129,9 +135,15 @@ class _Fold:
             request.sequence, request.decided = entry.sequence, decided
 
 
-def refold(snapshot: Snapshot, row: CustomerRow, data_key: bytes | NoKey, sealer: Sealer, report: Report) -> Folded:
-    """Fold one customer's journal and compare everything that is stored of them; faults go to the report."""
-    fold = _Fold(row, data_key, sealer, report)
+def refold(
+    snapshot: Snapshot, row: CustomerRow, data_key: bytes | NoKey, sealer: Sealer, *, report: Report, recount: Recount
+) -> Folded:
+    """
+    Fold one customer's journal and compare everything that is stored of them; faults go to the report.
+
+    What the journal says of facts across customers goes to `recount`.
+    """
+    fold = _Fold(row, data_key, sealer, report=report, recount=recount)
     if isinstance(data_key, NoKey) and data_key in _NO_KEY:
         fold.fault(_NO_KEY[data_key])
     taken = 0
@@ -143,6 +155,7 @@ def refold(snapshot: Snapshot, row: CustomerRow, data_key: bytes | NoKey, sealer
             break
     folded = Folded(Counter(entries=taken), fold.rulesets)
     if not whole:
+        recount.give_up(row.key[0])
         # What follows is not compared, yet it belongs to this customer.
         folded.counts["entries"] = row.sequence
         folded.counts.update(_stored(snapshot, row))
@@ -151,6 +164,7 @@ def refold(snapshot: Snapshot, row: CustomerRow, data_key: bytes | NoKey, sealer
     folded.counts["identities"] = _compare_identity(snapshot, fold)
     folded.counts["messages"] = _compare_messages(snapshot, fold)
     _compare_claims(snapshot, fold)
+    recount.claimed[row.key[0]] += len(fold.claimed)
     folded.counts["purchases"] = _compare_purchases(snapshot, fold)
     folded.counts["payments"] = _compare_payments(snapshot, fold)
     folded.counts["requests"] = _compare_requests(snapshot, fold)

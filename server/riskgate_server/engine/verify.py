@@ -4,7 +4,7 @@ Is the book right? Recompute everything from the journal and compare with what i
 Two passes. Over every writer's lane (`lanes.py`): each commit's Merkle root and the chain from commit to
 commit, dense from the first to where the writer goes on. Over customers, one at a time (`refold.py`): the
 chain, the events folded anew, and every stored row. What then is stored beyond what was compared belongs
-to nobody.
+to nobody. What concerns several customers is counted anew from all of them (`recount.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.lanes import LaneReport, walk
 from riskgate_server.engine.ports import CustomerRow, ReadFailed, Sealer, Snapshot, Snapshots, StoreBusy, Vault
+from riskgate_server.engine.recount import Recount
 from riskgate_server.engine.refold import refold
 from riskgate_server.engine.report import Report
 from riskgate_server.engine.sealing import genesis
@@ -66,10 +67,11 @@ def _verify_customers(snapshot: Snapshot, vault: Vault, sealer: Sealer, progress
     counts = snapshot.counts()
     seen: Counter[str] = Counter()
     rulesets: set[bytes] = set()
+    recount = Recount(max((lane.batch.at_us for lane in snapshot.lanes() if lane.batch), default=0))
     for rows in _customers(snapshot):
         keys = vault.keys([row.key for row in rows])
         for row in rows:
-            folded = refold(snapshot, row, keys[row.key], sealer, report)
+            folded = refold(snapshot, row, keys[row.key], sealer, report=report, recount=recount)
             seen.update(folded.counts)
             rulesets |= folded.rulesets
             report.customers += 1
@@ -80,6 +82,7 @@ def _verify_customers(snapshot: Snapshot, vault: Vault, sealer: Sealer, progress
     for kind in ("entries", "purchases", "payments", "requests", "identities", "messages"):
         if seen[kind] != counts[kind]:
             report.fault(f"{counts[kind]} {kind} are stored, {seen[kind]} belong to a customer")
+    recount.compare(snapshot, report)
     _verify_rulesets(snapshot, rulesets, report)
 
 

@@ -315,6 +315,10 @@ class MemorySnapshot(_MemoryReads):
         due = [row for row in self._tables.messages.values() if row.due_us <= now_us]
         return sorted(due, key=lambda row: (row.due_us, row.key, row.message_id))[:limit]
 
+    def all_scopes(self, *, after: ScopeKey, limit: int) -> Sequence[ScopeRow]:
+        """Return scopes by key."""
+        return _first(limit, (row for scope, row in sorted(self._tables.scopes.items()) if scope > after))
+
     def requests(self, key: CustomerKey, *, after: str, limit: int) -> Sequence[RequestRow]:
         """Return the customer's requests by id."""
         rows = sorted((i, row) for (whose, i), row in self._tables.requests.items() if whose == key and i > after)

@@ -235,6 +235,15 @@ class PostgresSnapshot(PostgresReads):
         rows = [(key, self._one(asked, key)) for key in keys]
         return [ScopeRow(key, row[0]) for key, row in rows if row and row[0]]
 
+    def all_scopes(self, *, after: ScopeKey, limit: int) -> Sequence[ScopeRow]:
+        """Return scopes by key, without those that are only there to be locked."""
+        rows = self._all(
+            "SELECT tenant_id, kind, id, state FROM scopes WHERE (tenant_id, kind, id) > ($1, $2, $3) AND state <> ''"
+            " ORDER BY tenant_id, kind, id LIMIT $4",
+            (*after, limit),
+        )
+        return [ScopeRow((row[0], row[1], row[2]), row[3]) for row in rows]
+
     def messages_due(self, now_us: int, limit: int) -> Sequence[MessageRow]:
         """Return messages to be sent, the longest due first."""
         rows = self._all(

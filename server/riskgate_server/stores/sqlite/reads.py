@@ -285,6 +285,15 @@ class SQLiteSnapshot(SQLiteReads):
         )
         return [message_row(row) for row in rows]
 
+    def all_scopes(self, *, after: ScopeKey, limit: int) -> Sequence[ScopeRow]:
+        """Return scopes by key."""
+        rows = self._all(
+            "SELECT tenant_id, kind, id, state FROM scopes WHERE (tenant_id, kind, id) > (?, ?, ?)"
+            " ORDER BY tenant_id, kind, id LIMIT ?",
+            (*after, limit),
+        )
+        return [ScopeRow((row[0], row[1], row[2]), row[3]) for row in rows]
+
     def customers(self, *, after: CustomerKey, limit: int) -> Sequence[CustomerRow]:
         """Return customers by key."""
         rows = self._all(
