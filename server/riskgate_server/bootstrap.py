@@ -231,6 +231,7 @@ class Server:
             secrets=settings.gateway_secrets,
             authorities=settings.gateway_authorities,
             seconds=settings.gateway_seconds,
+            driven_by_data=settings.clock == "data",
         )
         policy, trust = read_policy(settings), TrustFiles(settings)
         loop = asyncio.get_running_loop()
@@ -261,6 +262,8 @@ class Server:
             closing.callback(heads.close)
             refuse_other_past(heads, store)
             directory.live_by(settings.clock)
+            if settings.clock == "data":
+                log.warning("time is what events say", so="codes, locks and grants last as long: for histories only")
             # From here on the log is never empty: an empty one was emptied.
             sign_head(heads, store)
             renew_signer(heads, signing_keys)

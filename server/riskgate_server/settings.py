@@ -36,7 +36,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     metrics_port: Annotated[int, Meta(ge=-1, le=65_535)] = 7445
     """Prometheus over plain HTTP on 127.0.0.1; -1 for none. Of several processes each has the next port."""
     clock: Literal["system", "data"] = "system"
-    """`data`: time is what the events say, for importing history. Never for live traffic."""
+    """`data`: time is what the events say, for importing history. Never for live traffic: codes, locks and grants would
+    last for as long as whoever sends events likes. It takes no gateway but `file`."""
     ruleset: str = ""
     """A ruleset file; empty takes the one that comes with the program."""
     waiting_max: Annotated[int, Meta(ge=1, le=100_000)] = 4_096

@@ -13,7 +13,9 @@ from riskgate.credit.v1 import ledger_service_pb2 as ledger_pb
 from riskgate.risk.v1 import risk_service_pb2 as pb
 from riskgate_server.datadir import DataDirectoryError
 from riskgate_server.engine.clocks import SystemClock
+from riskgate_server.notify.refusals import GatewayUnusable
 from tests.rpc.calling import Api, refused, refused_by
+from tests.rpc.logs import Lines
 from tests.rpc.requests import buy, buying, capturing, entries_of, hold_of, line_of, open_line, opening
 from tests.rpc.serving import Deployment, Loop, Running, Tenant, serving
 from tests.rpc.test_streaming import Sending
@@ -234,4 +236,25 @@ def test_a_store_lives_by_the_clock_of_its_first_serving(loop: Loop, tmp_path: P
         pass
     with serving(loop, deployment, clock=first):
         pass
+    deployment.close()
+
+
+def test_a_server_for_histories_warns_and_takes_no_gateway_that_reaches_a_phone(
+    loop: Loop, tmp_path: Path, log: Lines
+) -> None:
+    deployment = Deployment(tmp_path / "data")
+    given = {"gateway": "webhook", "gateway_url": "https://gateway.example/", "gateway_secrets": "secrets"}
+
+    with pytest.raises(GatewayUnusable, match="the clock data"), serving(loop, deployment, clock="data", **given):
+        pass
+    assert not deployment.directory.clock.exists()
+    with serving(loop, deployment, clock="data"):
+        assert len(log.of("time is what events say")) == 1
+    deployment.close()
+
+
+def test_a_server_on_the_systems_clock_warns_of_no_other(loop: Loop, tmp_path: Path, log: Lines) -> None:
+    deployment = Deployment(tmp_path / "data")
+    with serving(loop, deployment):
+        assert log.of("time is what events say") == []
     deployment.close()

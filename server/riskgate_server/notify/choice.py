@@ -18,7 +18,7 @@ _OTHERS: int = stat.S_IRWXG | stat.S_IRWXO
 
 
 def open_gateway(
-    kind: Kind, *, outbox: Path, url: str, secrets: str, authorities: str, seconds: float
+    kind: Kind, *, outbox: Path, url: str, secrets: str, authorities: str, seconds: float, driven_by_data: bool
 ) -> MessageGateway:
     """
     Return the gateway of a kind.
@@ -29,10 +29,16 @@ def open_gateway(
         secrets: file with the webhook's secrets, or with Apprise's addresses.
         authorities: file of the authorities that vouch for the webhook; empty for the system's.
         seconds: how long one attempt may take.
+        driven_by_data: whether time is what the events say.
 
     Raises:
         GatewayUnusable: what is set does not fit together, cannot be read, or is no good.
     """
+    if driven_by_data and kind != "file":
+        raise GatewayUnusable(
+            f"the gateway is {kind} and the clock data, by which a code is good for as long as events say: it is for"
+            " histories, and sends nobody a message; serve with `--gateway file`"
+        )
     if kind != "webhook" and (url or authorities):
         raise GatewayUnusable(f"gateway_url and gateway_authorities are for the webhook; the gateway is {kind}")
     if kind == "file":

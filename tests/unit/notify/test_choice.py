@@ -20,7 +20,10 @@ URL = "https://gateway.example/?token=t0ken-5f1e"
 
 
 def choose(folder: Path, kind: Any, **given: Any) -> Any:
-    parts: dict[str, Any] = {"outbox": folder / "in-clear", "url": "", "secrets": "", "authorities": "", "seconds": 1}
+    parts: dict[str, Any] = {
+        "outbox": folder / "in-clear", "url": "", "secrets": "", "authorities": "", "seconds": 1,
+        "driven_by_data": False,
+    }  # fmt: skip
     return open_gateway(kind, **(parts | given))
 
 
@@ -37,6 +40,15 @@ def test_each_kind_of_gateway_is_opened(tmp_path: Path) -> None:
     assert isinstance(choose(tmp_path, "file"), FileOutbox)
     assert isinstance(choose(tmp_path, "webhook", url=URL, secrets=secrets), Webhook)
     assert isinstance(choose(tmp_path, "apprise", secrets=addresses), AppriseServices)
+
+
+@pytest.mark.parametrize("kind", ["webhook", "apprise"])
+def test_where_time_is_what_events_say_no_phone_is_reached(tmp_path: Path, kind: str) -> None:
+    """A code would be good for as long as whoever sends events likes."""
+    with pytest.raises(GatewayUnusable, match=f"^the gateway is {kind} and the clock data"):
+        choose(tmp_path, kind, driven_by_data=True)
+
+    assert isinstance(choose(tmp_path, "file", driven_by_data=True), FileOutbox)
 
 
 def test_a_file_with_codes_in_clear_is_not_left_beside_a_real_gateway(tmp_path: Path) -> None:
