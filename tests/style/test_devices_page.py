@@ -11,6 +11,9 @@ from typing import Final
 from riskgate_server.crypto.proofs import tokens
 from riskgate_server.domain.identity import challenges
 from riskgate_server.domain.identity.devices import Algorithm, Platform
+from riskgate_server.domain.identity.passkey_options import creation_options
+from riskgate_server.relying_party import read_policy, read_trust
+from riskgate_server.settings import Settings
 from tests.style.paths import ROOT
 from tests.unit.crypto.proofs.asking import ASKED, POLICY
 
@@ -50,3 +53,18 @@ def test_every_platform_and_algorithm_is_named() -> None:
     assert [one.name for one in Algorithm if names.get(one, one.name) not in PAGE] == []
     assert tokens.TYPE in PAGE
     assert POLICY.audience in PAGE
+
+
+def test_what_no_setting_switches_on_is_said_not_to_be_taken() -> None:
+    """The code can do both; who reads the page must not count on it."""
+    bank = Settings(data="data", rp_id="bank.example", origins="https://bank.example", attestation="android")
+    options = creation_options(
+        read_policy(bank), challenge=bytes(32), user_handle=b"ada", user_name="Ada", timeout_seconds=600
+    )
+
+    assert read_policy(bank).payment_instrument is None
+    assert read_trust(bank).passkey_roots == {}
+    assert json.loads(options)["attestation"] == "none"
+    words = " ".join(PAGE.split())
+    assert "a passkey reaches level 2: browsers are asked for no attestation" in words
+    assert "Secure Payment Confirmation (`payment.get`) is not taken" in words
