@@ -26,7 +26,7 @@ from riskgate_server.domain.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from riskgate_server.domain.identity.budgets import UNSPENT, Budget, frees_us, spend, spent
+from riskgate_server.domain.identity.budgets import UNSPENT, Budget, frees_us, give_back, spend, spent
 from riskgate_server.domain.identity.factors import FOR_GOOD, lock_after
 from riskgate_server.domain.identity.identity import EMPTY_IDENTITY, SENDS_PERIOD_US, Identity
 from riskgate_server.domain.identity.limits import PROOF_LIMITS
@@ -76,7 +76,8 @@ class Decoys:
     def __init__(self, secrets: ProofSecrets, clock: Clock) -> None:
         self._secrets = secrets
         self._clock = clock
-        self._by_request: OrderedDict[tuple[CustomerKey, str], _Decoy] = OrderedDict()
+        self._answers: OrderedDict[tuple[CustomerKey, str], tuple[CodeView, bool]] = OrderedDict()
+        """What each request was told, and whether the code would have been sent."""
         self._by_id: OrderedDict[tuple[CustomerKey, str], _Decoy] = OrderedDict()
         self._sends: OrderedDict[CustomerKey, Budget] = OrderedDict()
         self._phones: OrderedDict[CustomerKey, _Phone] = OrderedDict()
@@ -106,45 +107,56 @@ class Decoys:
             ResourceExhausted: as often as a real customer would be refused for too many messages, or wrong codes.
             Unavailable: as often as the code of a real one could not be sent of late.
         """
-        seconds, was_sent = random.choice(self._lately)  # noqa: S311 - not a secret
-        await asyncio.sleep(seconds)
-        now_us = self._clock.now_us()
-        decoy = self._by_request.get((key, request_id))
-        if decoy is None:
-            phone = self._phones.get(key)
-            if phone is not None:
-                _require_unlocked(phone, now_us)
+        where = (key, request_id)
+        if where not in self._answers:
+            now_us = self._clock.now_us()
+            self._require_unlocked(key, now_us)
             self._charge(key, now_us)
             decoy = _Decoy(self._secrets.decoy(key, now_us), now_us)
-            decoy.resend_us = now_us + PROOF_LIMITS.resend_us
-            phone = phone or _Phone("")
+            phone = self._phones.get(key) or _Phone("")
             phone.latest = decoy.challenge_id
             _remember(self._phones, key, phone)
-            _remember(self._by_request, (key, request_id), decoy)
             _remember(self._by_id, (key, decoy.challenge_id), decoy)
-        if not was_sent:
-            # It counts for nothing, as that of a real one.
-            self._sends.pop(key, None)
-            raise gateway_down(decoy.challenge_id)
-        return self._view(key, decoy)
+            await self._deliver(where, decoy, now_us)
+        return self._answer(where)
 
-    def resend(self, key: CustomerKey, challenge_id: str) -> CodeView:
+    async def resend(self, key: CustomerKey, challenge_id: str, request_id: str) -> CodeView:
         """
-        Answer as a real challenge would that is sent again.
+        Answer as a real challenge would that is sent again, and as late.
 
         Raises:
             NotFound: it is no decoy of this customer's.
             PreconditionFailed, ResourceExhausted: as a real one.
+            Unavailable: as `send`.
         """
-        decoy, now_us = self._open(key, challenge_id)
-        if (phone := self._phones.get(key)) is not None:
-            _require_unlocked(phone, now_us)
-        if now_us < decoy.resend_us:
-            wait = (decoy.resend_us - now_us) / SECOND_US
-            raise ResourceExhausted("RESEND_TOO_EARLY", "the code was just sent", retry_after_seconds=wait)
-        self._charge(key, now_us)
-        decoy.resend_us = now_us + PROOF_LIMITS.resend_us
-        return self._view(key, decoy)
+        where = (key, request_id)
+        if where not in self._answers:
+            decoy, now_us = self._open(key, challenge_id)
+            self._require_unlocked(key, now_us)
+            if now_us < decoy.resend_us:
+                wait = (decoy.resend_us - now_us) / SECOND_US
+                raise ResourceExhausted("RESEND_TOO_EARLY", "the code was just sent", retry_after_seconds=wait)
+            self._charge(key, now_us)
+            await self._deliver(where, decoy, now_us)
+        return self._answer(where)
+
+    async def _deliver(self, where: tuple[CustomerKey, str], decoy: _Decoy, now_us: int) -> None:
+        """Settle what a request is told from now on, and wait for what would be the gateway."""
+        seconds, was_sent = random.choice(self._lately)  # noqa: S311 - not a secret
+        decoy.resend_us = now_us + (PROOF_LIMITS.resend_us if was_sent else 0)
+        if not was_sent:
+            # It counts for nothing, as that of a real one.
+            key, _ = where
+            budget = give_back(self._sends.get(key, UNSPENT), period_us=SENDS_PERIOD_US, at_us=now_us)
+            _remember(self._sends, key, budget)
+        _remember(self._answers, where, (self._view(where[0], decoy), was_sent))
+        await asyncio.sleep(seconds)
+
+    def _answer(self, where: tuple[CustomerKey, str]) -> CodeView:
+        view, was_sent = self._answers[where]
+        if not was_sent:
+            raise gateway_down(view.challenge_id)
+        return view
 
     def refusal(self, key: CustomerKey, challenge_id: str, request_id: str) -> PermissionRefused:
         """
@@ -160,8 +172,8 @@ class Decoys:
         if known is not None and request_id in known.tried:
             return wrong
         decoy, now_us = self._open(key, challenge_id)
+        self._require_unlocked(key, now_us)
         phone = self._phones.get(key) or _Phone(challenge_id)
-        _require_unlocked(phone, now_us)
         decoy.tried.add(request_id)
         phone.failures += 1
         phone.locked_until_us = lock_after(phone.failures, now_us=now_us, limits=PROOF_LIMITS)
@@ -186,6 +198,13 @@ class Decoys:
         if now_us >= decoy.sent_us + PROOF_LIMITS.code_lifetime_us:
             raise PreconditionFailed("CHALLENGE_EXPIRED", "the code came too late; have a new one sent")
         return decoy, now_us
+
+    def _require_unlocked(self, key: CustomerKey, now_us: int) -> None:
+        phone = self._phones.get(key)
+        if phone is not None and now_us < phone.locked_until_us:
+            wait = 0 if phone.locked_until_us == FOR_GOOD else (phone.locked_until_us - now_us) / SECOND_US
+            reason, message = "PROOF_LOCKED", "too many wrong proofs; try again later, or another factor"
+            raise ResourceExhausted(reason, message, retry_after_seconds=wait)
 
     def _charge(self, key: CustomerKey, now_us: int) -> None:
         budget, limit = self._sends.get(key, UNSPENT), PROOF_LIMITS.sends_per_customer
@@ -245,13 +264,6 @@ class Nobody:
                 self.require_new(command)
                 look(EMPTY_IDENTITY)
             raise
-
-
-def _require_unlocked(phone: _Phone, now_us: int) -> None:
-    if now_us < phone.locked_until_us:
-        wait = 0 if phone.locked_until_us == FOR_GOOD else (phone.locked_until_us - now_us) / SECOND_US
-        reason, message = "PROOF_LOCKED", "too many wrong proofs; try again later, or another factor"
-        raise ResourceExhausted(reason, message, retry_after_seconds=wait)
 
 
 _Key = TypeVar("_Key")

@@ -166,11 +166,11 @@ class OtpServicer:
         )
         try:
             with self._rooms.nobody.answered(command, lambda identity: identity.code(command.challenge_id)):
-                code = (await self._code(command)).code
+                code = (await self._decoys.timed(self._code(command))).code
         except NotFound as error:
             if error.reason != _MAY_BE_DECOY:
                 raise
-            code = self._decoys.resend(command.key, request.challenge_id)
+            code = await self._decoys.resend(command.key, request.challenge_id, request.request_id)
         return pb.ResendCodeResponse(challenge=_code_to_proto(code))
 
     async def VerifyCode(self, request: pb.VerifyCodeRequest, call: Call) -> pb.VerifyCodeResponse:
