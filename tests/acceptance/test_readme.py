@@ -1,4 +1,4 @@
-"""The README's examples do what the README says, against the server its commands start."""
+"""The examples of the README, and of the page about proofs, do what they say against the server its commands start."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from tests.rpc.contract import LATER_METHODS
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PURCHASE, STEP_UP = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+IDENTITY = (ROOT / "docs" / "identity.md").read_text(encoding="utf-8")
+(CODES,) = re.findall(r"```python\n(.*?)```", IDENTITY, re.DOTALL)
 
 pytestmark = pytest.mark.process
 
@@ -106,6 +108,13 @@ def test_a_step_up_is_carried_through_as_pasted(served: Served) -> None:
     done = served.run(STEP_UP)
 
     assert (done.stderr, done.stdout) == ("", "STEP_UP FIRST_PURCHASE_LARGE\nAPPROVE\n")
+
+
+def test_a_code_carries_a_step_up_through_as_pasted(served: Served) -> None:
+    done = served.run(CODES)
+
+    assert (done.stderr, done.stdout) == ("", "STEP_UP 1 AMOUNT_UNUSUAL\nAPPROVE\n")
+    assert "It prints `STEP_UP 1 AMOUNT_UNUSUAL`, then `APPROVE`" in IDENTITY
 
 
 def test_the_call_by_certificate_works_as_pasted(served: Served) -> None:

@@ -114,7 +114,7 @@ class Grant(_message.Message):
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When it becomes worthless, five minutes after the proof unless the server is set otherwise."""
+        """When it becomes worthless, five minutes after the proof."""
 
     def __init__(
         self,

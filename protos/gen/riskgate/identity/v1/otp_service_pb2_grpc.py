@@ -96,7 +96,8 @@ class OtpServiceServicer:
     """
 
     def EnrollPhone(self, request, context):
-        """Registers a phone number. It proves nothing until ConfirmFactor.
+        """Registers a phone number. It proves nothing until ConfirmFactor. The customer's first factor or device is taken on
+        the caller's word; a further one takes a grant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,7 +118,10 @@ class OtpServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SendCode(self, request, context):
-        """Sends a new code to a confirmed phone number.
+        """Sends a new code to a confirmed phone number; the code that was sent to it before is worthless from then on, whatever
+        it was for. Where neither a factor nor a purchase is named, a customer who does not exist, or has no confirmed phone,
+        is answered the same, with an invented factor and invented digits: whoever tries out ids learns nothing. Nothing is
+        sent then. ListFactors tells of a customer who is signed in.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,7 +137,8 @@ class OtpServiceServicer:
 
     def VerifyCode(self, request, context):
         """Checks a code and, when it is right, gives a grant. A right code is accepted once. A right code during a lock
-        is refused with the same answer as a wrong one.
+        is refused with the same answer as a wrong one. While a grant by another kind of factor for the same use is unspent,
+        the new one replaces it, carries both and is of level 2.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,20 +37,27 @@ class OtpServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OtpServiceAsyncStub: ...
     EnrollPhone: _grpc.UnaryUnaryMultiCallable[_otp_service_pb2.EnrollPhoneRequest, _otp_service_pb2.EnrollPhoneResponse]
-    """Registers a phone number. It proves nothing until ConfirmFactor."""
+    """Registers a phone number. It proves nothing until ConfirmFactor. The customer's first factor or device is taken on
+    the caller's word; a further one takes a grant.
+    """
     EnrollTotp: _grpc.UnaryUnaryMultiCallable[_otp_service_pb2.EnrollTotpRequest, _otp_service_pb2.EnrollTotpResponse]
     """Makes a seed for an authenticator app, shown this once. It proves nothing until ConfirmFactor."""
     ConfirmFactor: _grpc.UnaryUnaryMultiCallable[_otp_service_pb2.ConfirmFactorRequest, _otp_service_pb2.ConfirmFactorResponse]
     """Makes a pending factor usable by a first right code. The code is spent by it."""
     SendCode: _grpc.UnaryUnaryMultiCallable[_otp_service_pb2.SendCodeRequest, _otp_service_pb2.SendCodeResponse]
-    """Sends a new code to a confirmed phone number."""
+    """Sends a new code to a confirmed phone number; the code that was sent to it before is worthless from then on, whatever
+    it was for. Where neither a factor nor a purchase is named, a customer who does not exist, or has no confirmed phone,
+    is answered the same, with an invented factor and invented digits: whoever tries out ids learns nothing. Nothing is
+    sent then. ListFactors tells of a customer who is signed in.
+    """
     ResendCode: _grpc.UnaryUnaryMultiCallable[_otp_service_pb2.ResendCodeRequest, _otp_service_pb2.ResendCodeResponse]
     """Sends the same code again: messages overtake each other, and a second code would make the first one wrong. To a
     phone that is locked after wrong codes no code goes, neither a new one nor an old one.
     """
     VerifyCode: _grpc.UnaryUnaryMultiCallable[_otp_service_pb2.VerifyCodeRequest, _otp_service_pb2.VerifyCodeResponse]
     """Checks a code and, when it is right, gives a grant. A right code is accepted once. A right code during a lock
-    is refused with the same answer as a wrong one.
+    is refused with the same answer as a wrong one. While a grant by another kind of factor for the same use is unspent,
+    the new one replaces it, carries both and is of level 2.
     """
     ListFactors: _grpc.UnaryUnaryMultiCallable[_otp_service_pb2.ListFactorsRequest, _otp_service_pb2.ListFactorsResponse]
     """Lists the factors of one customer, oldest first, revoked ones left out; none of a customer who does not exist."""
@@ -70,20 +77,27 @@ class OtpServiceAsyncStub(OtpServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     EnrollPhone: _aio.UnaryUnaryMultiCallable[_otp_service_pb2.EnrollPhoneRequest, _otp_service_pb2.EnrollPhoneResponse]  # type: ignore[assignment]
-    """Registers a phone number. It proves nothing until ConfirmFactor."""
+    """Registers a phone number. It proves nothing until ConfirmFactor. The customer's first factor or device is taken on
+    the caller's word; a further one takes a grant.
+    """
     EnrollTotp: _aio.UnaryUnaryMultiCallable[_otp_service_pb2.EnrollTotpRequest, _otp_service_pb2.EnrollTotpResponse]  # type: ignore[assignment]
     """Makes a seed for an authenticator app, shown this once. It proves nothing until ConfirmFactor."""
     ConfirmFactor: _aio.UnaryUnaryMultiCallable[_otp_service_pb2.ConfirmFactorRequest, _otp_service_pb2.ConfirmFactorResponse]  # type: ignore[assignment]
     """Makes a pending factor usable by a first right code. The code is spent by it."""
     SendCode: _aio.UnaryUnaryMultiCallable[_otp_service_pb2.SendCodeRequest, _otp_service_pb2.SendCodeResponse]  # type: ignore[assignment]
-    """Sends a new code to a confirmed phone number."""
+    """Sends a new code to a confirmed phone number; the code that was sent to it before is worthless from then on, whatever
+    it was for. Where neither a factor nor a purchase is named, a customer who does not exist, or has no confirmed phone,
+    is answered the same, with an invented factor and invented digits: whoever tries out ids learns nothing. Nothing is
+    sent then. ListFactors tells of a customer who is signed in.
+    """
     ResendCode: _aio.UnaryUnaryMultiCallable[_otp_service_pb2.ResendCodeRequest, _otp_service_pb2.ResendCodeResponse]  # type: ignore[assignment]
     """Sends the same code again: messages overtake each other, and a second code would make the first one wrong. To a
     phone that is locked after wrong codes no code goes, neither a new one nor an old one.
     """
     VerifyCode: _aio.UnaryUnaryMultiCallable[_otp_service_pb2.VerifyCodeRequest, _otp_service_pb2.VerifyCodeResponse]  # type: ignore[assignment]
     """Checks a code and, when it is right, gives a grant. A right code is accepted once. A right code during a lock
-    is refused with the same answer as a wrong one.
+    is refused with the same answer as a wrong one. While a grant by another kind of factor for the same use is unspent,
+    the new one replaces it, carries both and is of level 2.
     """
     ListFactors: _aio.UnaryUnaryMultiCallable[_otp_service_pb2.ListFactorsRequest, _otp_service_pb2.ListFactorsResponse]  # type: ignore[assignment]
     """Lists the factors of one customer, oldest first, revoked ones left out; none of a customer who does not exist."""
@@ -106,7 +120,9 @@ class OtpServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _otp_service_pb2.EnrollPhoneRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_otp_service_pb2.EnrollPhoneResponse, _abc.Awaitable[_otp_service_pb2.EnrollPhoneResponse]]:
-        """Registers a phone number. It proves nothing until ConfirmFactor."""
+        """Registers a phone number. It proves nothing until ConfirmFactor. The customer's first factor or device is taken on
+        the caller's word; a further one takes a grant.
+        """
 
     @_abc_1.abstractmethod
     def EnrollTotp(
@@ -130,7 +146,11 @@ class OtpServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _otp_service_pb2.SendCodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_otp_service_pb2.SendCodeResponse, _abc.Awaitable[_otp_service_pb2.SendCodeResponse]]:
-        """Sends a new code to a confirmed phone number."""
+        """Sends a new code to a confirmed phone number; the code that was sent to it before is worthless from then on, whatever
+        it was for. Where neither a factor nor a purchase is named, a customer who does not exist, or has no confirmed phone,
+        is answered the same, with an invented factor and invented digits: whoever tries out ids learns nothing. Nothing is
+        sent then. ListFactors tells of a customer who is signed in.
+        """
 
     @_abc_1.abstractmethod
     def ResendCode(
@@ -149,7 +169,8 @@ class OtpServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_otp_service_pb2.VerifyCodeResponse, _abc.Awaitable[_otp_service_pb2.VerifyCodeResponse]]:
         """Checks a code and, when it is right, gives a grant. A right code is accepted once. A right code during a lock
-        is refused with the same answer as a wrong one.
+        is refused with the same answer as a wrong one. While a grant by another kind of factor for the same use is unspent,
+        the new one replaces it, carries both and is of level 2.
         """
 
     @_abc_1.abstractmethod

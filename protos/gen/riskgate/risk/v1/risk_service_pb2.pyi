@@ -389,10 +389,12 @@ class StepUp(_message.Message):
     ALLOWED_FACTORS_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     required_level: _builtins.int
-    """Level of proof asked for: 1 (a code), 2 (a device key), 3 (an attested device key)."""
+    """Level of proof asked for: 1 (a code), 2 (a device key, or two different kinds of factor), 3 (an attested device key)."""
     @_builtins.property
     def allowed_factors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Kinds of factor that may answer, such as "SMS", "TOTP", "DEVICE_KEY". Values may be added."""
+        """Kinds of factor that may take part in the answer, such as "SMS", "TOTP", "DEVICE_KEY"; at level 2 a code is half of
+        one. Values may be added.
+        """
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
