@@ -49,10 +49,16 @@ class Served(msgspec.Struct):
     ports: dict[str, int]
     answers: dict[str, Any]
     """What the README's commands answered, by caller."""
+    server: subprocess.Popen[str]
 
     def key(self, caller: str) -> str:
         """Return a caller's key."""
         return str(self.answers[caller]["key"]["api_key"])
+
+    def stop(self) -> None:
+        """Stop the server, as `kill %1` does where it was pasted."""
+        self.server.terminate()
+        assert self.server.wait(30) == 0
 
     def here(self, text: str) -> str:
         """Return a piece of the README with the ports of this server."""
@@ -83,7 +89,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
         serving = json.loads(server.stderr.readline())
         ports_used = {"7443": serving["certificate_port"], "7444": serving["key_port"]}
         try:
-            yield Served(tmp_path, ports_used, answers)
+            yield Served(tmp_path, ports_used, answers, server)
         finally:
             server.terminate()
             server.communicate(timeout=30)
@@ -142,11 +148,12 @@ def test_the_call_without_python_works_as_pasted(served: Served, buf: str) -> No
     assert json.loads(done.stdout)["creditLine"]["available"]["amountMinor"] == "487100"
 
 
-def test_the_lines_for_postgresql_work_as_pasted(tmp_path: Path) -> None:
+def test_the_lines_for_postgresql_work_as_pasted_and_take_along_what_was_bought(served: Served) -> None:
     """All but the first, which would install what is there; the server in the background, on ports of its own."""
     (block,) = re.findall(r"### On PostgreSQL\n.*?```\n(.*?)```", README, re.DOTALL)
-    install, make, export, serve, verify = block.splitlines()
-    subprocess.run(_riskgate("init", str(tmp_path / "data")), check=True, capture_output=True)
+    install, make, export, copy, serve, verify = block.splitlines()
+    served.run(PURCHASE)
+    served.stop()
     with serving() as (server, _):
         with psycopg.connect(server.get_uri(), autocommit=True) as admin:
             admin.execute(f"DROP DATABASE {DATABASE}")
@@ -155,6 +162,7 @@ def test_the_lines_for_postgresql_work_as_pasted(tmp_path: Path) -> None:
             set -e
             {make}
             {export}
+            {copy.partition("#")[0]} > copied
             {serve.rpartition("&")[0]} 2> log &
             until grep -q '"serving"' log; do kill -0 $!; done
             {verify} --json
@@ -164,7 +172,7 @@ def test_the_lines_for_postgresql_work_as_pasted(tmp_path: Path) -> None:
         ports = {f"RISKGATE_{name}_PORT": "0" for name in ("KEY", "CERTIFICATE")} | {"RISKGATE_METRICS_PORT": "-1"}
         done = subprocess.run(
             ["bash", "-c", script],
-            cwd=tmp_path,
+            cwd=served.where,
             env={
                 **os.environ,
                 **ports,
@@ -179,8 +187,10 @@ def test_the_lines_for_postgresql_work_as_pasted(tmp_path: Path) -> None:
         )
 
     assert install.startswith('pip install "riskgate[postgres]"')
-    assert done.returncode == 0, done.stderr + (tmp_path / "log").read_text()
-    assert json.loads(done.stdout)["clean"]
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["clean"]
+    assert report["outstanding_minor"] == {"CNY": 12_900}
 
 
 def test_what_is_not_served_yet_is_named_and_nothing_else() -> None:
