@@ -30,6 +30,7 @@ class FarEnd:
 
     def __init__(self, plan: Sequence[str] = ("ok",)) -> None:
         self.plan = list(plan)
+        self.secret = SECRET
         self.requests: list[tuple[str, dict[str, Any], dict[str, str]]] = []
         self.delivered: dict[str, dict[str, Any]] = {}
         self.faults: list[str] = []
@@ -56,7 +57,7 @@ class FarEnd:
         """Take a request; return its key and what to do."""
         key = headers["webhook-id"]
         content = f"{key}.{headers['webhook-timestamp']}.".encode() + body
-        wanted = "v1," + base64.b64encode(hmac.new(SECRET, content, hashlib.sha256).digest()).decode()
+        wanted = "v1," + base64.b64encode(hmac.new(self.secret, content, hashlib.sha256).digest()).decode()
         data = json.loads(body)["data"]
         with self._lock:
             if wanted not in headers["webhook-signature"].split(" "):

@@ -1,24 +1,34 @@
-"""`kill -9` between sending a message and recording that it was sent: it is sent again, and arrives once."""
+"""
+Messages of a server process over real HTTP.
+
+`kill -9` between sending one and recording that it was sent: it is sent again, and arrives once. And the commands of
+docs/messages.md do what it says.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from riskgate.identity.v1 import otp_service_pb2 as otp
+from riskgate_server.notify.webhook import secrets_from
 from riskgate_server.stores.sqlite.snapshots import SQLiteSnapshots
 from tests.acceptance.calling import Backend, open_line
-from tests.acceptance.deployment import Deployment, until
+from tests.acceptance.deployment import Deployment, environment, until
 from tests.far_end import WRITTEN_SECRET, FarEnd, listening
 
 pytestmark = pytest.mark.process
 
 KILLS = int(os.environ.get("KILLS", "3"))
 START_SECONDS = 30.0
+PAGE = (Path(__file__).parents[2] / "docs" / "messages.md").read_text("utf-8")
 
 
 def waiting(deployment: Deployment) -> int:
@@ -70,3 +80,32 @@ def test_a_server_killed_between_sending_and_settling_sends_again_under_the_same
     numbers = [data["destination"][1:] for data in far_end.delivered.values()]
     texts = [data["text"] for data in far_end.delivered.values()]
     assert [secret for secret in (*numbers, *texts, "t0ken-5f1e", WRITTEN_SECRET) if secret in log] == []
+
+
+def test_the_lines_for_a_webhook_work_as_pasted(deployment: Deployment) -> None:
+    (block,) = re.findall(r"## The webhook\n\n```\n(.*?)```", PAGE, re.DOTALL)
+    (address,) = re.findall(r"https://\S+", block)
+    deployment.started()
+    assert asyncio.run(enroll(deployment, 1)) == "OK"
+    assert deployment.stop() == 0
+    with listening(FarEnd()) as far_end:
+        *making, serve = block.replace(address, f"'{far_end.url}'").splitlines()
+        ports = {"KEY": str(deployment.port), "CERTIFICATE": "0", "METRICS": "-1"}
+        with deployment.log.open("ab") as output:
+            deployment.process = subprocess.Popen(
+                ["bash", "-euc", "\n".join([*making, f"exec {serve}"])],
+                cwd=deployment.work,
+                env=environment()
+                | {f"RISKGATE_{name}_PORT": port for name, port in ports.items()}
+                | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])},
+                stdout=output,
+                stderr=output,
+            )
+        deployment.pid = deployment.process.pid
+        until(lambda: deployment.events("serving") == 2, seconds=START_SECONDS, what="start")
+        (far_end.secret,) = secrets_from((deployment.work / "gateway.secrets").read_text())
+        assert asyncio.run(enroll(deployment, 2)) == "OK"
+        assert deployment.stop() == 0
+
+    assert [data["template"] for data in far_end.delivered.values()] == ["CODE_BINDING"]
+    assert far_end.faults == []
