@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -26,6 +27,8 @@ from riskgate_client.phone import AndroidPhone
 
 NUMBER: Final = "+86 138 1234 5678"
 Say = Callable[[str], None]
+Told = Callable[[datetime], str]
+"""How an instant is written where she lives."""
 
 
 class Expect(Protocol):
@@ -42,17 +45,17 @@ class Prover:
     `inbox` is where the server's gateway for development leaves messages.
     """
 
-    def __init__(self, shop: AsyncRiskgate, customer_id: str, *, inbox: Path, say: Say, expect: Expect) -> None:
+    def __init__(
+        self, shop: AsyncRiskgate, customer_id: str, *, inbox: Path, say: Say, told: Told, expect: Expect
+    ) -> None:
         self._shop, self._customer = shop, customer_id
-        self._inbox, self._say, self._expect = inbox, say, expect
+        self._inbox, self._say, self._told, self._expect = inbox, say, told, expect
         self._key = AndroidPhone()
         self._credential_id = ""
 
     async def enrol(self) -> None:
         """Confirm her number by a code, then bind her phone's key with a second one."""
-        phone = await self._shop.otp.enroll_phone(
-            customer_id=self._customer, phone_number=NUMBER, language_code="zh-Hans"
-        )
+        phone = await self._shop.otp.enroll_phone(customer_id=self._customer, phone_number=NUMBER, language_code="en")
         text, code = self._message()
         factor = await self._shop.otp.confirm_factor(
             customer_id=self._customer, factor_id=phone.factor.factor_id, code=code
@@ -60,8 +63,10 @@ class Prover:
         self._say(
             f"She confirms her number {phone.challenge.masked_destination} by the code in “{text}”: {factor.state}."
         )
-        sent = await self._shop.otp.send_code(customer_id=self._customer, purpose=ProofPurpose.BINDING)
-        _, code = self._message()
+        sent = await self._shop.otp.send_code(
+            customer_id=self._customer, purpose=ProofPurpose.BINDING, language_code="zh-Hans"
+        )
+        text, code = self._message()
         grant = await self._shop.otp.verify_code(customer_id=self._customer, challenge_id=sent.challenge_id, code=code)
         begun = await self._shop.devices.begin_enrollment(
             customer_id=self._customer,
@@ -76,9 +81,12 @@ class Prover:
             raw_key=made,
         )
         self._credential_id = credential.credential_id
+        full = credential.full_strength_time
+        self._expect(full > credential.enroll_time, "what joins a factor has a cool-down")
         self._say(
-            f"A second code lets her bind the key in her phone (level {credential.assurance.level}): from now on a"
-            " fingerprint on it answers for large purchases."
+            f"A second one, in Chinese: “{text}” It lets her bind the key in her phone: level"
+            f" {credential.assurance.level}, and from {self._told(full)} on a fingerprint on it answers where a code"
+            " is not enough."
         )
 
     async def withstand(self, asked: Decision) -> None:
@@ -86,8 +94,8 @@ class Prover:
         step_up = asked.step_up
         assert step_up is not None
         self._say(
-            f"A thief with her password, on a phone of his own, wants {_money(asked)} of goods: {asked.outcome}, level"
-            f" {step_up.required_level}, by {' or '.join(step_up.allowed_factors)}."
+            f"It takes a proof of level {step_up.required_level} by {' or '.join(step_up.allowed_factors)}; she has the"
+            " key in her phone, and he has not."
         )
         refusal = await self._refused(
             self._shop.otp.send_code(
@@ -138,7 +146,7 @@ class Prover:
         )
         refusal = await self._refused(self._resumed(asked, grant))
         self._expect(isinstance(refusal, FailedPrecondition), "a grant is spent once")
-        self._say(f"The same grant a second time: {refusal.reason}.")
+        self._say(f"The same grant a second time is refused ({refusal.reason}): the purchase no longer waits.")
         return decision
 
     def _resumed(self, asked: Decision, grant: Grant) -> Awaitable[Decision]:

@@ -68,7 +68,9 @@ class Story:
         self, out: Console, shop: AsyncRiskgate, desk: AsyncRiskgate, *, inbox: Path, begin: datetime, zone: str
     ) -> None:
         self._out, self._shop, self._desk = out, shop, desk
-        self._prover = Prover(shop, CUSTOMER, inbox=inbox, say=partial(self._say, None), expect=_expect)
+        self._prover = Prover(
+            shop, CUSTOMER, inbox=inbox, say=partial(self._say, None), told=self._stamp, expect=_expect
+        )
         self._zone = ZoneInfo(zone)
         self._midnight = begin.astimezone(self._zone).replace(hour=0, minute=0, second=0, microsecond=0)
         self._zone_name = zone
@@ -147,8 +149,7 @@ class Story:
         _expect(line.state is LineState.SUSPENDED, "the line is suspended")
         block = line.blocks[0]
         _expect(block.block_id == caught.block_id, "the standing block is the one the decision names")
-        lapses = block.expire_time.astimezone(self._zone) if block.expire_time else None
-        until = f", until {lapses:%d %b %H:%M} unless somebody lifts it" if lapses else ""
+        until = f", until {self._stamp(block.expire_time)} unless somebody lifts it" if block.expire_time else ""
         self._say(
             None,
             f"The line is {line.state.value}: {block.kind.value}, {block.reason_code}, by {block.placed_by}{until}.",
@@ -180,11 +181,20 @@ class Story:
         at = self._time(6, 10, 0)
         asked = await self._buy(at, 65_000, "5732", device="thiefs-phone", address="198.18.7.9")
         _expect(asked.outcome is Outcome.STEP_UP, f"a new phone is asked for a proof ({_codes(asked)})")
+        self._say(
+            at,
+            f"A thief with her password, on a phone of his own, wants {_m(asked.requested_amount)} of goods:"
+            f" {asked.outcome}, score {asked.risk_score}: {_codes(asked)}.",
+        )
         await self._prover.withstand(asked)
         at = self._time(7, 15, 30)
         asked = await self._buy(at, 79_900, "5732")
         _expect(asked.outcome is Outcome.STEP_UP, f"an unusual amount is asked for a proof ({_codes(asked)})")
-        self._say(at, f"A day later she buys a camera herself, from her own phone: {asked.outcome}, {_codes(asked)}.")
+        self._say(
+            at,
+            f"A day later she buys a camera herself, from her own phone: {asked.outcome}, score {asked.risk_score}:"
+            f" {_codes(asked)}.",
+        )
         decision = await self._prover.approve(asked)
         await self._shop.ledger.capture(customer_id=CUSTOMER, hold_id=decision.transaction_id)
 
@@ -227,8 +237,10 @@ class Story:
         return self._midnight + timedelta(days=day, hours=hour, minutes=minute)
 
     def _say(self, at: datetime | None, text: str) -> None:
-        stamp = f"{at.astimezone(self._zone):%d %b %H:%M}" if at else ""
-        line_of(self._out, text, beside=stamp, width=len("30 Mar 07:30"))
+        line_of(self._out, text, beside=self._stamp(at) if at else "", width=len("30 Mar 07:30"))
+
+    def _stamp(self, at: datetime) -> str:
+        return f"{at.astimezone(self._zone):%d %b %H:%M}"
 
 
 def line_of(out: Console, text: str, *, beside: str, width: int) -> None:

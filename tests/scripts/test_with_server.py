@@ -177,6 +177,22 @@ def story_of(output: str) -> str:
     return re.sub(r"\b\d{6}\b|(?<=验证码)\d{6}", "CODE", story)
 
 
+def excerpt() -> list[str]:
+    """What the README shows of the demonstration, line by line; the number of commits is another one each time."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"`make demo` ends like this.*?```\n(.*?)```", readme, re.DOTALL)
+    return uncounted(shown).splitlines()
+
+
+def uncounted(output: str) -> str:
+    return re.sub(r"[\d,]+ commits", "N commits", output)
+
+
+def undated(line: str) -> str:
+    """A line of the story without its date, which a shorter life of the city moves."""
+    return re.sub(r"^  \d\d \w{3} \d\d:\d\d|\d\d \w{3} (?=\d\d:\d\d)", "", line).strip()
+
+
 @pytest.fixture(scope="module")
 def stories() -> set[str]:
     return set()
@@ -218,6 +234,18 @@ def test_the_demonstration_succeeds_and_leaves_nothing(
     assert list(scratch.iterdir()) == []
     stories.add(story_of(done.stdout))
     assert len(stories) == 1, "the story is another one on another store"
+    told = {undated(line) for line in done.stdout.splitlines()}
+    shown = excerpt()
+    story = shown[next(at for at, line in enumerate(shown) if "One line's story" in line) : -2]
+    assert [line for line in story if undated(line) not in told] == [], "the README tells another story"
+
+
+@pytest.mark.long
+def test_the_readme_shows_what_the_demonstration_prints(tmp_path: Path) -> None:
+    done = run("demo.py", directory=tmp_path)
+
+    printed = uncounted(done.stdout).splitlines()
+    assert [line for line in excerpt() if line not in printed] == []
 
 
 def test_an_interrupted_demonstration_leaves_nothing(tmp_path: Path) -> None:
