@@ -10,7 +10,7 @@ from typing import Final
 
 from riskgate_server.crypto.proofs import tokens
 from riskgate_server.domain.identity import challenges
-from riskgate_server.domain.identity.devices import Algorithm, Platform
+from riskgate_server.domain.identity.devices import Algorithm, Fault, Platform
 from riskgate_server.domain.identity.passkey_options import creation_options
 from riskgate_server.relying_party import read_policy, read_trust
 from riskgate_server.settings import Settings
@@ -68,3 +68,15 @@ def test_what_no_setting_switches_on_is_said_not_to_be_taken() -> None:
     words = " ".join(PAGE.split())
     assert "a passkey reaches level 2: browsers are asked for no attestation" in words
     assert "Secure Payment Confirmation (`payment.get`) is not taken" in words
+
+
+def test_reasons_of_refusals_and_the_settings_to_look_at_are_what_they_are_called() -> None:
+    settings, reasons = PAGE.partition("## Settings")[2].split("| `reason` | look at |")
+    told = re.findall(r"^\| (`[A-Z_`, ]+) \| (.*) \|$", reasons, re.MULTILINE)
+    named = {reason for cell, _ in told for reason in re.findall(r"\w+", cell)}
+
+    assert len(named) > 10
+    assert named <= {fault.name for fault in Fault}
+    assert {name for _, cell in told for name in re.findall(r"RISKGATE_\w+", cell)} <= set(
+        re.findall(r"RISKGATE_\w+", settings)
+    )
