@@ -171,21 +171,21 @@ def test_a_wrong_key_is_told_plainly(server: DemoServer, tmp_path: Path) -> None
     assert "Traceback" not in refused.stderr
 
 
+def without_chance(output: str) -> str:
+    """Without codes and the number of commits, which are others each time."""
+    return re.sub(r"\b\d{6}\b|(?<=验证码)\d{6}", "CODE", re.sub(r"[\d,]+ commits", "N commits", output))
+
+
 def story_of(output: str) -> str:
-    """The part of it that no clock and no address is in, without the codes: chance makes them."""
-    story = output.partition("One line's story")[2].partition("The books")[0]
-    return re.sub(r"\b\d{6}\b|(?<=验证码)\d{6}", "CODE", story)
+    """The part of it that no clock and no address is in."""
+    return without_chance(output).partition("One line's story")[2].partition("The books")[0]
 
 
 def excerpt() -> list[str]:
-    """What the README shows of the demonstration, line by line; the number of commits is another one each time."""
+    """What the README shows of the demonstration, line by line."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (shown,) = re.findall(r"`make demo` ends like this.*?```\n(.*?)```", readme, re.DOTALL)
-    return uncounted(shown).splitlines()
-
-
-def uncounted(output: str) -> str:
-    return re.sub(r"[\d,]+ commits", "N commits", output)
+    return without_chance(shown).splitlines()
 
 
 def undated(line: str) -> str:
@@ -234,7 +234,7 @@ def test_the_demonstration_succeeds_and_leaves_nothing(
     assert list(scratch.iterdir()) == []
     stories.add(story_of(done.stdout))
     assert len(stories) == 1, "the story is another one on another store"
-    told = {undated(line) for line in done.stdout.splitlines()}
+    told = {undated(line) for line in without_chance(done.stdout).splitlines()}
     shown = excerpt()
     story = shown[next(at for at, line in enumerate(shown) if "One line's story" in line) : -2]
     assert [line for line in story if undated(line) not in told] == [], "the README tells another story"
@@ -244,7 +244,7 @@ def test_the_demonstration_succeeds_and_leaves_nothing(
 def test_the_readme_shows_what_the_demonstration_prints(tmp_path: Path) -> None:
     done = run("demo.py", directory=tmp_path)
 
-    printed = uncounted(done.stdout).splitlines()
+    printed = without_chance(done.stdout).splitlines()
     assert [line for line in excerpt() if line not in printed] == []
 
 

@@ -120,8 +120,8 @@ class OtpServiceServicer:
     def SendCode(self, request, context):
         """Sends a new code to a confirmed phone number; the code that was sent to it before is worthless from then on, whatever
         it was for. Where neither a factor nor a purchase is named, a customer who does not exist, or has no confirmed phone,
-        is answered the same, with an invented factor and invented digits: whoever tries out ids learns nothing. Nothing is
-        sent then. ListFactors tells of a customer who is signed in.
+        is answered as one who has, with an invented factor and invented digits: whoever tries out ids learns nothing.
+        Nothing is sent then. ListFactors tells of a customer who is signed in.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,8 +47,8 @@ class OtpServiceStub:
     SendCode: _grpc.UnaryUnaryMultiCallable[_otp_service_pb2.SendCodeRequest, _otp_service_pb2.SendCodeResponse]
     """Sends a new code to a confirmed phone number; the code that was sent to it before is worthless from then on, whatever
     it was for. Where neither a factor nor a purchase is named, a customer who does not exist, or has no confirmed phone,
-    is answered the same, with an invented factor and invented digits: whoever tries out ids learns nothing. Nothing is
-    sent then. ListFactors tells of a customer who is signed in.
+    is answered as one who has, with an invented factor and invented digits: whoever tries out ids learns nothing.
+    Nothing is sent then. ListFactors tells of a customer who is signed in.
     """
     ResendCode: _grpc.UnaryUnaryMultiCallable[_otp_service_pb2.ResendCodeRequest, _otp_service_pb2.ResendCodeResponse]
     """Sends the same code again: messages overtake each other, and a second code would make the first one wrong. To a
@@ -87,8 +87,8 @@ class OtpServiceAsyncStub(OtpServiceStub):
     SendCode: _aio.UnaryUnaryMultiCallable[_otp_service_pb2.SendCodeRequest, _otp_service_pb2.SendCodeResponse]  # type: ignore[assignment]
     """Sends a new code to a confirmed phone number; the code that was sent to it before is worthless from then on, whatever
     it was for. Where neither a factor nor a purchase is named, a customer who does not exist, or has no confirmed phone,
-    is answered the same, with an invented factor and invented digits: whoever tries out ids learns nothing. Nothing is
-    sent then. ListFactors tells of a customer who is signed in.
+    is answered as one who has, with an invented factor and invented digits: whoever tries out ids learns nothing.
+    Nothing is sent then. ListFactors tells of a customer who is signed in.
     """
     ResendCode: _aio.UnaryUnaryMultiCallable[_otp_service_pb2.ResendCodeRequest, _otp_service_pb2.ResendCodeResponse]  # type: ignore[assignment]
     """Sends the same code again: messages overtake each other, and a second code would make the first one wrong. To a
@@ -148,8 +148,8 @@ class OtpServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_otp_service_pb2.SendCodeResponse, _abc.Awaitable[_otp_service_pb2.SendCodeResponse]]:
         """Sends a new code to a confirmed phone number; the code that was sent to it before is worthless from then on, whatever
         it was for. Where neither a factor nor a purchase is named, a customer who does not exist, or has no confirmed phone,
-        is answered the same, with an invented factor and invented digits: whoever tries out ids learns nothing. Nothing is
-        sent then. ListFactors tells of a customer who is signed in.
+        is answered as one who has, with an invented factor and invented digits: whoever tries out ids learns nothing.
+        Nothing is sent then. ListFactors tells of a customer who is signed in.
         """
 
     @_abc_1.abstractmethod
