@@ -260,6 +260,9 @@ class Server:
             signing_keys = ring_file(HEADS, directory.heads_key)
             heads = HeadLog(directory.heads_of(store.writer), *head_signers(signing_keys))
             closing.callback(heads.close)
+            # One thread: two heads that are signed at once would both name the same line as the one before them.
+            signing = ThreadPoolExecutor(1, "heads")
+            closing.callback(signing.shutdown)
             refuse_other_past(heads, store)
             directory.live_by(settings.clock)
             if settings.clock == "data":
@@ -367,7 +370,7 @@ class Server:
                 ready.set_result(listening)
             if not alone:
                 say_ready(settings.ready_fd)
-            beside = [asyncio.create_task(self._sign_heads(heads, store, signing_keys))]
+            beside = [asyncio.create_task(self._sign_heads(signing, heads, store, signing_keys))]
             if store.shared:
                 beside.append(asyncio.create_task(feed.follow(Follower(store).changed)))
             await self._stopping.wait()
@@ -385,7 +388,8 @@ class Server:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
             if not self._broken:
-                sign_head(heads, store)
+                # After one that is being signed just now: who waited for it is gone, and it goes on.
+                await loop.run_in_executor(signing, sign_head, heads, store)
         log.info("stopped", broken=self._broken)
         return 1 if self._broken else 0
 
@@ -411,7 +415,7 @@ class Server:
         self._broken = True
         self._stopping.set()
 
-    async def _sign_heads(self, heads: HeadLog, store: Store, keys: Ring) -> None:
+    async def _sign_heads(self, signing: ThreadPoolExecutor, heads: HeadLog, store: Store, keys: Ring) -> None:
         while True:
             begun = heads.last is not None and heads.last.batch
             await asyncio.sleep(
@@ -419,8 +423,8 @@ class Server:
             )
             loop = asyncio.get_running_loop()
             try:
-                await loop.run_in_executor(None, sign_head, heads, store)
-                await loop.run_in_executor(None, renew_signer, heads, keys)
+                await loop.run_in_executor(signing, sign_head, heads, store)
+                await loop.run_in_executor(signing, renew_signer, heads, keys)
             except Exception:
                 # A journal that nobody can vouch for must not grow.
                 log.critical("head not signed", exc_info=True)

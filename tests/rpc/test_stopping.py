@@ -15,6 +15,8 @@ from grpc_health.v1 import health_pb2
 
 from riskgate.credit.v1 import credit_line_service_pb2 as line_pb
 from riskgate.risk.v1 import risk_service_pb2 as pb
+from riskgate_server.crypto.signing import HeadLog, HeadSigner
+from riskgate_server.opening import verify_directory
 from riskgate_server.rpc import server
 from tests.acceptance.deployment import Template
 from tests.rpc.calling import Api, Channels, refused, refused_by
@@ -209,3 +211,40 @@ def _rest(stream: Any) -> list[Any]:
         found.extend(stream)
     assert refused_of_code(error.value) == "UNAVAILABLE"
     return found
+
+
+def test_a_head_that_is_being_signed_when_the_end_comes_is_signed_before_the_last_one(
+    loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at once would name the same line as the one before them, and the log would never verify again."""
+    monkeypatch.setattr(server, "LINGER_SECONDS", 0.0)
+    deployment = Deployment(tmp_path / "data")
+    reached, go, written = threading.Event(), threading.Event(), threading.Event()
+    sign, write = HeadSigner.sign_line, HeadLog._write
+
+    def signing(self: HeadSigner, *given: Any) -> bytes:
+        line = sign(self, *given)
+        if reached.is_set():
+            go.set()
+            written.wait(1)
+        reached.set()
+        # Given up after a moment: whoever signs in turn is not let in before.
+        go.wait(1)
+        return line
+
+    def writing(self: HeadLog, *given: Any) -> None:
+        write(self, *given)
+        written.set()
+
+    with serving(loop, deployment, heads_seconds=0.1) as running:
+        api = running.keyed(deployment.admin_key)
+        monkeypatch.setattr(HeadSigner, "sign_line", signing)
+        monkeypatch.setattr(HeadLog, "_write", writing)
+        open_line(api)
+        assert reached.wait(10)
+        # The end has something new to sign.
+        open_line(api, "bo")
+        running.stop()
+
+    assert verify_directory(deployment.directory, lambda *_: None).faults == []
+    deployment.close()
