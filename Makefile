@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help test test-long simulate trace check format protos schema lock clean bench demo loadtest \
-    passkey powercut crash crowd storm faults wire outages fleet races spray scenarios
+    passkey powercut crash crowd storm faults wire outages fleet races spray scenarios attacks
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -62,6 +62,9 @@ races: .venv/.built  ## Give the same proof 64 times at once, again and again: m
 
 spray: .venv/.built  ## Guess one code at many accounts: make spray ACCOUNTS=10000
 	ACCOUNTS=$(or $(ACCOUNTS),10000) $(ACCEPTANCE) tests/unit/engine/test_spray.py
+
+attacks: .venv/.built  ## List the attacks and the tests that show what each meets
+	@.venv/bin/python -m tests.rpc.attacks
 
 check: .venv/.built  ## Lint, types, import rules, contract
 	@scripts/check

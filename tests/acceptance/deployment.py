@@ -23,7 +23,7 @@ PORTS: Final = range(20_000, 32_000)
 
 SCOPES: Final = (
     "risk:check", "risk:read", "limit:read", "line:open", "line:close", "ledger:write", "ledger:read",
-    "otp:enroll", "otp:send", "otp:verify", "customer:erase",
+    "otp:enroll", "otp:send", "otp:verify", "device:enroll", "device:verify", "customer:erase",
 )  # fmt: skip
 
 PYTHON: Final = (sys.executable, "-m", "riskgate_server")

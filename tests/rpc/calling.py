@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -19,8 +22,13 @@ from riskgate.operations.v1 import customer_service_pb2_grpc
 from riskgate.risk.v1 import risk_service_pb2_grpc
 
 TIMEOUT_SECONDS: Final = 10.0
+REPEATS: Final = int(os.environ.get("RACES", "4"))
+"""How often the races are run; a hundred times by `make races`."""
 
 Metadata = tuple[tuple[str, str | bytes], ...]
+
+told: Final[set[str]] = set()
+"""Every refusal that calls of the running test met, in a word each: what its marks are held against."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,9 @@ def refused_by(status: status_pb2.Status) -> Refused:
 def refused_of(error: Any) -> Refused:
     """Read what a failed call brought: an error of the library's, which is a call too."""
     status = rpc_status.from_call(error)
-    return Refused(error.code(), message=error.details() or "") if status is None else refused_by(status)
+    found = Refused(error.code(), message=error.details() or "") if status is None else refused_by(status)
+    told.add(found.name)
+    return found
 
 
 def refused(call: Callable[[], object]) -> Refused:
@@ -70,6 +80,21 @@ def refused(call: Callable[[], object]) -> Refused:
     with pytest.raises(grpc.RpcError) as error:
         call()
     return refused_of(error.value)
+
+
+def answer(call: Callable[[], object]) -> str:
+    """Make a call and return in a word what came: OK, or status and reason."""
+    try:
+        call()
+    except grpc.RpcError as error:
+        return refused_of(error).name
+    return "OK"
+
+
+def at_once(calls: Sequence[Callable[[], object]]) -> Counter[str]:
+    """Make calls side by side, up to 64 at a time, and count what came of them."""
+    with ThreadPoolExecutor(64) as threads:
+        return Counter(threads.map(answer, calls))
 
 
 class Channels:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
 from riskgate_server.stores.access import registry
-from tests.rpc.calling import Api
+from tests.rpc.attacks import ATTACKS, OK, named
+from tests.rpc.calling import Api, told
 from tests.rpc.logs import Lines, logs
 from tests.rpc.requests import open_line
 from tests.rpc.serving import Deployment, Loop, Running, Tenant, serving
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Have who bears the mark of an attack meet, on the wire, all the answers that are required of it."""
+    told.clear()
+    yield
+    for name in named(item):
+        assert name in ATTACKS, f"{name} is no attack of the table"
+        unmet = set(ATTACKS[name].answers) - told - {OK}
+        assert not unmet, f"{name} was not answered with {unmet}, but with {told}"
 
 
 @pytest.fixture(scope="session")

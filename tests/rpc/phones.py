@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pyotp
+
 from riskgate.identity.v1 import grant_pb2
 from riskgate.identity.v1 import otp_service_pb2 as pb
 from riskgate_server.crypto.derived import DerivedSecrets
@@ -62,4 +64,38 @@ def sent(tenant: Tenant, customer: str = CUSTOMER, purpose: Any = SIGN_IN, trans
 
 def verify(tenant: Tenant, challenge_id: str, code: str, customer: str = CUSTOMER, **fields: Any) -> grant_pb2.Grant:
     request = pb.VerifyCodeRequest(**(whose(customer) | fields), challenge_id=challenge_id, code=code)
+    return tenant.api.otp.VerifyCode(request).grant
+
+
+def granted(tenant: Tenant, transaction_id: str, customer: str = CUSTOMER) -> str:
+    """Prove by a code that a purchase is wanted; return the grant's token."""
+    challenge_id = sent(tenant, customer, TRANSACTION, transaction_id)
+    token: str = verify(tenant, challenge_id, code_of(tenant, challenge_id, customer), customer).token
+    return token
+
+
+def binding_grant(tenant: Tenant, customer: str = CUSTOMER) -> str:
+    """Prove by a code that a further factor or device is the customer's; return the grant's token."""
+    challenge_id = sent(tenant, customer, BINDING)
+    token: str = verify(tenant, challenge_id, code_of(tenant, challenge_id, customer), customer).token
+    return token
+
+
+def enrolled_app(tenant: Tenant, grant: str = "") -> tuple[str, pyotp.TOTP]:
+    """Give ada an authenticator app that waits to be confirmed."""
+    request = pb.EnrollTotpRequest(**whose(), label="ada's phone", binding_grant=grant)
+    enrolled = tenant.api.otp.EnrollTotp(request)
+    app = pyotp.parse_uri(enrolled.otpauth_uri)
+    assert isinstance(app, pyotp.TOTP)
+    assert app.secret == enrolled.seed_base32
+    return enrolled.factor.factor_id, app
+
+
+def confirm_app(tenant: Tenant, factor_id: str, code: str) -> pb.Factor:
+    request = pb.ConfirmFactorRequest(**whose(), factor_id=factor_id, code=code)
+    return tenant.api.otp.ConfirmFactor(request).factor
+
+
+def verify_app(tenant: Tenant, factor_id: str, code: str, purpose: Any = SIGN_IN) -> grant_pb2.Grant:
+    request = pb.VerifyCodeRequest(**whose(), factor_id=factor_id, code=code, purpose=purpose)
     return tenant.api.otp.VerifyCode(request).grant

@@ -45,6 +45,15 @@ def buying(
     })  # fmt: skip
 
 
+def resuming(
+    transaction_id: str, grant: str, customer: str = CUSTOMER, **fields: Any
+) -> risk_pb.CheckTransactionRequest:
+    """A purchase that waited for a proof, and the proof."""
+    return risk_pb.CheckTransactionRequest(**{
+        "request_id": new_id(), "customer_id": customer, "transaction_id": transaction_id, "grant": grant, **fields,
+    })  # fmt: skip
+
+
 def capturing(
     hold_id: str, amount: int | None = None, currency: str = CURRENCY, **fields: Any
 ) -> ledger_pb.CaptureHoldRequest:

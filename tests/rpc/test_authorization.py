@@ -6,17 +6,28 @@ The cells come from the service descriptors, so a new method is in the matrix as
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
+import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import grpc
+import jwt
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 
@@ -46,6 +57,7 @@ def bearer(key: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {key}"),)
 
 
+@pytest.mark.attack("no-credential")
 def test_nobody_calls_anonymously(running: Running) -> None:
     assert answers(running.anonymous()) == all_refused_as("UNAUTHENTICATED CREDENTIAL_MISSING")
 
@@ -68,11 +80,58 @@ def test_only_a_bearer_presents_a_key(running: Running, scheme: str) -> None:
     assert answers(running.anonymous(presented)) == all_refused_as("UNAUTHENTICATED CREDENTIAL_INVALID")
 
 
+@pytest.mark.attack("claimed-identity")
 def test_a_key_in_other_metadata_is_no_credential(running: Running) -> None:
     key = running.deployment.admin_key
     elsewhere = (("x-api-key", key), ("x-tenant-id", "default"), ("x-caller-id", "admin"), ("proxy-authorization", key))
 
     assert answers(running.anonymous(elsewhere)) == all_refused_as("UNAUTHENTICATED CREDENTIAL_MISSING")
+
+
+def tokens_of(running: Running) -> Iterator[str]:
+    """JWTs as somebody makes them who hopes that one is read: what is public of the server is all they need."""
+    directory = running.deployment.directory
+    public = x509.load_pem_x509_certificate(directory.server_certificate.read_bytes()).public_key()
+    assert isinstance(public, ec.EllipticCurvePublicKey)
+    claims = {"iss": "riskgate", "sub": "admin", "aud": "riskgate", "tenant": "default", "exp": 2**40, "scope": ADMIN}
+    own = ec.generate_private_key(ec.SECP256R1())
+    said = b64(json.dumps(claims).encode())
+    yield f"{b64(json.dumps({'alg': 'none', 'typ': 'JWT'}).encode())}.{said}."
+    for secret in (
+        public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+        public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+        json.dumps(jwk_of(public)).encode(),
+        directory.ca_certificate.read_bytes(),
+        b"",
+    ):
+        signed = f"{b64(json.dumps({'alg': 'HS256', 'typ': 'JWT'}).encode())}.{said}"
+        yield f"{signed}.{b64(hmac.digest(secret, signed.encode(), hashlib.sha256))}"
+    headers: list[dict[str, Any]] = [
+        {"jwk": jwk_of(own.public_key())}, {"jku": "https://evil.example/keys"}, {"x5c": ["AA=="]},
+        {"crit": ["x"], "x": 1}, {"typ": "at+jwt"},
+    ]  # fmt: skip
+    for header in headers:
+        yield jwt.encode(claims, own, algorithm="ES256", headers=header)
+    yield jwt.encode(claims | {"aud": "another"}, own, algorithm="ES256")
+
+
+def jwk_of(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
+    numbers = key.public_numbers()
+    x, y = (b64(number.to_bytes(32, "big")) for number in (numbers.x, numbers.y))
+    return {"kty": "EC", "crv": "P-256", "x": x, "y": y}
+
+
+def b64(value: bytes) -> str:
+    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
+
+
+@pytest.mark.attack("token-for-a-key")
+def test_no_token_is_a_credential_however_it_is_signed(running: Running) -> None:
+    tokens = list(tokens_of(running))
+
+    assert len(tokens) == 12
+    for token in tokens:
+        assert answers(running.keyed(token)) == all_refused_as("UNAUTHENTICATED CREDENTIAL_INVALID")
 
 
 def test_of_two_credentials_neither_counts(running: Running) -> None:
@@ -90,6 +149,7 @@ def test_a_key_with_a_changed_secret_opens_nothing(running: Running) -> None:
     assert answers(running.keyed(changed)) == all_refused_as("UNAUTHENTICATED CREDENTIAL_INVALID")
 
 
+@pytest.mark.attack("dead-key")
 def test_an_expired_key_opens_nothing(running: Running, tenant: Tenant) -> None:
     expires_us = time.time_ns() // 1000 + 100_000
     _, key = running.deployment.add_caller(ADMIN, tenant=tenant.name, expires_us=expires_us)
@@ -100,6 +160,7 @@ def test_an_expired_key_opens_nothing(running: Running, tenant: Tenant) -> None:
     assert answers(caller) == all_refused_as("UNAUTHENTICATED CREDENTIAL_INVALID")
 
 
+@pytest.mark.attack("dead-key")
 def test_a_revoked_caller_opens_nothing(running: Running, tenant: Tenant) -> None:
     name, key = running.deployment.add_caller(ADMIN, tenant=tenant.name)
     caller = running.keyed(key.text)
@@ -110,6 +171,7 @@ def test_a_revoked_caller_opens_nothing(running: Running, tenant: Tenant) -> Non
     assert answers(caller) == all_refused_as("UNAUTHENTICATED CREDENTIAL_INVALID")
 
 
+@pytest.mark.attack("scope-missing")
 def test_every_scope_but_the_right_one_opens_nothing(tenant: Tenant) -> None:
     by_scopes: dict[frozenset[str], list[MethodDescriptor]] = {}
     for method in EVERY:
@@ -219,6 +281,7 @@ def test_a_certificate_is_no_credential_at_the_port_for_keys(running: Running, t
     assert answers(api) == all_refused_as("UNAUTHENTICATED CREDENTIAL_MISSING")
 
 
+@pytest.mark.attack("foreign-certificate")
 def test_a_certificate_of_another_authority_does_not_get_through_the_handshake(running: Running) -> None:
     uri = caller_uri("default", "admin")
     now = datetime.now(UTC)

@@ -19,7 +19,7 @@ from riskgate_server.rpc.wording import PATTERNS
 from tests.rpc.calling import Api, Refused, refused, refused_by, refused_of
 from tests.rpc.contract import OURS, SERVED, sample
 from tests.rpc.invalid import broken, rules_of
-from tests.rpc.requests import blocking, buying, capturing, hold_of, money, open_line, opening, paying
+from tests.rpc.requests import blocking, buy, buying, capturing, entries_of, hold_of, money, open_line, opening, paying
 
 TELLTALE: Final = re.compile(
     r"/work|/tmp|site-packages|Traceback|riskgate_server|sqlite|SELECT|INSERT|object at 0x|\.py\b|Error|Exception"
@@ -41,6 +41,15 @@ def of_batch(api: Api, check: risk_pb.CheckTransactionRequest) -> Refused | None
     (result,) = api.risk.BatchCheckTransactions(risk_pb.BatchCheckTransactionsRequest(checks=[check])).results
     assert result.request_id == check.request_id
     return refused_by(result.error) if result.HasField("error") else None
+
+
+@pytest.mark.attack("undefined")
+def test_a_value_that_no_enum_has_is_refused(ada: Api) -> None:
+    kinds = blocking(BLOCK_KIND_FRAUD_SOFT)
+    kinds.kind = 99  # type: ignore[assignment]  # as another client would send it
+
+    found = refused(lambda: ada.lines.PlaceBlock(kinds))
+    assert (found.name, *found.fields) == ("INVALID_ARGUMENT FIELD_INVALID", "kind")
 
 
 @pytest.mark.parametrize("method", SINGLE, ids=lambda method: method.name)
@@ -144,6 +153,45 @@ def test_a_purchase_needs_an_amount_and_a_merchant(ada: Api, field: str) -> None
     refusal = refused(lambda: ada.risk.CheckTransaction(request))
 
     assert (refusal.name, list(refusal.fields)) == ("INVALID_ARGUMENT FIELD_INVALID", [field])
+
+
+@pytest.mark.attack("impossible-purchase")
+def test_a_purchase_that_cannot_be_is_refused_by_its_field(ada: Api) -> None:
+    beyond = buying()
+    beyond.ClearField("amount")
+    # 2^63 has no place in the field; who sends it anyway writes the number that is furthest below 0.
+    amount = b"\x0a\x03CNY\x10" + b"\x80" * 9 + b"\x01"
+    raw = beyond.SerializeToString() + bytes([5 << 3 | 2, len(amount)]) + amount
+    amounts = [refused(lambda: ada.send(SERVED[0], raw))]
+    amounts += [refused(partial(buy, ada, amount=amount)) for amount in (-1, -(2**63))]
+
+    assert [each.name for each in amounts] == [
+        "INVALID_ARGUMENT FIELD_INVALID", "INVALID_ARGUMENT AMOUNT_NOT_POSITIVE", "INVALID_ARGUMENT FIELD_INVALID",
+    ]  # fmt: skip
+    assert {name for each in amounts for name in each.fields} == {"amount.amount_minor"}
+    for currency, reason in (("usd", "FIELD_INVALID"), ("", "FIELD_INVALID"), ("ZZZ", "CURRENCY_UNKNOWN")):
+        currencies = refused(partial(buy, ada, currency=currency))
+        assert (currencies.name, *currencies.fields) == (f"INVALID_ARGUMENT {reason}", "amount.currency_code")
+    for payee in ("sh\0op", "x" * 65):
+        payees = refused(partial(buy, ada, merchant={"merchant_id": payee}))
+        assert (payees.name, *payees.fields) == ("INVALID_ARGUMENT FIELD_INVALID", "merchant.merchant_id")
+    megabyte = refused(lambda: buy(ada, merchant={"merchant_id": "x" * 1_000_000}))
+    assert megabyte.name == "INVALID_ARGUMENT MESSAGE_TOO_LARGE"
+    assert [entry.kind for entry in entries_of(ada)] == ["LINE_OPENED"]
+
+
+@pytest.mark.attack("undefined")
+def test_nothing_of_what_must_be_chosen_from_is_refused(ada: Api) -> None:
+    for method in SERVED:
+        for oneof in method.input_type.oneofs:
+            if len(oneof.fields) < 2:  # a field of its own that may be absent
+                continue
+            request = sample(method)
+            for field in oneof.fields:
+                request.ClearField(field.name)
+            found = verdict(ada, method, request)
+            assert found is not None, method.name
+            assert (found.name, *found.fields) == ("INVALID_ARGUMENT FIELD_INVALID", oneof.name)
 
 
 def test_a_hold_shorter_than_a_minute_is_refused(ada: Api) -> None:

@@ -10,12 +10,15 @@ from typing import Any
 import grpc
 import pytest
 
+from riskgate.identity.v1 import otp_service_pb2 as otp_pb
 from riskgate.risk.v1 import risk_service_pb2 as risk_pb
 from riskgate_server.engine.pipeline import Pipeline
 from riskgate_server.rpc import door
 from tests.rpc.calling import Api, refused, refused_of
 from tests.rpc.contract import SERVED
-from tests.rpc.requests import buy, buying, entries_of, line_of
+from tests.rpc.phones import code_of, confirmed_phone, sent, verify, whose
+from tests.rpc.requests import buy, buying, entries_of, line_of, open_line
+from tests.rpc.serving import Tenant
 
 CHECK = SERVED[0]
 
@@ -165,3 +168,33 @@ def test_what_started_before_its_deadline_finishes_and_resolves_by_its_id(
     assert code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert ada.risk.CheckTransaction(request).decision.decision_id == "d-2"
     assert len(entries_of(ada)) == 2
+
+
+@pytest.mark.attack("retried-proof")
+def test_a_proof_whose_answer_was_lost_is_repeated_for_its_one_grant(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_line(tenant.api)
+    confirmed_phone(tenant)
+    challenge_id = sent(tenant)
+    code = code_of(tenant, challenge_id)
+    done = threading.Event()
+    commit = Pipeline._commit
+
+    def slow(self: Pipeline, *given: Any) -> Any:
+        replies = commit(self, *given)
+        assert done.wait(20)  # committed, not yet answered
+        return replies
+
+    said: dict[str, Any] = {**whose(), "challenge_id": challenge_id, "code": code}
+    request = otp_pb.VerifyCodeRequest(**said)
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipeline, "_commit", slow)
+        lost = refused(lambda: tenant.api.otp.VerifyCode(request, timeout=0.3))
+        done.set()
+
+    assert lost.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    grant = tenant.api.otp.VerifyCode(request).grant
+    assert tenant.api.otp.VerifyCode(request).grant == grant
+    assert refused(lambda: verify(tenant, challenge_id, code)).name == "FAILED_PRECONDITION CHALLENGE_USED"
+    assert [entry.kind for entry in entries_of(tenant.api)].count("PROOF_PASSED") == 1

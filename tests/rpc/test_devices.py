@@ -1,9 +1,8 @@
-"""Device keys over the wire: attacks and what they meet (the rows are those of the threat table)."""
+"""Device keys over the wire: attacks, and what they meet."""
 
 from __future__ import annotations
 
 import json
-import time
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,10 +17,8 @@ from riskgate.identity.v1 import grant_pb2
 from riskgate.risk.v1 import risk_service_pb2 as risk_pb
 from riskgate_client.phone import AndroidPhone, IPhone, JoseApp, Passkey
 from riskgate_server import relying_party
-from riskgate_server.engine.clocks import SystemClock
-from riskgate_server.opening import verify_directory
 from riskgate_server.rpc import service
-from tests.rpc.calling import refused
+from tests.rpc.calling import REPEATS, answer, at_once, refused
 from tests.rpc.devices import (
     WEB,
     AnyDevice,
@@ -38,9 +35,8 @@ from tests.rpc.devices import (
 )
 from tests.rpc.logs import Lines
 from tests.rpc.phones import BINDING, SIGN_IN, TRANSACTION, whose
-from tests.rpc.requests import buy, entries_of, open_line
+from tests.rpc.requests import buy, entries_of, open_line, resuming
 from tests.rpc.serving import Deployment, Loop, Running, Tenant, serving
-from tests.rpc.test_codes import REPEATS, answer, at_once, resuming
 from tests.unit.crypto.proofs.makers import android_chain, authority
 
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
@@ -90,10 +86,11 @@ def test_a_device_of_every_kind_enrols_and_approves_a_purchase(ada_at: Tenant, m
     assert listed.last_use_time.seconds >= listed.enroll_time.seconds > 0
 
 
+@pytest.mark.attack("foreign-challenge")
+@pytest.mark.attack("foreign-device")
 def test_a_challenge_or_device_of_another_tenant_is_as_unknown_as_one_that_never_was(
     ada_at: Tenant, running: Running
 ) -> None:
-    """Row 6."""
     phone = AndroidPhone()
     credential_id = enrol(ada_at, phone)
     stranger = running.tenant()
@@ -111,8 +108,9 @@ def test_a_challenge_or_device_of_another_tenant_is_as_unknown_as_one_that_never
     assert check(ada_at, theirs).level == 2
 
 
+@pytest.mark.attack("other-question")
+@pytest.mark.attack("used-proof")
 def test_a_proof_of_another_customer_purchase_or_time_opens_nothing(ada_at: Tenant) -> None:
-    """Row 25."""
     phone, theirs = AndroidPhone(), AndroidPhone()
     open_line(ada_at.api, "bo")
     credential_id, bos = enrol(ada_at, phone), enrol(ada_at, theirs, "bo")
@@ -129,8 +127,8 @@ def test_a_proof_of_another_customer_purchase_or_time_opens_nothing(ada_at: Tena
     assert refusal(ada_at, again(signed)) == USED
 
 
+@pytest.mark.attack("mirrored-signature")
 def test_another_spelling_of_a_used_signature_is_used(ada_at: Tenant) -> None:
-    """Row 36."""
     phone = AndroidPhone()
     credential_id = enrol(ada_at, phone)
     signed = proof(phone, asked(ada_at), credential_id)
@@ -180,8 +178,8 @@ def test_when_too_many_proofs_wait_to_be_verified_one_more_is_refused_and_counts
     assert check(ada_at, request).level == 2
 
 
+@pytest.mark.attack("app-alone")
 def test_evidence_of_an_app_is_no_proof_of_the_customer(ada_at: Tenant) -> None:
-    """Row 46."""
     app = JoseApp()
     credential_id = enrol(ada_at, app)
     beside = proof(app, asked(ada_at), credential_id, app_attest_assertion=b"x")
@@ -193,23 +191,8 @@ def test_evidence_of_an_app_is_no_proof_of_the_customer(ada_at: Tenant) -> None:
     assert refusal(ada_at, alone) == "INVALID_ARGUMENT FIELD_INVALID"
 
 
-@pytest.mark.parametrize(
-    "public_key",
-    [bytes(91), b"\x04" + bytes(64), b"\x02" + b"\x01" * 32],
-    ids=["no key", "off the curve", "compressed"],
-)
-def test_what_is_no_key_is_malformed(ada_at: Tenant, public_key: bytes) -> None:
-    """Row 38."""
-    phone = IPhone()
-    request = registration(phone, begin(ada_at, phone))
-    request.raw_key.public_key = public_key
-
-    found = refused(lambda: ada_at.api.devices.FinishEnrollment(request))
-    assert found.name == "INVALID_ARGUMENT PROOF_MALFORMED"
-
-
+@pytest.mark.attack("unpossessed-key")
 def test_a_key_that_its_holder_cannot_use_is_not_enrolled(ada_at: Tenant) -> None:
-    """Row 39."""
     phone, stolen = AndroidPhone(), AndroidPhone()
     begun = begin(ada_at, phone)
     request = registration(phone, begun)
@@ -220,9 +203,10 @@ def test_a_key_that_its_holder_cannot_use_is_not_enrolled(ada_at: Tenant) -> Non
     assert ada_at.api.devices.FinishEnrollment(registration(phone, begun)).credential.credential_id
 
 
+@pytest.mark.attack("taken-key")
 @pytest.mark.parametrize("make", [AndroidPhone, partial(Passkey, WEB)], ids=["key", "passkey"])
 def test_one_key_for_two_customers_is_refused_without_a_name(tenant: Tenant, make: Any) -> None:
-    """Row 40, with both of them in the same moment."""
+    """Both of them in the same moment."""
     for n in range(REPEATS):
         device: AnyDevice = make()
         requests = []
@@ -234,8 +218,8 @@ def test_one_key_for_two_customers_is_refused_without_a_name(tenant: Tenant, mak
         assert found == {"OK": 1, "ALREADY_EXISTS CREDENTIAL_EXISTS": 1}
 
 
+@pytest.mark.attack("taken-key")
 def test_who_has_the_key_already_is_not_named(ada_at: Tenant) -> None:
-    """Row 40."""
     phone = AndroidPhone()
     ada_at.api.devices.RevokeDevice(revoking(enrol(ada_at, phone)))
     open_line(ada_at.api, "bo")
@@ -246,31 +230,9 @@ def test_who_has_the_key_already_is_not_named(ada_at: Tenant) -> None:
     assert "ada" not in found.message
 
 
-@pytest.mark.parametrize("synced", [False, True], ids=["device-bound", "synced"])
-def test_a_counter_that_does_not_grow(ada_at: Tenant, *, synced: bool) -> None:
-    """Row 47."""
-    passkey = Passkey(WEB, synced=synced, sign_count=5)
-    credential_id = enrol(ada_at, passkey)
-    if not synced:
-        passkey.sign_count -= 1
-    request = proof(passkey, asked(ada_at), credential_id)
-
-    if synced:
-        assert check(ada_at, request).level == 2
-    else:
-        assert refusal(ada_at, request) == WRONG
-
-
-def test_a_key_that_never_counts_is_as_good_as_any(ada_at: Tenant) -> None:
-    """Row 48."""
-    passkey = Passkey(WEB, synced=True)
-    credential_id = enrol(ada_at, passkey)
-
-    assert [proven(ada_at, passkey, credential_id).level for _ in range(3)] == [2, 2, 2]
-
-
+@pytest.mark.attack("revoked-device")
+@pytest.mark.attack("revoked-before-use")
 def test_a_device_that_is_revoked_opens_nothing_whatever_was_begun(ada_at: Tenant) -> None:
-    """Row 49."""
     phone = AndroidPhone()
     credential_id = enrol(ada_at, phone)
     demanded = buy(ada_at.api, phone="ask")
@@ -287,7 +249,7 @@ def test_a_device_that_is_revoked_opens_nothing_whatever_was_begun(ada_at: Tenan
 
 
 def test_a_revocation_in_the_moment_of_a_proof_lets_at_most_that_proof_pass(tenant: Tenant) -> None:
-    """Row 49: whichever is first, no grant outlives the device."""
+    """Whichever is first, no grant outlives the device."""
     for n in range(REPEATS):
         customer, phone = f"c{n}", AndroidPhone()
         open_line(tenant.api, customer)
@@ -301,8 +263,9 @@ def test_a_revocation_in_the_moment_of_a_proof_lets_at_most_that_proof_pass(tena
         assert refusal(tenant, again(begun[0])) in {USED, "FAILED_PRECONDITION DEVICE_REVOKED"}
 
 
+@pytest.mark.attack("used-proof")
 def test_of_64_at_once_with_the_right_proof_exactly_one_is_let_in(tenant: Tenant) -> None:
-    """Row 25 at once, for each kind of proof."""
+    """For each kind of proof."""
     kinds: list[Any] = [AndroidPhone, JoseApp, partial(Passkey, WEB)]
     for n in range(REPEATS):
         customer, device = f"c{n}", kinds[n % len(kinds)]()
@@ -334,8 +297,8 @@ def test_of_64_enrolments_at_once_of_one_key_exactly_one_is_made(tenant: Tenant)
         assert len(devices_of(tenant, customer)) == 1
 
 
+@pytest.mark.attack("retried-proof")
 def test_64_repetitions_of_one_request_are_one_proof_and_get_the_same_grant(ada_at: Tenant) -> None:
-    """Row 58."""
     phone = AndroidPhone()
     credential_id = enrol(ada_at, phone)
     request = proof(phone, asked(ada_at), credential_id)
@@ -345,6 +308,7 @@ def test_64_repetitions_of_one_request_are_one_proof_and_get_the_same_grant(ada_
     assert found == {"OK": 64}
     assert {grant.SerializeToString(deterministic=True) for grant in grants} == {grants[0].SerializeToString()}
     assert [entry.kind for entry in entries_of(ada_at.api)].count("PROOF_PASSED") == 1
+    assert refusal(ada_at, again(request)) == USED
 
 
 def test_a_begin_that_is_repeated_asks_the_same(ada_at: Tenant) -> None:
@@ -361,8 +325,8 @@ def test_a_begin_that_is_repeated_asks_the_same(ada_at: Tenant) -> None:
     assert check(ada_at, proof(passkey, one, credential_id)).level == 2
 
 
+@pytest.mark.attack("unbound")
 def test_a_further_device_needs_a_grant(ada_at: Tenant) -> None:
-    """Row 20."""
     phone, further = AndroidPhone(), Passkey(WEB)
     credential_id = enrol(ada_at, phone)
     assert refused(lambda: begin(ada_at, further)).name == "PERMISSION_DENIED GRANT_REQUIRED"
@@ -376,52 +340,8 @@ def test_a_further_device_needs_a_grant(ada_at: Tenant) -> None:
     assert second.full_strength_time.seconds - second.enroll_time.seconds == 24 * 3600
 
 
-def test_a_passkey_of_another_page_opens_nothing(ada_at: Tenant) -> None:
-    """Row 30."""
-    passkey = Passkey("https://localhost.example")
-    begun = begin(ada_at, passkey)
-
-    assert refused(lambda: ada_at.api.devices.FinishEnrollment(registration(passkey, begun))).name == WRONG
-
-
-def test_what_was_asked_outlives_a_restart_not_its_time_and_the_ledger_verifies(
-    loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Row 26, and every limit across a restart."""
-    deployment = Deployment(tmp_path / "data")
-    phone, passkey = AndroidPhone(), Passkey(WEB)
-    with serving(loop, deployment) as running:
-        tenant = running.tenant()
-        open_line(tenant.api)
-        credential_id = enrol(tenant, phone)
-        enrol(tenant, passkey, grant=proven(tenant, phone, credential_id, purpose=BINDING).token)
-        tried, used, raced, late = (asked(tenant) for _ in range(4))
-        answered = proof(phone, used, credential_id)
-        check(tenant, answered)
-        for _ in range(2):
-            assert refusal(tenant, proof(AndroidPhone(), tried, credential_id)) == WRONG
-
-    with serving(loop, deployment) as running:
-        after = Tenant(running, tenant.name)
-        assert refusal(after, proof(AndroidPhone(), tried, credential_id)) == WRONG
-        assert refusal(after, proof(phone, tried, credential_id)) == "FAILED_PRECONDITION CHALLENGE_BURNED"
-        # Row 58 across a restart: the same grant, and never a second one.
-        assert check(after, answered).level == 2
-        assert refusal(after, again(answered)) == USED
-        found = at_once([partial(check, after, proof(phone, raced, credential_id)) for _ in range(64)])
-        assert found == {"OK": 1, USED: 63}
-        monkeypatch.setattr(SystemClock, "now_us", lambda _: time.time_ns() // 1000 + 120_000_000)
-        assert refusal(after, proof(phone, late, credential_id)) == "FAILED_PRECONDITION CHALLENGE_EXPIRED"
-        every = pb.RevokeAllDevicesRequest(**whose(), reason_code="ACCOUNT_TAKEOVER", actor_id="olga")
-        assert len(after.api.devices.RevokeAllDevices(every).credential_ids) == 2
-    monkeypatch.undo()
-
-    assert verify_directory(deployment.directory, lambda *_: None).faults == []
-    deployment.close()
-
-
 def test_where_makers_must_vouch_a_key_reaches_level_3_or_is_refused(loop: Loop, tmp_path: Path) -> None:
-    """Rows 41 and 42: without a chain, and with one of somebody else."""
+    """Without a chain, and with one of somebody else."""
     always = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
     root, others_root = authority("Root", valid=always), authority("Another root", valid=always)
     chains = [

@@ -175,6 +175,7 @@ def ada(tenant: Tenant) -> Api:
     return tenant.api
 
 
+@pytest.mark.attack("key-gone-early")
 def test_codes_grants_seeds_and_repeated_ids_outlive_a_rotation(running: Running, tenant: Tenant, ada: Api) -> None:
     challenge_id = sent(tenant, purpose=BINDING)
     binding = verify(tenant, challenge_id, code_of(tenant, challenge_id), purpose=BINDING).token

@@ -42,6 +42,7 @@ def note_of(size: int) -> bytes:
     return request.SerializeToString()
 
 
+@pytest.mark.attack("too-large")
 def test_a_message_of_the_largest_size_is_read_and_one_byte_more_is_not(ada: Api) -> None:
     assert ada.answer(ANNOTATE, note_of(REQUEST_BYTES_MAX)) == "INVALID_ARGUMENT FIELD_INVALID"
     assert ada.answer(ANNOTATE, note_of(REQUEST_BYTES_MAX + 1)) == "INVALID_ARGUMENT MESSAGE_TOO_LARGE"

@@ -74,8 +74,8 @@ def test_a_code_has_reached_the_gateway_when_its_caller_is_told(phone: Tenant, f
     assert far_end.faults == []
 
 
+@pytest.mark.attack("gateway-down")
 def test_a_gateway_that_is_down_is_told_and_costs_nothing(phone: Tenant, far_end: FarEnd) -> None:
-    """Row 24."""
     far_end.plan = ["503"]
     requests = [sending() for _ in range(7)]
     refusals = [refused(lambda request=request: phone.api.otp.SendCode(request)) for request in requests]  # type: ignore[misc]
@@ -92,8 +92,8 @@ def test_a_gateway_that_is_down_is_told_and_costs_nothing(phone: Tenant, far_end
     assert verify(phone, challenge_id, code).level == 1
 
 
+@pytest.mark.attack("gateway-down")
 def test_who_does_not_exist_is_told_the_same_while_the_gateway_is_down(phone: Tenant, far_end: FarEnd) -> None:
-    """Rows 23 and 24."""
     far_end.plan = ["503"]
     known = [refused(lambda: phone.api.otp.SendCode(sending())) for _ in range(8)][-1]
     for n in range(100):

@@ -115,6 +115,7 @@ def test_a_refusal_sticks_to_its_id(api: Api, name: str) -> None:
     assert entries_of(api) == after
 
 
+@pytest.mark.attack("other-content")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_id_with_other_content_is_refused_without_effect(api: Api, name: str) -> None:
     prepare(api)
