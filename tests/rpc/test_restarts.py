@@ -222,7 +222,28 @@ def guessed(tenant: Tenant, customers: range) -> dict[str, int]:
 
 
 @pytest.mark.attack("restart-for-budgets")
-def test_messages_to_a_customer_and_to_a_number_are_counted_on(bank: Bank) -> None:
+def test_messages_to_a_customer_are_counted_on_whichever_number_they_went_to(bank: Bank) -> None:
+    confirmed_phone(bank.tenant)
+    second = pb.EnrollPhoneRequest(
+        **whose(), phone_number="+86 139 0000 0000", binding_grant=binding_grant(bank.tenant)
+    )
+    enrolled = bank.tenant.api.otp.EnrollPhone(second)
+    factor_id = enrolled.factor.factor_id
+    confirm_app(bank.tenant, factor_id, code_of(bank.tenant, enrolled.challenge.challenge_id))
+
+    def sent_there() -> str:
+        request = pb.SendCodeRequest(**whose(), factor_id=factor_id, purpose=SIGN_IN)
+        return answer(lambda: bank.tenant.api.otp.SendCode(request))
+
+    assert [sent_there() for _ in range(2)] == ["OK"] * 2
+    bank.restart()
+
+    # Three went to this number, and five to the customer.
+    assert sent_there() == SPENT
+
+
+@pytest.mark.attack("restart-for-budgets")
+def test_messages_to_a_number_are_counted_on(bank: Bank) -> None:
     confirmed_phone(bank.tenant)
     for n in range(4):
         if n == 2:
