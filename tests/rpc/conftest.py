@@ -10,6 +10,7 @@ from riskgate_server.stores.access import registry
 from tests.rpc.attacks import ATTACKS, OK, named
 from tests.rpc.calling import Api, told
 from tests.rpc.logs import Lines, logs
+from tests.rpc.phones import confirmed_phone
 from tests.rpc.requests import open_line
 from tests.rpc.serving import Deployment, Loop, Running, Tenant, serving
 
@@ -66,3 +67,17 @@ def ada(api: Api) -> Api:
     """The administrator of a tenant whose only customer, ada, has a line of 1,000.00 yuan."""
     open_line(api)
     return api
+
+
+@pytest.fixture
+def ada_at(tenant: Tenant) -> Tenant:
+    """A tenant whose customer ada has a line."""
+    open_line(tenant.api)
+    return tenant
+
+
+@pytest.fixture
+def phone(ada_at: Tenant) -> Tenant:
+    """A tenant whose customer ada has a line and a confirmed phone."""
+    confirmed_phone(ada_at)
+    return ada_at

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Callable
 from typing import Any, Final
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from riskgate.identity.v1 import device_service_pb2 as pb
 from riskgate.identity.v1 import grant_pb2
@@ -13,6 +18,20 @@ from tests.rpc.serving import Tenant
 
 WEB: Final = "http://localhost:8080"
 """Where a server that is not told otherwise expects passkeys."""
+
+P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+SPOILT: Final[dict[str, Callable[[int, int], bytes]]] = {
+    "r=0": lambda r, s: encode_dss_signature(0, s),
+    "s=0": lambda r, s: encode_dss_signature(r, 0),
+    "r=n": lambda r, s: encode_dss_signature(P256_ORDER, s),
+    "s=n": lambda r, s: encode_dss_signature(r, P256_ORDER),
+    "r+n": lambda r, s: encode_dss_signature(r + P256_ORDER, s),
+    "extra byte": lambda r, s: encode_dss_signature(r, s) + b"\0",
+    "long length": lambda r, s: b"\x30\x81" + encode_dss_signature(r, s)[1:],
+    "open length": lambda r, s: b"\x30\x80" + encode_dss_signature(r, s)[2:] + b"\0\0",
+    "r and s": lambda r, s: r.to_bytes(32, "big") + s.to_bytes(32, "big"),
+}
+"""Ways to write a good signature (r, s) in which it is none, or none in DER."""
 
 AnyDevice = AndroidPhone | IPhone | JoseApp | Passkey
 
@@ -113,3 +132,19 @@ def revoking(credential_id: str, customer: str = CUSTOMER) -> pb.RevokeDeviceReq
 
 def devices_of(tenant: Tenant, customer: str = CUSTOMER) -> list[pb.DeviceCredential]:
     return list(tenant.api.devices.ListDevices(pb.ListDevicesRequest(customer_id=customer)).credentials)
+
+
+def b64(value: bytes) -> str:
+    """Base64url without padding."""
+    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
+
+
+def unb64(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "==")
+
+
+def jwk(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
+    """A key on P-256 as JOSE writes it (RFC 7518, 6.2)."""
+    numbers = key.public_numbers()
+    x, y = (b64(number.to_bytes(32, "big")) for number in (numbers.x, numbers.y))
+    return {"kty": "EC", "crv": "P-256", "x": x, "y": y}

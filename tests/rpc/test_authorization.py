@@ -6,7 +6,6 @@ The cells come from the service descriptors, so a new method is in the matrix as
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import json
@@ -37,6 +36,7 @@ from riskgate_server.rpc import refusals
 from riskgate_server.scopes import ADMIN, SCOPES
 from tests.rpc.calling import Api, Refused, refused_of
 from tests.rpc.contract import EVERY, OURS, SERVED, sample, scopes_of
+from tests.rpc.devices import b64, jwk
 from tests.rpc.logs import Lines
 from tests.rpc.requests import buy, capturing, open_line, paying
 from tests.rpc.serving import Running, Tenant
@@ -100,29 +100,19 @@ def tokens_of(running: Running) -> Iterator[str]:
     for secret in (
         public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
         public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
-        json.dumps(jwk_of(public)).encode(),
+        json.dumps(jwk(public)).encode(),
         directory.ca_certificate.read_bytes(),
         b"",
     ):
         signed = f"{b64(json.dumps({'alg': 'HS256', 'typ': 'JWT'}).encode())}.{said}"
         yield f"{signed}.{b64(hmac.digest(secret, signed.encode(), hashlib.sha256))}"
     headers: list[dict[str, Any]] = [
-        {"jwk": jwk_of(own.public_key())}, {"jku": "https://evil.example/keys"}, {"x5c": ["AA=="]},
+        {"jwk": jwk(own.public_key())}, {"jku": "https://evil.example/keys"}, {"x5c": ["AA=="]},
         {"crit": ["x"], "x": 1}, {"typ": "at+jwt"},
     ]  # fmt: skip
     for header in headers:
         yield jwt.encode(claims, own, algorithm="ES256", headers=header)
     yield jwt.encode(claims | {"aud": "another"}, own, algorithm="ES256")
-
-
-def jwk_of(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
-    numbers = key.public_numbers()
-    x, y = (b64(number.to_bytes(32, "big")) for number in (numbers.x, numbers.y))
-    return {"kty": "EC", "crv": "P-256", "x": x, "y": y}
-
-
-def b64(value: bytes) -> str:
-    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
 
 
 @pytest.mark.attack("token-for-a-key")

@@ -34,14 +34,6 @@ from tests.rpc.requests import new_id, open_line
 from tests.rpc.serving import Running, Tenant
 
 
-@pytest.fixture
-def phone(tenant: Tenant) -> Tenant:
-    """A tenant whose customer ada has a line and a confirmed phone."""
-    open_line(tenant.api)
-    confirmed_phone(tenant)
-    return tenant
-
-
 @pytest.mark.attack("foreign-challenge")
 def test_a_challenge_of_another_tenant_is_as_unknown_as_one_that_never_was(phone: Tenant, running: Running) -> None:
     stranger = running.tenant()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hmac
 import json
 from collections.abc import Callable
@@ -12,35 +11,33 @@ from typing import Any, Final
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from riskgate.identity.v1 import device_service_pb2 as pb
 from riskgate_client.phone import TOKEN_TYPE, AndroidPhone, IPhone, JoseApp, Passkey
 from tests.rpc.attacks import INVALID, MALFORMED, WRONG
 from tests.rpc.calling import refused
-from tests.rpc.devices import WEB, AnyDevice, asked, begin, devices_of, enrol, proof, registration
+from tests.rpc.devices import (
+    P256_ORDER,
+    SPOILT,
+    WEB,
+    AnyDevice,
+    asked,
+    b64,
+    begin,
+    devices_of,
+    enrol,
+    jwk,
+    proof,
+    registration,
+    unb64,
+)
 from tests.rpc.requests import open_line
 from tests.rpc.serving import Tenant
 from tests.unit.crypto.proofs.makers import integer, octets, tlv
 
-P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 P256_PRIME: Final = 2**256 - 2**224 + 2**192 + 2**96 - 1
-
-
-@pytest.fixture
-def ada_at(tenant: Tenant) -> Tenant:
-    """A tenant whose customer ada has a line."""
-    open_line(tenant.api)
-    return tenant
-
-
-def b64(value: bytes) -> str:
-    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
-
-
-def unb64(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "==")
 
 
 # --- keys ---
@@ -134,27 +131,13 @@ def test_the_id_of_a_passkey_is_one_customers_whatever_its_key(ada_at: Tenant) -
 
 @pytest.mark.attack("spoilt-signature")
 @pytest.mark.parametrize("make", [AndroidPhone, IPhone], ids=["Android", "iOS"])
-@pytest.mark.parametrize(
-    "spoilt",
-    [
-        lambda r, s: encode_dss_signature(0, s),
-        lambda r, s: encode_dss_signature(r, 0),
-        lambda r, s: encode_dss_signature(P256_ORDER, s),
-        lambda r, s: encode_dss_signature(r, P256_ORDER),
-        lambda r, s: encode_dss_signature(r + P256_ORDER, s),
-        lambda r, s: encode_dss_signature(r, s) + b"\0",
-        lambda r, s: b"\x30\x81" + encode_dss_signature(r, s)[1:],
-        lambda r, s: b"\x30\x80" + encode_dss_signature(r, s)[2:] + b"\0\0",
-        lambda r, s: r.to_bytes(32, "big") + s.to_bytes(32, "big"),
-    ],
-    ids=["r=0", "s=0", "r=n", "s=n", "r+n", "extra byte", "long length", "open length", "r and s"],
-)
-def test_a_signature_in_any_other_spelling(ada_at: Tenant, make: Any, spoilt: Callable[[int, int], bytes]) -> None:
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_signature_in_any_other_spelling(ada_at: Tenant, make: Any, name: str) -> None:
     phone = make()
     credential_id = enrol(ada_at, phone)
     challenge = asked(ada_at)
     request = proof(phone, challenge, credential_id)
-    request.device_signature.signature = spoilt(*decode_dss_signature(request.device_signature.signature))
+    request.device_signature.signature = SPOILT[name](*decode_dss_signature(request.device_signature.signature))
 
     assert refused(lambda: ada_at.api.devices.VerifyChallenge(request)).name == WRONG
     assert ada_at.api.devices.VerifyChallenge(proof(phone, challenge, credential_id)).grant.level == 2
@@ -218,11 +201,9 @@ def hmacked(ada: Teller, secret: bytes) -> str:
     return f"{signed}.{b64(hmac.digest(secret, signed.encode(), sha256))}"
 
 
-def jwk(app: JoseApp) -> dict[str, str]:
+def jwk_of(app: JoseApp) -> dict[str, str]:
     assert isinstance(app.key, ec.EllipticCurvePrivateKey)
-    numbers = app.key.public_key().public_numbers()
-    x, y = (b64(number.to_bytes(32, "big")) for number in (numbers.x, numbers.y))
-    return {"kty": "EC", "crv": "P-256", "x": x, "y": y}
+    return jwk(app.key.public_key())
 
 
 CONFUSED: Final[dict[str, Callable[[Teller], str]]] = {
@@ -233,7 +214,7 @@ CONFUSED: Final[dict[str, Callable[[Teller], str]]] = {
         ada, ada.app.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     ),
     "HMAC with the DER": lambda ada: hmacked(ada, ada.app.public_key),
-    "HMAC with the JWK": lambda ada: hmacked(ada, json.dumps(jwk(ada.app)).encode()),
+    "HMAC with the JWK": lambda ada: hmacked(ada, json.dumps(jwk_of(ada.app)).encode()),
     "HMAC with nothing": lambda ada: hmacked(ada, b""),
     "another curve": lambda ada: ada.with_header(alg="ES384"),
     "a key of another kind": lambda ada: ada.with_header(alg="EdDSA"),
@@ -266,7 +247,7 @@ def test_a_header_that_says_anything_else(ada: Teller, said: dict[str, Any]) -> 
 @pytest.mark.attack("token-with-a-key")
 def test_a_token_that_brings_the_key_it_is_signed_with(ada: Teller) -> None:
     stranger = JoseApp()
-    header = {"alg": "ES256", "typ": TOKEN_TYPE, "kid": ada.credential_id, "jwk": jwk(stranger)}
+    header = {"alg": "ES256", "typ": TOKEN_TYPE, "kid": ada.credential_id, "jwk": jwk_of(stranger)}
 
     assert ada.meets(stranger.token(header, json.loads(unb64(ada.good.split(".")[1])))) == WRONG
     assert ada.is_let_in()

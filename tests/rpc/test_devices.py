@@ -18,8 +18,10 @@ from riskgate.risk.v1 import risk_service_pb2 as risk_pb
 from riskgate_client.phone import AndroidPhone, IPhone, JoseApp, Passkey
 from riskgate_server import relying_party
 from riskgate_server.rpc import service
+from tests.rpc.attacks import USED, WRONG
 from tests.rpc.calling import REPEATS, answer, at_once, refused
 from tests.rpc.devices import (
+    P256_ORDER,
     WEB,
     AnyDevice,
     again,
@@ -38,17 +40,6 @@ from tests.rpc.phones import BINDING, SIGN_IN, TRANSACTION, whose
 from tests.rpc.requests import buy, entries_of, open_line, resuming
 from tests.rpc.serving import Deployment, Loop, Running, Tenant, serving
 from tests.unit.crypto.proofs.makers import android_chain, authority
-
-P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-USED = "FAILED_PRECONDITION CHALLENGE_USED"
-WRONG = "PERMISSION_DENIED PROOF_WRONG"
-
-
-@pytest.fixture
-def ada_at(tenant: Tenant) -> Tenant:
-    """A tenant whose customer ada has a line."""
-    open_line(tenant.api)
-    return tenant
 
 
 def check(tenant: Tenant, request: pb.VerifyChallengeRequest) -> grant_pb2.Grant:

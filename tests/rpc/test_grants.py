@@ -25,14 +25,6 @@ from tests.rpc.requests import buy, buying, money, open_line, resuming
 from tests.rpc.serving import Running, Tenant
 
 
-@pytest.fixture
-def phone(tenant: Tenant) -> Tenant:
-    """A tenant whose customer ada has a line and a confirmed phone."""
-    open_line(tenant.api)
-    confirmed_phone(tenant)
-    return tenant
-
-
 def resumed(tenant: Tenant, transaction_id: str, token: str, customer: str = "ada") -> str:
     return answer(lambda: tenant.api.risk.CheckTransaction(resuming(transaction_id, token, customer)))
 
