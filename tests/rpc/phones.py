@@ -99,3 +99,9 @@ def confirm_app(tenant: Tenant, factor_id: str, code: str) -> pb.Factor:
 def verify_app(tenant: Tenant, factor_id: str, code: str, purpose: Any = SIGN_IN) -> grant_pb2.Grant:
     request = pb.VerifyCodeRequest(**whose(), factor_id=factor_id, code=code, purpose=purpose)
     return tenant.api.otp.VerifyCode(request).grant
+
+
+def never(app: pyotp.TOTP, now: float) -> str:
+    """A code that an app shows neither now nor a few steps before or after."""
+    shown = {app.at(now + 30 * step) for step in range(-4, 5)}
+    return next(code for code in map(str, range(100_000, 100_010)) if code not in shown)

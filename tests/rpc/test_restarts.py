@@ -7,7 +7,7 @@ Its clock stands meanwhile, so that nothing is over only because time passed. Wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from riskgate.identity.v1 import device_service_pb2 as device_pb
 from riskgate.identity.v1 import otp_service_pb2 as pb
 from riskgate_client.phone import AndroidPhone, Passkey
 from riskgate_server.opening import verify_directory
+from riskgate_server.rpc import server
 from tests.rpc.attacks import BURNED, EXPIRED, LOCKED, NO_GRANT, OTHER_GRANT, SPENT, USED, WRONG
 from tests.rpc.calling import answer, at_once, refused
 from tests.rpc.devices import WEB, again, asked, begin, devices_of, enrol, proof, proven, registration
@@ -32,6 +33,7 @@ from tests.rpc.phones import (
     confirmed_phone,
     enrolled_app,
     granted,
+    never,
     other_than,
     sent,
     verify,
@@ -66,8 +68,10 @@ class Bank:
 
 
 @pytest.fixture
-def bank(loop: Loop, tmp_path: Path) -> Iterator[Bank]:
+def bank(loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bank]:
     """A bank whose customer ada has a line; at the end its books verify."""
+    # Nobody calls while it stops.
+    monkeypatch.setattr(server, "LINGER_SECONDS", 0.0)
     with ExitStack() as serving:
         bank = Bank(loop, tmp_path / "data", serving)
         open_line(bank.tenant.api)
@@ -82,6 +86,10 @@ def checked(tenant: Tenant, request: device_pb.VerifyChallengeRequest) -> str:
 
 def code_at(app: pyotp.TOTP, bank: Bank) -> str:
     return app.at(bank.clock.us // 1_000_000)
+
+
+def wrong(app: pyotp.TOTP, bank: Bank) -> str:
+    return never(app, bank.clock.us // 1_000_000)
 
 
 # --- tries ---
@@ -120,9 +128,9 @@ def test_wrong_registrations_are_counted_on(bank: Bank) -> None:
     for n in range(3):
         if n == 2:
             bank.restart()
-        wrong = registration(phone, begun)
-        wrong.raw_key.signature = AndroidPhone().enrol(begun.signing_input).signature
-        assert answer(partial(bank.tenant.api.devices.FinishEnrollment, wrong)) == WRONG
+        answered = registration(phone, begun)
+        answered.raw_key.signature = AndroidPhone().enrol(begun.signing_input).signature
+        assert answer(partial(bank.tenant.api.devices.FinishEnrollment, answered)) == WRONG
 
     assert answer(lambda: bank.tenant.api.devices.FinishEnrollment(registration(phone, begun))) == BURNED
 
@@ -135,14 +143,14 @@ def test_a_locked_app_stays_locked_and_the_next_lock_is_twice_as_long(bank: Bank
     factor_id, app = enrolled_app(bank.tenant)
     confirm_app(bank.tenant, factor_id, code_at(app, bank))
     for _ in range(5):
-        assert answer(lambda: verify_app(bank.tenant, factor_id, other_than(code_at(app, bank)))) == WRONG
+        assert answer(lambda: verify_app(bank.tenant, factor_id, wrong(app, bank))) == WRONG
     bank.clock.wait(29)
     bank.restart()
 
     locked = refused(lambda: verify_app(bank.tenant, factor_id, code_at(app, bank)))
     assert (locked.name, locked.retry_seconds) == (LOCKED, 1)
     bank.clock.wait(1)
-    assert answer(lambda: verify_app(bank.tenant, factor_id, other_than(code_at(app, bank)))) == WRONG
+    assert answer(lambda: verify_app(bank.tenant, factor_id, wrong(app, bank))) == WRONG
     bank.restart()
     assert refused(lambda: verify_app(bank.tenant, factor_id, code_at(app, bank))).retry_seconds == 60
     bank.clock.wait(60)
@@ -155,7 +163,7 @@ def test_what_is_locked_for_good_is_locked_for_good(bank: Bank) -> None:
     confirm_app(bank.tenant, factor_id, code_at(app, bank))
     for _ in range(20):
         bank.clock.wait(3_600)
-        assert answer(lambda: verify_app(bank.tenant, factor_id, other_than(code_at(app, bank)))) == WRONG
+        assert answer(lambda: verify_app(bank.tenant, factor_id, wrong(app, bank))) == WRONG
     bank.restart()
     bank.clock.wait(7 * 24 * 3_600)
 
@@ -194,28 +202,29 @@ def test_guesses_at_all_of_a_tenants_customers_are_counted_on(bank: Bank) -> Non
     confirmed_phone(bank.tenant)
     challenge_id = sent(bank.tenant)
     code = code_of(bank.tenant, challenge_id)
-    assert set(guessed(bank.tenant, range(GUESSES // 10))) == {WRONG}
+    assert set(guessed(bank, range(GUESSES // 10))) == {WRONG}
     bank.restart()
-    assert set(guessed(bank.tenant, range(GUESSES // 10, GUESSES // 5))) == {WRONG}
+    assert set(guessed(bank, range(GUESSES // 10, GUESSES // 5))) == {WRONG}
     assert answer(lambda: verify(bank.tenant, challenge_id, code)) == LOCKED
     bank.restart()
 
     assert answer(lambda: verify(bank.tenant, challenge_id, code)) == LOCKED
 
 
-def guessed(tenant: Tenant, customers: range) -> dict[str, int]:
+def guessed(bank: Bank, customers: range) -> dict[str, int]:
     """Have five wrong codes tried at each of so many customers."""
+    api = bank.tenant.api
+    asked_for: list[pb.ConfirmFactorRequest] = []
 
-    def at(customer: str) -> Callable[[], object]:
-        open_line(tenant.api, customer)
-        request = pb.EnrollTotpRequest(**whose(customer), label="a phone")
-        factor_id = tenant.api.otp.EnrollTotp(request).factor.factor_id
-        # None of the three that count now, but with a chance of three in a million.
-        return lambda: tenant.api.otp.ConfirmFactor(
-            pb.ConfirmFactorRequest(**whose(customer), factor_id=factor_id, code="000000")
-        )
+    def enrol_app(customer: str) -> None:
+        open_line(api, customer)
+        enrolled = api.otp.EnrollTotp(pb.EnrollTotpRequest(**whose(customer), label="a phone"))
+        for _ in range(5):
+            said = {"factor_id": enrolled.factor.factor_id, "code": wrong(pyotp.TOTP(enrolled.seed_base32), bank)}
+            asked_for.append(pb.ConfirmFactorRequest(**whose(customer), **said))
 
-    return at_once([guess for n in customers for guess in [at(f"c{n}")] * 5])
+    assert at_once([partial(enrol_app, f"c{n}") for n in customers]) == {"OK": len(customers)}
+    return at_once([partial(api.otp.ConfirmFactor, request) for request in asked_for])
 
 
 # --- budgets ---
