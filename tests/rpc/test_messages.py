@@ -123,6 +123,7 @@ def test_what_nobody_knows_is_told_as_sent(phone: Tenant, far_end: FarEnd) -> No
     assert verify(phone, challenge_id, code).level == 1
 
 
+@pytest.mark.attack("secrets-lying-about")
 def test_neither_log_nor_metrics_nor_data_directory_has_number_code_or_secret(
     phone: Tenant, far_end: FarEnd, lines: Lines
 ) -> None:

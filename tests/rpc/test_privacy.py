@@ -126,6 +126,7 @@ def test_the_log_names_nobody(left: tuple[Path, Lines, str]) -> None:
     assert left[1].of("forged") == []
 
 
+@pytest.mark.attack("secrets-lying-about")
 def test_the_log_has_no_credential(left: tuple[Path, Lines, str]) -> None:
     assert "rgk_" not in "\n".join(left[1].lines)
 
