@@ -4,7 +4,8 @@ Moves a store, rows and keys, to another place, and proves that it arrived.
 Each place says in a mark of its own which end of which move it is (`stores/moves.py`). The source is marked before the
 first row is read, so that no server changes it from then on; the target is marked before the first row is written,
 and with every piece of rows says how far it is, in the same commit. So a move that was killed goes on where it was. At
-the end the source is retired first and the target released second: at no instant can both be served.
+the end the source is retired first and the target released second: at no instant can both be served. Just before, the
+keys of the source are read once more: one that was destroyed meanwhile must not live on in the copy.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +25,7 @@ from riskgate_server.crypto.signing import HeadLog
 from riskgate_server.datadir import DataDirectory
 from riskgate_server.engine.ports import StoreInUse
 from riskgate_server.opening import driver, head_signers, master_keys, open_files, refuse_other_past, ring_file
-from riskgate_server.stores.moves import TABLES, Cursor, Mark, Place, Tally, date, why_not_served
+from riskgate_server.stores.moves import KEYS, TABLES, Cursor, Mark, Page, Place, Tally, date, why_not_served
 from riskgate_server.stores.refusals import MoveRefused, VaultUnusable
 from riskgate_server.stores.sqlite.moves import SQLitePlace, make_files
 
@@ -78,6 +79,7 @@ def move(source: Place, target: Place, progress: Progress, now: Callable[[], flo
     total = source.counts()
     mark = _copy_rows(source, target, mark, total, progress)
     _compare(source, target, mark, total, progress)
+    mark = _copy_keys_again(source, target, mark)
     at = date(now())
     source.set_mark(Mark(move=mark.move, role="source", other=target.name, at=at, finished=True))
     mark = msgspec.structs.replace(mark, finished=True, at=at)
@@ -162,25 +164,64 @@ def _copy_rows(source: Place, target: Place, mark: Mark, total: Mapping[str, int
 
 
 def _compare(source: Place, target: Place, mark: Mark, total: Mapping[str, int], progress: Progress) -> None:
-    """Read the target back, every row, and compare with what the source gave and with what it says it has."""
+    """
+    Read the target back, every row, and compare with what the source gave and with what it says it has.
+
+    Not the keys, which may still change: they are compared when they are read again.
+    """
     found: dict[str, Tally] = {}
-    everything = sum(total.values())
+    everything = sum(total.values()) - total[KEYS]
     for part in target.parts:
-        at, whole = Cursor(part), False
-        while not whole:
-            page = target.page(at, ROWS)
+        if part == KEYS:
+            continue
+        for _, page in _pages(target, part):
             for table, rows in page.rows.items():
                 found[table] = found.get(table, Tally()).plus(rows)
-            at, whole = page.cursor, page.last
             progress("compared", sum(tally.rows for tally in found.values()), everything)
     differ = [
-        f"{table}: {total[table]:,} in the source, {found[table].rows:,} in the copy"
-        f"{'' if found[table].rows != total[table] else ', not the same'}"
+        _difference(table, total[table], found[table].rows)
         for table in TABLES
-        if found[table] != mark.copied[table] or found[table].rows != total[table]
+        if table != KEYS and (found[table] != mark.copied[table] or found[table].rows != total[table])
     ]
     if source.lanes() != target.lanes():
         differ.append("the journals do not end in the same batches")
+    _refuse(source, target, differ)
+
+
+def _copy_keys_again(source: Place, target: Place, mark: Mark) -> Mark:
+    """
+    Have the target know the keys as the source does by now, and compare them.
+
+    Last of all: a server that is just stopping writes no journal any more, but may still destroy the key of somebody
+    whose erasure it has committed.
+    """
+    given, found = Tally(), Tally()
+    for at, page in _pages(source, KEYS):
+        rows = page.rows[KEYS]
+        given = given.plus(rows)
+        # The target has no keys but the source's, so that as many cover the same customers.
+        had = set(target.page(at, ROWS).rows[KEYS])
+        target.change_keys([row for row in rows if row not in had])
+    for _, page in _pages(target, KEYS):
+        found = found.plus(page.rows[KEYS])
+    _refuse(source, target, [] if found == given else [_difference(KEYS, given.rows, found.rows)])
+    return msgspec.structs.replace(mark, copied=mark.copied | {KEYS: given})
+
+
+def _pages(place: Place, part: str) -> Iterator[tuple[Cursor, Page]]:
+    """Yield all rows of a part, each page with where it was read from."""
+    at, whole = Cursor(part), False
+    while not whole:
+        page = place.page(at, ROWS)
+        yield at, page
+        at, whole = page.cursor, page.last
+
+
+def _difference(table: str, given: int, found: int) -> str:
+    return f"{table}: {given:,} in the source, {found:,} in the copy{'' if found != given else ', not the same'}"
+
+
+def _refuse(source: Place, target: Place, differ: Sequence[str]) -> None:
     if differ:
         raise CopyDiffers(f"{target.name} is not what {source.name} is: {'; '.join(differ)}; empty it and copy again")
 

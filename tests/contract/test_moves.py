@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -34,9 +34,11 @@ from riskgate_server.stores.postgres import moves as postgres_moves
 from riskgate_server.stores.postgres.moves import PostgresPlace, place_name
 from riskgate_server.stores.postgres.schema import SCHEMA, VAULT_SCHEMA
 from riskgate_server.stores.postgres.store import PostgresStore
+from riskgate_server.stores.postgres.vault import PostgresVault
 from riskgate_server.stores.refusals import MoveRefused, StoreMoved, VaultUnusable
 from riskgate_server.stores.sqlite import moves as sqlite_moves
 from riskgate_server.stores.sqlite.moves import SQLitePlace
+from riskgate_server.stores.sqlite.vault import SqliteVault
 from tests import postgres
 from tests.contract.rows import BO, commit, entry, identity, message, scope
 from tests.contract.sessions import ask
@@ -447,6 +449,64 @@ def test_what_was_changed_in_the_copy_meanwhile_is_found_and_it_is_not_served(
         open_store(unfinished, dsn)
 
 
+# --- Keys, which a server that is just stopping may still change. ---
+
+
+def at_the_last_row(happen: Callable[[], None]) -> Callable[[str, int, int], None]:
+    """Return a progress at whose end, when every row was copied and compared, something happens once."""
+    happened: list[None] = []
+
+    def progress(what: str, done: int, whole: int) -> None:
+        if what == "compared" and done == whole and not happened:
+            happened.append(None)
+            happen()
+
+    return progress
+
+
+@pytest.mark.parametrize("way", ["into a database", "into another", "into files"])
+def test_a_key_that_is_destroyed_or_made_while_a_store_is_copied_is_so_in_the_copy(
+    directory: DataDirectory, dsn: str, another_dsn: str, way: str
+) -> None:
+    """Of those who are erased, one was copied with their key and one was never heard of."""
+    source, target = files(directory), dsn
+    if way != "into a database":
+        copy(directory, source, target, QUIET)
+        for path in (directory.store, directory.vault):
+            path.rename(path.with_suffix(".old"))
+        source, target = dsn, another_dsn if way == "into another" else files(directory)
+    there = target if target.startswith("postgresql") else ""
+    master = master_keys(directory)
+    late, late_and_lost = ("acme", "late"), ("acme", "late and lost")
+
+    def stop_slowly() -> None:
+        stopping: SqliteVault | PostgresVault
+        if way == "into a database":
+            stopping = SqliteVault(directory.vault, wrap=master.wrap, unwrap=master.unwrap)
+        else:
+            stopping = PostgresVault(dsn, wrap=master.wrap, unwrap=master.unwrap)
+        with closing(stopping) as vault:
+            vault.create({late: b"\1" * 32, late_and_lost: b"\2" * 32})
+            vault.forget(late_and_lost)
+            vault.forget(BO)
+
+    copied = copy(directory, source, target, at_the_last_row(stop_slowly))
+
+    assert not copied.before
+    with closing(open_store(directory, there)) as opened:
+        keys = opened.vault.keys([BO, LOST, late, late_and_lost])
+        assert [keys[customer] for customer in (BO, LOST, late_and_lost)] == [NoKey.FORGOTTEN] * 3
+        assert keys[late] == b"\1" * 32
+    assert copied.rows["keys"] == len(rows_in(directory, there)["keys"]) == 5
+
+
+def test_a_key_that_is_not_in_the_source_is_found_in_the_copy(unfinished: DataDirectory, dsn: str) -> None:
+    ask(dsn, f"INSERT INTO {VAULT_SCHEMA}.keys VALUES ('acme', 'nobody', '\\x01')")
+
+    with pytest.raises(CopyDiffers, match="keys: 3 in the source, 4 in the copy"):
+        copy(unfinished, files(unfinished), dsn, QUIET)
+
+
 # --- Killed on the way. ---
 
 
@@ -482,6 +542,7 @@ def test_a_copy_that_is_killed_at_any_call_goes_on_and_differs_in_nothing(
     # One piece further each time, until the source is to be retired; and then until the target is to be released.
     while run((there, "write", 1), (here, "set_mark", 0)) != "set_mark":
         pass
+    assert run((there, "change_keys", 0)) == "change_keys"
     assert run((there, "finish", 0)) == "finish"
     copied = copy(directory, whence, whither, QUIET)
 

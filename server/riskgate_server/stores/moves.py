@@ -51,6 +51,9 @@ TABLES: Final[Mapping[str, Table]] = {
 }
 """Every table that is copied. The journal comes last: a store with a batch has all that the batch speaks of."""
 
+KEYS: Final = "keys"
+"""The table, and part, of customers' wrapped keys."""
+
 NOT_COPIED: Final[Mapping[str, str]] = {
     "proof": "made with the vault, under the same master key",
     "writers": "who serves a lane; where it ends is read from its batches",
@@ -201,6 +204,9 @@ class Place(Protocol):
 
     def write(self, rows: Rows, mark: Mark) -> None:
         """Add rows and replace the mark, in one step; whatever was cut off may be written again."""
+
+    def change_keys(self, rows: Sequence[Row]) -> None:
+        """Have these keys as they are given, durable on return; those destroyed there are destroyed here for good."""
 
     def finish(self, mark: Mark) -> None:
         """Let writers go on where the copied lanes end, and replace the mark, in one step."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import StoreBusy
+from riskgate_server.engine.ports import StoreBusy, StoreInUse, Vault
 from riskgate_server.stores.refusals import VaultUnusable
 
 HEADER_BYTES: Final = 5
@@ -48,6 +49,15 @@ def wrapped_for(keys: Mapping[CustomerKey, bytes], wrap: Wrap, header: bytes) ->
 def is_forgotten(wrapped: bytes) -> bool:
     """Whether a row is what forgetting leaves: zeros."""
     return bool(wrapped) and not any(wrapped)
+
+
+def forget_destroyed(rows: Iterable[Sequence[Any]], vault: Vault) -> None:
+    """Destroy the keys that rows of another vault, each of tenant, customer and wrapped key, say are destroyed."""
+    for tenant_id, customer_id, wrapped in rows:
+        if is_forgotten(wrapped):
+            # It is destroyed; what a reader holds goes with the reader.
+            with suppress(StoreInUse):
+                vault.forget((tenant_id, customer_id))
 
 
 class Page(msgspec.Struct, frozen=True):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any, Final
 
 import psycopg
 from psycopg import conninfo
 
-from riskgate_server.stores.moves import TABLES, Cursor, Mark, Page, Row, Rows, Table, encode_mark
+from riskgate_server.stores.moves import KEYS, TABLES, Cursor, Mark, Page, Row, Rows, Table, encode_mark
 from riskgate_server.stores.postgres.arrays import Blobs, Numbers, Texts
 from riskgate_server.stores.postgres.schema import VAULT_SCHEMA
 from riskgate_server.stores.postgres.session import reading
@@ -17,7 +17,7 @@ from riskgate_server.stores.postgres.store import PostgresStore
 from riskgate_server.stores.postgres.transaction import PostgresTransaction
 from riskgate_server.stores.postgres.vault import PostgresVault, create_vault
 from riskgate_server.stores.refusals import MoveRefused
-from riskgate_server.stores.wrapping import Unwrap, Wrap
+from riskgate_server.stores.wrapping import Unwrap, Wrap, forget_destroyed
 
 _TEXTS: Final = (
     "tenant_id", "customer_id", "transaction_id", "payment_id", "request_id", "message_id", "source",
@@ -46,7 +46,7 @@ class _Insert:
 
 
 def _named(table: str) -> str:
-    return f"{VAULT_SCHEMA}.{table}" if table == "keys" else table
+    return f"{VAULT_SCHEMA}.{table}" if table == KEYS else table
 
 
 _INTO: Final = {name: _Insert(name, table) for name, table in TABLES.items()}
@@ -136,6 +136,14 @@ class PostgresPlace:
                     _insert(tx, table, some)
             _put_mark(tx, mark)
 
+    def change_keys(self, rows: Sequence[Row]) -> None:
+        """Have these keys as they are given."""
+        if rows:
+            with closing(PostgresVault(self._dsn, wrap=self._wrap, unwrap=self._unwrap)) as vault:
+                forget_destroyed(rows, vault)
+            with self.store.transaction() as tx:
+                tx.change(f"{_INTO[KEYS].text} {_OR_CHANGE_KEY}", _INTO[KEYS].columns(rows))
+
     def finish(self, mark: Mark) -> None:
         """Say where every lane ends, for the servers that will write them, and replace the mark."""
         with self.store.transaction() as tx:
@@ -169,6 +177,7 @@ def place_name(dsn: str) -> str:
     return f"postgresql://{found.get('host') or 'localhost'}{port}/{found.get('dbname') or ''}"
 
 
+_OR_CHANGE_KEY: Final = "ON CONFLICT (tenant_id, customer_id) DO UPDATE SET wrapped = excluded.wrapped"
 _LANES_END: Final = """
 INSERT INTO writers (writer, sequence, at_us, first_position, count, root, hash, position)
   SELECT DISTINCT ON (writer) writer, sequence, at_us, first_position, count, root, hash, first_position + count - 1

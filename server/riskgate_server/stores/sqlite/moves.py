@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from riskgate_server.stores.moves import TABLES, Cursor, Mark, Page, Row, Rows, encode_mark
+from riskgate_server.stores.moves import KEYS, TABLES, Cursor, Mark, Page, Row, Rows, encode_mark
 from riskgate_server.stores.refusals import MoveRefused, VaultUnusable
 from riskgate_server.stores.sqlite.connections import reading, writing
 from riskgate_server.stores.sqlite.schema import Kind
@@ -19,7 +19,7 @@ from riskgate_server.stores.sqlite.snapshots import misfiled
 from riskgate_server.stores.sqlite.store import SQLiteStore, create_store
 from riskgate_server.stores.sqlite.transaction import Insert, SQLiteTransaction
 from riskgate_server.stores.sqlite.vault import SqliteVault, create_vault
-from riskgate_server.stores.wrapping import Wrap
+from riskgate_server.stores.wrapping import Wrap, forget_destroyed
 
 ONE_LANE: Final = "writer"
 """A file has one lane: its rows do not say whose they are."""
@@ -80,7 +80,7 @@ PARTS: Final[Mapping[str, Part]] = {
 }
 
 _INTO: Final = {
-    name: Insert(name, ", ".join(part.columns)) for name, part in PARTS.items() if name not in ("keys", "records")
+    name: Insert(name, ", ".join(part.columns)) for name, part in PARTS.items() if name not in (KEYS, "records")
 }
 _INTO_RECORDS: Final = Insert("records", ", ".join(PARTS["records"].columns))
 _INTO_MOVES: Final = Insert("moves", "id, mark")
@@ -112,7 +112,7 @@ class SQLitePlace:
                 kinds = dict(db.execute("SELECT kind, count(*) FROM records GROUP BY kind").fetchall())
                 counted = {name: db.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in _INTO}
         return counted | {
-            "keys": self._vault.count(),
+            KEYS: self._vault.count(),
             "requests": kinds.get(Kind.REQUEST, 0),
             "payments": kinds.get(Kind.PAYMENT, 0),
             "purchases": kinds.get(Kind.PURCHASE, 0) + kinds.get(Kind.OPEN_PURCHASE, 0),
@@ -139,7 +139,7 @@ class SQLitePlace:
         """Return rows behind a cursor."""
         part = PARTS[cursor.part]
         after = cursor.key()
-        if cursor.part == "keys":
+        if cursor.part == KEYS:
             rows: Sequence[Row] = self._vault.wrapped(after or ("", ""), limit)
         else:
             key = ", ".join(part.key)
@@ -169,7 +169,7 @@ class SQLitePlace:
 
         Keys are durable before the mark says so, in a file of their own: they may be written again.
         """
-        self._vault.keep_wrapped(rows.get("keys", ()))
+        self._vault.keep_wrapped(rows.get(KEYS, ()))
         self._write(rows, mark)
 
     def _write(self, rows: Rows, mark: Mark | None) -> None:
@@ -177,9 +177,14 @@ class SQLitePlace:
             for table, some in rows.items():
                 if table in RECORDS:
                     tx.insert(_INTO_RECORDS, [_as_record(table, row) for row in some])
-                elif table != "keys":
+                elif table != KEYS:
                     tx.insert(_INTO[table], [row[1:] for row in some] if TABLES[table].columns[0] == ONE_LANE else some)
             _put_mark(tx, mark)
+
+    def change_keys(self, rows: Sequence[Row]) -> None:
+        """Have these keys as they are given."""
+        forget_destroyed(rows, self._vault)
+        self._vault.keep_wrapped(rows)
 
     def finish(self, mark: Mark) -> None:
         """Replace the mark: where the lane ends is read from the journal."""
