@@ -16,7 +16,8 @@ from riskgate_server.crypto.keys import FINGERPRINT
 from riskgate_server.crypto.tokens import SealedTokens
 from riskgate_server.engine.places import PlaceTokens
 from riskgate_server.opening import secret
-from riskgate_server.rpc import door, risk, service
+from riskgate_server.rpc import door, service
+from riskgate_server.rpc import watching as watching_module
 from tests.rpc.calling import Api, refused, refused_of
 from tests.rpc.logs import Lines
 from tests.rpc.requests import blocking, buy, buying, capturing, line_of, open_line, paying
@@ -88,7 +89,7 @@ def test_a_watch_tells_nothing_of_other_tenants(running: Running, ada: Api) -> N
 
 
 def test_a_page_without_anything_for_the_watcher_is_not_the_end(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(risk, "WATCH_PAGE", 2)
+    monkeypatch.setattr(watching_module, "PAGE", 2)
     monkeypatch.setattr(service, "CONFIRM_SECONDS", 60.0)
     for customer in ("ada", "bob"):
         open_line(api, customer)

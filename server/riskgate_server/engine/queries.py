@@ -7,7 +7,7 @@ available, whether or not the books say so yet.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from heapq import merge
 from typing import Final
@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from riskgate_server.domain.customer import Customer, CustomerKey
-from riskgate_server.domain.errors import NotFound, PreconditionFailed
+from riskgate_server.domain.errors import NotFound, PreconditionFailed, RiskgateError
 from riskgate_server.domain.identity.events import MessageSettled
 from riskgate_server.domain.identity.identity import EMPTY_IDENTITY, Identity
 from riskgate_server.domain.journal import (
@@ -123,7 +123,21 @@ class Queries:
             NotFound: no such customer in the tenant, or no such line.
         """
         with self._store.snapshot() as snapshot:
-            customer, now_us = self._as_of_now(snapshot, key)
+            return self._line(snapshot, key, line_id)
+
+    def credit_lines_of(self, asked: Sequence[tuple[CustomerKey, str]]) -> list[LineReply | RiskgateError]:
+        """Return many lines as they stood at one moment, and in place of one that is not there what it raises."""
+        found: list[LineReply | RiskgateError] = []
+        with self._store.snapshot() as snapshot:
+            for key, line_id in asked:
+                try:
+                    found.append(self._line(snapshot, key, line_id))
+                except RiskgateError as error:
+                    found.append(error)
+        return found
+
+    def _line(self, snapshot: Snapshot, key: CustomerKey, line_id: str) -> LineReply:
+        customer, now_us = self._as_of_now(snapshot, key)
         return LineReply(key, customer.sequence, now_us, customer.line(line_id))
 
     def credit_lines(self, key: CustomerKey) -> list[LineReply]:
@@ -274,20 +288,25 @@ class Queries:
         return Page(found, {})
 
     def decisions_after(
-        self, places: Places, *, tenant_id: str, customer_id: str, limit: int
+        self, places: Places, *, tenant_id: str, customer_id: str, limit: int, until: Places | None = None
     ) -> tuple[list[tuple[dict[int, int], DecisionReply]], dict[int, int]]:
-        """Return some decisions committed after `places`, with the places after each, and up to where that looked."""
+        """
+        Return some decisions committed after `places`, with the places after each, and up to where that looked.
+
+        No further than `until`, or than what is committed when that is None.
+        """
         at, seen = dict(places), dict(places)
         lanes = []
         with self._store.snapshot() as snapshot:
-            moved = {lane.writer: lane.position for lane in snapshot.lanes() if lane.position > at.get(lane.writer, 0)}
+            ends = until if until is not None else {lane.writer: lane.position for lane in snapshot.lanes()}
+            moved = {writer: end for writer, end in ends.items() if end > at.get(writer, 0)}
             each = max(limit // max(len(moved), 1), 1)
             for writer, end in moved.items():
                 rows = snapshot.entries_by_position(
                     writer, after=at.get(writer, 0), limit=each, tenant_id=tenant_id, tag=DECISION_TAG
                 )
-                lanes.append(rows)
-                seen[writer] = rows[-1].position if len(rows) == each else end
+                lanes.append([row for row in rows if row.position <= end])
+                seen[writer] = min(rows[-1].position, end) if len(rows) == each else end
         found = []
         for row in merge(*lanes, key=_order):
             at[row.writer] = row.position

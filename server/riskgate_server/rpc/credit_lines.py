@@ -11,6 +11,7 @@ from riskgate_server.engine.replies import LineReply
 from riskgate_server.rpc.convert import amount_from, block_to_proto, line_to_proto, mark_from, time_from, time_zone_from
 from riskgate_server.rpc.door import Call
 from riskgate_server.rpc.service import Rooms, key_of
+from riskgate_server.rpc.watching import LineWatches
 from riskgate_server.scopes import lift_scope
 
 DEFAULT_PRODUCT = "consumer-revolving"
@@ -21,6 +22,7 @@ class CreditLineServicer:
 
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
+        self._watches = LineWatches(rooms)
 
     async def _submit(self, command: OpenCreditLine | PlaceBlock | LiftBlock | CloseCreditLine) -> LineReply:
         reply = await self._rooms.gateway.submit(command)
@@ -63,7 +65,7 @@ class CreditLineServicer:
         with rooms.feed.customer(key) as changed, rooms.gateway.closing(changed.set):
             while True:
                 rooms.door.confirm(call.caller, call.scopes)
-                reply = await rooms.readers.ask_for_watcher(rooms.queries.credit_line, key, request.line_id)
+                reply = await self._watches.line(key, request.line_id)
                 line = line_to_proto(reply)
                 # Time alone changes a line too: a block lapses without an entry.
                 if line != told:

@@ -1,5 +1,5 @@
 """
-Tells watchers that something was committed; what it was they read from the store themselves.
+Tells watchers that something was committed; what it was is read from the store (`watching.py`).
 
 So a watcher can never miss a change or see one that is not durable, however slow it is. What this server commits is
 announced; for what others do to a shared store it asks, once for all watchers, and not at all while nobody watches.

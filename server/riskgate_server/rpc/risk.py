@@ -33,11 +33,10 @@ from riskgate_server.rpc.door import Call, end_of_stream, given_up, is_being_can
 from riskgate_server.rpc.reading import parsed
 from riskgate_server.rpc.service import Rooms, key_of, page_size_of
 from riskgate_server.rpc.status import proto_of
+from riskgate_server.rpc.watching import DecisionWatches, Told
 
 IN_FLIGHT_MAX: Final = 256
 """Purchases of one stream that are decided at the same time; the stream is not read further until one is done."""
-
-WATCH_PAGE: Final = 500
 
 ITEM: Final = "riskgate.risk.v1.RiskService/CheckTransaction"
 """What an item of a batch or a stream is called in the log: the call it stands for."""
@@ -48,6 +47,7 @@ class RiskServicer:
 
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
+        self._watches = DecisionWatches(rooms)
 
     async def CheckTransaction(self, request: pb.CheckTransactionRequest, call: Call) -> pb.CheckTransactionResponse:
         """Decide about one purchase."""
@@ -240,34 +240,34 @@ class RiskServicer:
     ) -> AsyncIterator[pb.WatchDecisionsResponse]:
         """Stream decisions as they become durable."""
         rooms = self._rooms
-        key = key_of(request, call)
-        purpose = ("WatchDecisions", call.caller.tenant_id)
-        watched = rooms.feed.customer(key) if request.customer_id else rooms.feed.tenant(call.caller.tenant_id)
-        with watched as changed, rooms.gateway.closing(changed.set):
-            given = rooms.places.places(purpose, request.resume_token, "resume_token")
-            ends = await rooms.readers.ask(rooms.queries.ends)
+        tenant_id = call.caller.tenant_id
+        purpose = ("WatchDecisions", tenant_id)
+        given = rooms.places.places(purpose, request.resume_token, "resume_token")
+        async with self._watches.seat(tenant_id, request.customer_id) as (seat, ends):
             if any(position > ends.get(writer, 0) for writer, position in given.items()):
                 # Of a store that was lost since: going on would silently leave out what is decided until then.
                 raise token_invalid("resume_token", "is of a decision this store does not hold")
             places = given if request.resume_token else ends
-            yield pb.WatchDecisionsResponse(resume_token=request.resume_token or rooms.places.token(purpose, places))
-            while True:
-                rooms.door.confirm(call.caller, call.scopes)
-                before = places
-                found, places = await rooms.readers.ask_for_watcher(
-                    rooms.queries.decisions_after,
-                    before,
-                    tenant_id=call.caller.tenant_id,
-                    customer_id=request.customer_id,
-                    limit=WATCH_PAGE,
+            with rooms.gateway.closing(seat.changed.set):
+                yield pb.WatchDecisionsResponse(
+                    resume_token=request.resume_token or rooms.places.token(purpose, places)
                 )
-                for after, reply in found:
-                    response = pb.WatchDecisionsResponse(resume_token=rooms.places.token(purpose, after))
-                    rooms.write_decision(reply, response.decision)
-                    yield response
-                # A page may hold nothing for this watcher and yet not be the last.
-                if places == before:
-                    await rooms.change(changed)
+                while True:
+                    rooms.door.confirm(call.caller, call.scopes)
+                    before = places
+                    found, places = await seat.take(before)
+                    for told in found:
+                        yield self._message(told, purpose)
+                    # A page may hold nothing for this watcher and yet not be the last.
+                    if places == before:
+                        await rooms.change(seat.changed)
+
+    def _message(self, told: Told, purpose: tuple[str, ...]) -> pb.WatchDecisionsResponse:
+        """Return the message that tells a decision: the same one to all of its tenant who watch."""
+        if told.message is None:
+            told.message = pb.WatchDecisionsResponse(resume_token=self._rooms.places.token(purpose, told.after))
+            self._rooms.write_decision(told.reply, told.message.decision)
+        return told.message
 
 
 def _item(raw: bytes) -> pb.StreamCheckTransactionsRequest:
