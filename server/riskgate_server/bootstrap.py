@@ -339,6 +339,7 @@ class Server:
                 rules=rules,
                 sink=feed,
                 outgoing=delivery,
+                rivals=metrics,
                 cached_customers=settings.cached_customers,
             )
             writer = Writer(

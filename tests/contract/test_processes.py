@@ -20,6 +20,7 @@ from riskgate_server.engine.pipeline import Pipeline
 from riskgate_server.engine.ports import NoKey, StoreInUse
 from riskgate_server.engine.replies import DecisionReply, Failed, Reply
 from riskgate_server.engine.writer import Ticket, Writer
+from riskgate_server.rpc.metrics import Metrics
 from riskgate_server.stores.memory import MemoryVault
 from riskgate_server.stores.postgres import store as store_module
 from riskgate_server.stores.postgres.store import PostgresStore
@@ -123,6 +124,33 @@ def test_where_all_are_held_elsewhere_nothing_is_done(servers: list[Pipeline], s
 
     assert replies == [None, None]
     assert bought(stores[0], ADA) == bought(stores[0], BO) == []
+
+
+def test_commands_that_another_process_was_in_the_way_of_are_counted(
+    servers: list[Pipeline], stores: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = Metrics()
+    server = f.make_pipeline(stores[0], rivals=metrics)
+    begun: list[Reply] = []
+
+    def counted() -> list[float | None]:
+        name = "riskgate_commands_put_back_total"
+        return [metrics.registry.get_sample_value(name, {"reason": reason}) for reason in ("HELD", "CONFLICT")]
+
+    def begin_cyd(go: Callable[[], Any]) -> Any:
+        begun.extend(begun or servers[1].run([f.open_line(customer_id="cyd")]))
+        return go()
+
+    before = counted()
+    with held(stores[1], ADA):
+        server.run_free([f.check("t1"), f.check("t2"), f.check("t1", customer_id="bo")], wait=())
+    left = counted()
+    monkeypatch.setattr(stores[0], "_db", Cut(stores[0]._db, "INSERT INTO customers", begin_cyd))
+    server.run([f.open_line(customer_id="cyd"), f.check("t3"), f.check("t4")])
+
+    assert before == [0, 0]
+    assert left == [2, 0]
+    assert counted() == [2, 3]
 
 
 def test_who_is_held_for_too_long_is_told_so_and_nobody_else_suffers(

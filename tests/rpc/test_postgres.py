@@ -295,3 +295,21 @@ def test_watches_go_on_when_the_database_was_away(
         watch.cancel()
 
     assert told.transaction_id == "there"
+
+
+def test_who_waits_for_a_customer_whom_another_server_has_is_answered_and_counted(
+    loop: Loop, deployment: Deployment, dsn: str
+) -> None:
+    with serving(loop, deployment, store=dsn) as running, closing(PostgresStore(dsn, 1)) as other:
+        api = running.keyed(deployment.admin_key)
+        open_line(api)
+        with other.transaction() as tx:
+            tx.lock([("default", "ada")])
+            answer = api.risk.CheckTransaction.future(buying(amount=100))
+            while not running.scrape_value("riskgate_commands_put_back_total"):
+                assert not answer.done()
+        decision = answer.result().decision
+        scraped = running.scrape()
+
+    assert decision.outcome == risk_pb.OUTCOME_APPROVE
+    assert 'riskgate_commands_put_back_total{reason="HELD"}' in scraped

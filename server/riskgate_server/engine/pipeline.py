@@ -94,6 +94,13 @@ class BatchClock(Clock, Protocol):
         """A batch that came to `now_us` is durable."""
 
 
+class RivalObserver(Protocol):
+    """Hears what other writers of a shared store cost."""
+
+    def put_back(self, reason: str, commands: int) -> None:
+        """Note commands that nothing was done of: HELD are left for a later batch, CONFLICT run again at once."""
+
+
 class Pipeline:
     """Decides, writes and remembers. Not thread-safe: exactly one thread runs it."""
 
@@ -109,6 +116,7 @@ class Pipeline:
         rules: RiskRules,
         sink: EntrySink | None = None,
         outgoing: Outgoing | None = None,
+        rivals: RivalObserver | None = None,
         monotonic_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
         cached_customers: int = CACHED_CUSTOMERS,
         bounds: Bounds = Bounds(),  # noqa: B008 - frozen
@@ -122,6 +130,7 @@ class Pipeline:
         self._secrets = secrets
         self._sink = sink
         self._outgoing = outgoing
+        self._rivals = rivals
         self._monotonic_us = monotonic_us
         self._bounds = bounds
         self._customers = Customers(vault, sealer, cached_customers)
@@ -204,7 +213,12 @@ class Pipeline:
                 return self._commit(commands, wait)
             except StoreConflict as conflict:
                 log.info("write conflict", commands=len(commands), why=str(conflict))
+                self._put_back("CONFLICT", len(commands))
         return self._commit(commands, wait)
+
+    def _put_back(self, reason: str, commands: int) -> None:
+        if self._rivals:
+            self._rivals.put_back(reason, commands)
 
     def _commit(self, commands: Sequence[Command], wait: Collection[CustomerKey]) -> list[Reply | None]:
         began = self._monotonic_us() / 1e6
@@ -245,6 +259,7 @@ class Pipeline:
                 log.exception("messages not handed over")
         if len(done) == len(commands):
             return list(done)
+        self._put_back("HELD", len(commands) - len(done))
         replies = iter(done)
         return [next(replies) if command.key in named else None for command in commands]
 

@@ -15,9 +15,9 @@ BUCKETS_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 
 class Metrics:
     """
-    Keeps `door.Observer` and `delivery.DeliveryObserver`.
+    Keeps `door.Observer`, `delivery.DeliveryObserver` and `pipeline.RivalObserver`.
 
-    Labels are methods, statuses, channels and outcomes only: nothing that could name a customer.
+    Labels are methods, statuses, channels, outcomes and reasons only: nothing that could name a customer.
     """
 
     def __init__(self) -> None:
@@ -44,6 +44,16 @@ class Metrics:
             registry=self.registry,
         )
 
+        put_back = Counter(
+            "riskgate_commands_put_back",
+            "Commands that other writers were in the way of, each time: HELD wait while another process has their"
+            " customer; CONFLICT, of a batch that lost a race, are run again at once.",
+            ("reason",),
+            registry=self.registry,
+        )
+        # From the start, for a rate needs a zero to begin with.
+        self._put_back = {reason: put_back.labels(reason) for reason in ("HELD", "CONFLICT")}
+
     def observe(self, method: str, status: str, seconds: float) -> None:
         """Note one call."""
         child = self._children.get((method, status))
@@ -58,6 +68,10 @@ class Metrics:
     def settled(self, channel: Channel, outcome: str) -> None:
         """Note what a message came to."""
         self._settled.labels(channel.name, outcome).inc()
+
+    def put_back(self, reason: str, commands: int) -> None:
+        """Note commands that another writer was in the way of."""
+        self._put_back[reason].inc(commands)
 
     def watch_messages(self, pending: Callable[[], int]) -> None:
         """Show how many messages this process has in hand."""
