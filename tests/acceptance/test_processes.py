@@ -8,17 +8,20 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 import psycopg
 import pytest
 
 from riskgate.risk.v1 import risk_service_pb2 as risk
+from riskgate_client import NotFound, Riskgate, Unauthenticated
 from tests.acceptance.calling import Told, check, connections, open_line
 from tests.acceptance.conftest import Figures
-from tests.acceptance.deployment import FREE_PORTS, START_SECONDS, Deployment, gone, riskgate, until
+from tests.acceptance.deployment import FREE_PORTS, START_SECONDS, Deployment, answer, gone, riskgate, until
 
 pytestmark = pytest.mark.process
 
@@ -29,6 +32,7 @@ CUSTOMERS = [f"c{n}" for n in range(5)]
 LIMIT_MINOR = 50_000
 GONE_SECONDS = 2.0
 SERVES_AGAIN_SECONDS = 10.0
+FOLLOWS_SECONDS = 10.0
 
 
 def replaced(deployment: Deployment, victim: int) -> None:
@@ -147,6 +151,55 @@ def test_a_directory_that_processes_serve_is_no_other_server_s_but_the_database_
     assert f"port {deployment.port} of 127.0.0.1 is taken" in taken.stderr
     assert line["writer"] == PROCESSES
     assert codes == (0, 0)
+
+
+def test_who_may_call_is_each_host_s_to_say_until_its_file_is_carried_over(
+    deployment: Deployment, dsn: str, figures: Figures
+) -> None:
+    """By the words of docs/scale.md."""
+    deployment.started()
+    beside = elsewhere(deployment)
+    try:
+        beside.started(settings={"store": dsn})
+        added = answer("callers", "add", "shop", "--data", deployment.root, "--scope", "limit:read", "--key")
+        key = added["key"]["api_key"]
+        heard = [opens(host, key) for host in (deployment, beside)]
+        taken_after = carried_over(deployment, beside, key, opened=True)
+        answer("callers", "revoke", "shop", "--data", deployment.root)
+        until(lambda: not opens(deployment, key), seconds=FOLLOWS_SECONDS, what="the end of a key where it was revoked")
+        still = opens(beside, key)
+        ended_after = carried_over(deployment, beside, key, opened=False)
+    finally:
+        beside.cleanup()
+    figures(taken_after_s=taken_after, ended_after_s=ended_after)
+
+    assert heard == [True, False]
+    assert still
+
+
+def opens(host: Deployment, key: str) -> bool:
+    """Whether a key opens a host's door."""
+    with Riskgate(f"localhost:{host.port}", ca=host.root / "tls" / "ca.crt", api_key=key) as gate:
+        try:
+            gate.lines.get("nobody")
+        except NotFound:
+            return True
+        except Unauthenticated:
+            return False
+    raise AssertionError("nobody has no line")
+
+
+def carried_over(one: Deployment, other: Deployment, key: str, *, opened: bool) -> float:
+    """Send the file that says who may call to another host; return how many seconds it takes to be followed there."""
+    copy, new = one.work / "access.copy", other.root / "access.new"
+    copy.unlink(missing_ok=True)
+    with closing(sqlite3.connect(one.root / "access.db")) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    shutil.copyfile(copy, new)
+    new.rename(other.root / "access.db")
+    at = time.monotonic()
+    until(lambda: opens(other, key) is opened, seconds=FOLLOWS_SECONDS, what="a caller's change on another host")
+    return round(time.monotonic() - at, 2)
 
 
 def test_processes_that_cannot_start_end_with_the_reason(deployment: Deployment) -> None:
