@@ -11,6 +11,7 @@ from threading import Event
 from typing import Any
 
 import pytest
+from psycopg import errors
 
 from riskgate_server.crypto.keys import MasterKey
 from riskgate_server.domain.customer import CustomerKey
@@ -124,6 +125,24 @@ def test_where_all_are_held_elsewhere_nothing_is_done(servers: list[Pipeline], s
 
     assert replies == [None, None]
     assert bought(stores[0], ADA) == bought(stores[0], BO) == []
+
+
+def test_a_batch_that_fails_and_is_run_one_by_one_still_waits_for_nobody(
+    servers: list[Pipeline], stores: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [errors.CheckViolation()]
+
+    def fail_once(go: Callable[[], Any]) -> Any:
+        if failures:
+            raise failures.pop()
+        return go()
+
+    monkeypatch.setattr(stores[0], "_db", Cut(stores[0]._db, "INSERT INTO entries", fail_once))
+    with held(stores[1], ADA):
+        replies = servers[0].run_free([f.check("t1"), f.check("t1", customer_id="bo")], wait=())
+
+    assert told(replies) == ["None", "APPROVE"]
+    assert failures == []
 
 
 def test_commands_that_another_process_was_in_the_way_of_are_counted(

@@ -198,7 +198,7 @@ class Pipeline:
             log.exception("batch failed", commands=len(commands))
             self._distrust(commands)
             if len(commands) > 1:
-                return [reply for command in commands for reply in self.run([command])]
+                return [reply for command in commands for reply in self.run_free([command], wait=wait)]
             return [self._quarantined(commands[0])]
 
     def _distrust(self, commands: Sequence[Command]) -> None:
