@@ -213,7 +213,7 @@ def everything(dsn: str) -> tuple[int, dict[str, str], list[Any]]:
 
 def gone(dsn: str) -> bool:
     name = dsn.split("/")[3].split("?", maxsplit=1)[0]
-    return not postgres.admin("SELECT FROM pg_stat_activity WHERE datname = %s", name)
+    return not postgres.admin("SELECT 1 FROM pg_stat_activity WHERE datname = %s", name)
 
 
 def emptied(dsn: str) -> None:

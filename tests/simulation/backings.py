@@ -132,7 +132,7 @@ class Wire:
             ours.shutdown(socket.SHUT_RDWR)
         # Else what comes next would depend on how fast the database notices.
         ends = time.monotonic() + END_SECONDS
-        while postgres.admin("SELECT FROM pg_stat_activity WHERE pid = %s", db.info.backend_pid):
+        while postgres.admin("SELECT 1 FROM pg_stat_activity WHERE pid = %s", db.info.backend_pid):
             assert time.monotonic() < ends, "the database does not notice that a connection is gone"
 
     def cut_at(self, statement: str, *, done: bool) -> None:
