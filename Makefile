@@ -22,7 +22,7 @@ scenarios: .venv/.built  ## Try a ruleset of your own: make scenarios RULESET=my
 	RULESET=$(RULESET) SCENARIOS=$(SCENARIOS) .venv/bin/python -m pytest -q tests/scenarios
 
 SEEDS ?= 1000
-simulate: .venv/.built  ## Run the simulator: make simulate SEEDS=1000 START=0 STORE=memory|sqlite|postgresql
+simulate: .venv/.built  ## Run the simulator: make simulate SEEDS=1000 START=0 STORE=memory|sqlite|postgresql|fleet
 	.venv/bin/python -m tests.simulation --seeds $(SEEDS) --start $(or $(START),0) $(if $(STORE),--store $(STORE))
 
 trace: .venv/.built  ## Run one trace on every store and compare: make trace COMMANDS=100000 SEED=1

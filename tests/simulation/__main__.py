@@ -8,7 +8,10 @@ import time
 from collections import Counter
 
 from tests.simulation.backings import BACKINGS, workshop
+from tests.simulation.fleet import FleetSimulation
 from tests.simulation.simulator import SeedFailed, Simulation
+
+FLEET = "fleet"
 
 
 def main() -> int:
@@ -17,7 +20,10 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1_000, help="how many seeds")
     parser.add_argument("--start", type=int, default=0, help="the first seed")
     parser.add_argument(
-        "--store", choices=BACKINGS, default="", help="where; by itself each seed takes memory or a SQLite file"
+        "--store",
+        choices=(*BACKINGS, FLEET),
+        default="",
+        help="where; by itself each seed takes memory or a SQLite file. fleet: several processes on one database",
     )
     parser.add_argument("--digest", action="store_true", help="print each seed's digest")
     options = parser.parse_args()
@@ -27,7 +33,10 @@ def main() -> int:
     with workshop() as folder:
         for seed in range(options.start, options.start + options.seeds):
             try:
-                tally = Simulation(seed, folder, store=options.store).run()
+                if options.store == FLEET:
+                    tally = FleetSimulation(seed, folder).run()
+                else:
+                    tally = Simulation(seed, folder, store=options.store).run()
             except SeedFailed as failed:
                 print(failed)  # noqa: T201 - speaks to a person
                 return 1

@@ -17,9 +17,9 @@ from riskgate_server.engine import commands as c
 from riskgate_server.engine import pipeline as pipeline_module
 from riskgate_server.engine import purchases, sealing, work
 from riskgate_server.engine.customers import Customers
-from riskgate_server.engine.ports import OutcomeUnknown, StoreBroken, StoreUnreachable
+from riskgate_server.engine.ports import Locked, OutcomeUnknown, StoreBroken, StoreUnreachable
 from riskgate_server.engine.replies import Reply
-from riskgate_server.stores.postgres import session
+from riskgate_server.stores.postgres import session, transaction
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -130,6 +130,32 @@ def doubt_told_as_nothing_done(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(session, "commit", confident)
 
 
+def customers_not_locked(patch: pytest.MonkeyPatch) -> None:
+    """A batch reads its customers' rows and leaves them to whoever comes along."""
+    for name in ("_LOCK", "_LOCK_IF_FREE"):
+        read = getattr(transaction, name).removesuffix(" SKIP LOCKED").removesuffix(" FOR UPDATE OF c")
+        patch.setattr(transaction, name, read)
+
+
+def memory_trusted_over_the_row(patch: pytest.MonkeyPatch) -> None:
+    """What a process remembers of a customer is used whatever another has written since."""
+    load: Any = Customers.load
+
+    def trusting(self: Any, *given: Any) -> Any:
+        *others, locked = given
+        assert isinstance(locked, Locked)
+        remembered = {key: kept.sequence for key, kept in self.kept.items() if key in locked.versions}
+        locked = msgspec.structs.replace(locked, versions=locked.versions | remembered)
+        return load(self, *others, locked)
+
+    patch.setattr(Customers, "load", trusting)
+
+
+FLEET_PLANTS: Final[dict[str, Plant]] = {
+    plant.__name__: plant for plant in (customers_not_locked, memory_trusted_over_the_row)
+}
+"""Those that show where several processes write."""
+
 NETWORK_PLANTS: Final[dict[str, Plant]] = {
     plant.__name__: plant for plant in (lost_idempotency_row, doubt_told_as_nothing_done)
 }
@@ -150,7 +176,7 @@ PLANTS: Final[dict[str, Plant]] = {
 @contextmanager
 def _planted(name: str) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        (PLANTS | NETWORK_PLANTS)[name](patch)
+        (PLANTS | NETWORK_PLANTS | FLEET_PLANTS)[name](patch)
         yield
 
 

@@ -22,6 +22,7 @@ from riskgate_server.crypto.seal import Sealer
 from riskgate_server.engine import commands as c
 from riskgate_server.engine.pipeline import CONFLICTS_MAX, Pipeline
 from riskgate_server.engine.ports import StoreBroken
+from riskgate_server.engine.replies import Reply
 from riskgate_server.engine.verify import verify
 from riskgate_server.stores.memory import MemoryVault
 from tests import factories as f
@@ -165,7 +166,8 @@ class Simulation:
         self._check_acknowledged()
         report = verify(self._store, self._vault, Sealer())
         expect(not report.faults, "verify found", report.faults[:3])
-        self._digest.update(report.lanes[0].head)
+        for lane in report.lanes:
+            self._digest.update(lane.head)
 
     def _start(self) -> None:
         """A process begins over what the last one left."""
@@ -226,10 +228,10 @@ class Simulation:
         self.tally.batches += 1
         self.tally.commands += len(commands)
         self._store.log.clear()
-        replies: list[Any] | None = None
+        replies: Sequence[Reply | None] | None = None
         died: BaseException | None = None
         try:
-            replies = self._pipeline.run(commands)
+            replies = self._run(commands)
         except (StoreBroken, Crash) as error:
             died = error
         expected = self._expected(commands, iter(self._store.log))
@@ -238,14 +240,19 @@ class Simulation:
         expect(expected.survives is (died is None), "answered, or died, at the wrong time", self._store.log, died)
         if replies is not None:
             for command, reply, answer in zip(commands, replies, expected.answers, strict=True):
-                self._hear(command, plain(reply), answer)
+                self._hear(command, reply, answer)
         else:
             self._unknown.extend(command for command in commands if command.request_id)
             self.tally.unknown += len(commands)
             self._start()
         self._audit(dict.fromkeys(command.key for command in commands))
 
-    def _hear(self, command: c.Command, reply: m.Answer, answer: m.Answer) -> None:
+    def _run(self, commands: Sequence[c.Command]) -> Sequence[Reply | None]:
+        return self._pipeline.run(commands)
+
+    def _hear(self, command: c.Command, told: Reply | None, answer: m.Answer) -> None:
+        assert told is not None
+        reply = plain(told)
         expect(reply == answer, f"{type(command).__name__} {command.request_id} was answered", reply, "not", answer)
         self._digest.update(repr(reply).encode())
         if reply == m.OUTCOME_UNKNOWN:
@@ -269,9 +276,7 @@ class Simulation:
                 answers = [m.OUTCOME_UNKNOWN] * len(commands)
             return Expected(answers, survives=first in (Fault.NONE, Fault.CUT_AFTER_COMMIT))
         if first in TRIED:
-            tried = self._model.trial()
-            for command in commands:
-                self._ask(command, tried)
+            self._try(commands)
         if first is Fault.CONFLICT and conflicts < CONFLICTS_MAX:
             return self._expected(commands, log, conflicts + 1)
         if first in ANSWERS:
@@ -288,6 +293,12 @@ class Simulation:
                 return Expected([], survives=False)
             answers += alone.answers
         return Expected(answers, survives=True)
+
+    def _try(self, commands: Sequence[c.Command]) -> None:
+        """Note what breaks the engine in a batch that is then rolled back."""
+        tried = self._model.trial()
+        for command in commands:
+            self._ask(command, tried)
 
     def _ask(self, command: c.Command, model: Model | None = None) -> m.Answer:
         late = bool(command.deadline_us) and self._monotonic_us >= command.deadline_us
