@@ -129,11 +129,24 @@ def test_a_role_that_may_not_make_tables_is_refused_in_words(dsn: str) -> None:
     postgres.admin(f"DROP ROLE {role}")
 
 
-def test_a_dsn_that_makes_no_sense_is_refused_without_being_repeated() -> None:
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://user:secret@host/db?nonsense=1",
+        "postgresql://user:secret%zz@host/db",
+        "postgresql://user:top secret@host/db",
+        "postgresql://user:secret/more@localhost/db",
+        "postgresql://user:12@secret@localhost/db",
+        "host=localhost port=secret",
+    ],
+)
+def test_a_dsn_that_makes_no_sense_is_refused_without_being_repeated(dsn: str) -> None:
+    """What is not encoded in a password makes the rest of it a host, a port or nothing: libpq quotes all three."""
     with pytest.raises(SettingsRefused, match="the DSN cannot be read") as refused:
-        PostgresStore("postgresql://user:secret@host/db?nonsense=1")
+        PostgresStore(dsn)
 
     assert "secret" not in str(refused.value)
+    assert refused.value.__suppress_context__ or refused.value.__context__ is None
 
 
 def test_a_database_that_is_not_there_is_out_of_reach() -> None:

@@ -87,11 +87,7 @@ def connect(dsn: str) -> Connection:
         StoreUnreachable: the database cannot be reached, or takes no more connections.
         SettingsRefused: the DSN makes no sense.
     """
-    try:
-        given = {name: value for name, value in conninfo.conninfo_to_dict(dsn).items() if value is not None}
-    except psycopg.ProgrammingError as error:
-        message = f"the DSN cannot be read: {error}"
-        raise SettingsRefused(message) from None
+    given = _read(dsn)
     with translated():
         connection = psycopg.connect(
             conninfo.make_conninfo("", **(_DEFAULTS | given | {"client_encoding": "UTF8"})),
@@ -103,6 +99,23 @@ def connect(dsn: str) -> Connection:
     connection.prepared_max = None
     arrays.register(connection)
     return connection
+
+
+def _read(dsn: str) -> dict[str, str]:
+    """Return what a DSN says, or raise `SettingsRefused` without repeating any of it: it may have a password in it."""
+    try:
+        given = {name: str(value) for name, value in conninfo.conninfo_to_dict(dsn).items() if value is not None}
+        # A password with a mark in it that is not encoded: what follows would be taken for host and port, and told.
+        whole = "@" not in given.get("host", "")[1:] and given.get("port", "0").replace(",", "0").isdigit()
+    except psycopg.ProgrammingError:
+        whole = False
+    if not whole:
+        message = (
+            "the DSN cannot be read: its options must be libpq's, and whatever is no letter or digit in a user or a"
+            " password must be percent-encoded; better, a password is in ~/.pgpass"
+        )
+        raise SettingsRefused(message)
+    return given
 
 
 def set_up(connection: Connection, *, idle_seconds: int) -> None:
