@@ -92,7 +92,8 @@ def certificate_files(
         write_file(paths[1], credential.key_pem)
         write_file(paths[0], credential.certificate_pem, mode=0o644)
         ca = out / "riskgate-ca.crt"
-        shutil.copyfile(directory.ca_certificate, ca)
+        # Put in its place whole: a copy would follow a link that somebody left in a directory of many.
+        write_file(ca, authority.certificate_pem, mode=0o644)
         yield CertificateFiles(credential, *paths, ca)
     except BaseException:
         for path in paths:

@@ -142,6 +142,23 @@ def test_an_existing_file_is_never_overwritten_and_the_new_pair_goes_beside_it(d
         assert (out / f"{stem}.key").exists()
 
 
+def test_a_link_that_was_left_in_the_directory_is_replaced_and_what_it_points_to_stays(
+    data: Path, out: Path, tmp_path: Path
+) -> None:
+    """In a directory of many, such as /tmp, anybody may know what the files will be called."""
+    precious = tmp_path / "precious"
+    precious.write_text("somebody's")
+    (out / "riskgate-ca.crt").symlink_to(precious)
+
+    answered(data, "add", "backend", "--scope", "risk:check", "--certificate", "--out", out)
+
+    ca = out / "riskgate-ca.crt"
+    assert precious.read_text() == "somebody's"
+    assert not ca.is_symlink()
+    assert ca.read_bytes() == DataDirectory(data).ca_certificate.read_bytes()
+    assert stat.S_IMODE(ca.stat().st_mode) == 0o644
+
+
 def test_the_directory_for_a_certificate_is_made_for_its_owner_only(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "certs"
     refused = callers(data, "add", "backend", "--scope", "nonsense", "--certificate", "--out", out)
