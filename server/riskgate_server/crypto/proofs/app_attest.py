@@ -86,7 +86,7 @@ def check_attestation(
 
 def check_assertion(evidence: bytes, key: AppAttestKey, *, signed: bytes, policy: ProofPolicy) -> int:
     """
-    Check that the app instance saw the bytes `signed`; return its counter, whose growth is the engine's to judge.
+    Check that the app instance saw the bytes `signed`; return its counter, 1 or more, whose growth the engine judges.
 
     Raises:
         Unreadable: it is not an assertion.
@@ -106,7 +106,11 @@ def check_assertion(evidence: bytes, key: AppAttestKey, *, signed: bytes, policy
     nonce = sha256(data + sha256(signed).digest()).digest()
     if not keys.verify_der(key.public_key, signature, nonce):
         raise ProofRefused(Fault.APP_ATTEST_WRONG)
-    return int.from_bytes(data[33:], "big")
+    sign_count = int.from_bytes(data[33:], "big")
+    if not sign_count:
+        # The first assertion shows 1. The engine takes 0 for no evidence at all, and would not look at it.
+        raise ProofRefused(Fault.COUNTER_NOT_GROWN)
+    return sign_count
 
 
 def _key_id(text: str) -> bytes:

@@ -86,6 +86,9 @@ def check(
         except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
             raise ProofRefused(Fault.ATTESTATION_WRONG) from None
     ends_in_root = spki_of(certificates[-1]) in root_keys
+    if ends_in_root and len(certificates) == 1:
+        # A root's certificate is known by its key alone: standing for itself it is one that anybody may have written.
+        raise ProofRefused(Fault.ATTESTATION_WRONG)
     if not ends_in_root and not _signed_by(certificates[-1], root_keys):
         raise ProofRefused(Fault.ATTESTATION_ROOT_UNKNOWN)
     if any(certificate.serial_number in revoked for certificate in certificates):

@@ -11,7 +11,9 @@ import cbor2
 import msgspec
 import pytest
 import yaml
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from riskgate_client.phone import IPhone
 from riskgate_server.crypto.proofs import AttestationTrust, ProofVerifier, app_attest
@@ -37,7 +39,7 @@ from tests.unit.crypto.proofs.asking import (
     register,
     registration_of,
 )
-from tests.unit.crypto.proofs.makers import TRUST, AppleApp, Issuer, authority
+from tests.unit.crypto.proofs.makers import APPLE_NONCE, ROOT, TEE, TRUST, AppleApp, Issuer, authority, issue
 from tests.vectors import files, published
 
 TO_ENROL: Final = challenges.signing_input(ENROLMENT)
@@ -110,6 +112,28 @@ def test_evidence_of_another_enrolment_is_refused() -> None:
         enrolled(APP.attest(b"another challenge"))
     with refused(Fault.ATTESTATION_CHALLENGE_WRONG):
         enrolled(APP.attest(CHALLENGE, nonce=bytes(32)))
+
+
+def test_evidence_whose_leaf_has_the_root_s_own_key_is_refused() -> None:
+    """Anybody can write such a certificate: where the chain is followed to a key, nobody signed it."""
+    root = AppleApp(key=ROOT.key, batch=TEE)
+    evidence = root.attest(CHALLENGE)
+    whole = cbor2.loads(evidence.attestation_object)
+    numb = issue(
+        "nobody",
+        ROOT.key.public_key(),
+        key=ec.generate_private_key(ec.SECP256R1()),
+        extensions=[(APPLE_NONCE, nonce_of(whole["attStmt"]["x5c"][0]))],
+    )
+
+    with refused(Fault.ATTESTATION_WRONG):
+        enrolled(changed(evidence, attStmt={"x5c": [numb.public_bytes(Encoding.DER)], "receipt": b""}))
+
+
+def nonce_of(der: bytes) -> bytes:
+    value = x509.load_der_x509_certificate(der).extensions.get_extension_for_oid(x509.ObjectIdentifier(APPLE_NONCE))
+    assert isinstance(value.value, x509.UnrecognizedExtension)
+    return value.value.value
 
 
 def test_evidence_counts_only_while_its_certificates_do() -> None:
@@ -202,8 +226,9 @@ def test_an_assertion_alone_is_no_proof() -> None:
         (APP.vouch(b"other bytes"), Fault.APP_ATTEST_WRONG),
         (AppleApp().vouch(TO_SIGN), Fault.APP_ATTEST_WRONG),
         (APP.with_(app_id="TEAM000000.com.bank.old").vouch(TO_SIGN), Fault.APP_UNKNOWN),
+        (APP.vouch(TO_SIGN, 0), Fault.COUNTER_NOT_GROWN),
     ],
-    ids=["none", "other bytes", "other key", "other app"],
+    ids=["none", "other bytes", "other key", "other app", "no counter"],
 )
 def test_an_assertion_of_anything_else_is_refused(assertion: bytes, fault: Fault) -> None:
     phone, key = phone_and_key()
