@@ -89,6 +89,8 @@ class Webhook:
         self._now = now
         try:
             context = ssl.create_default_context(cafile=authorities)
+            # Set where the environment happens to name a file: who reads that reads the codes.
+            context.keylog_filename = None  # type: ignore[assignment]  # typeshed knows no way to switch it off
         except OSError as error:
             # ssl.SSLError is one.
             raise GatewayUnusable(f"{authorities}: no certificates of authorities in PEM") from error

@@ -7,7 +7,7 @@ import base64
 import json
 import ssl
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -187,19 +187,38 @@ def test_retry_after_is_seconds_or_a_date(value: str, seconds: float) -> None:
 
 @pytest.mark.parametrize(("host", "known"), [("127.0.0.1", True), ("127.0.0.1", False), ("127.0.0.2", True)])
 def test_over_tls_the_other_end_must_be_who_it_says(tmp_path: Path, host: str, known: bool) -> None:  # noqa: FBT001
+    right = known and host == "127.0.0.1"
+    with over_tls(tmp_path, host) as far_end:
+        url = far_end.url.replace("http:", "https:")
+        with nullcontext() if right else pytest.raises(GatewayDown):
+            send(url, authorities=tmp_path / "ca.pem" if known else None)
+
+    assert len(far_end.requests) == right
+
+
+def test_the_keys_of_a_connection_are_told_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenSSL writes them where SSLKEYLOGFILE says, and developers set it for every program they start."""
+    told = tmp_path / "keys.log"
+    monkeypatch.setenv("SSLKEYLOGFILE", str(told))
+
+    with over_tls(tmp_path, "127.0.0.1") as far_end:
+        send(far_end.url.replace("http:", "https:"), authorities=tmp_path / "ca.pem")
+
+    assert len(far_end.requests) == 1
+    assert "SECRET" not in (told.read_text() if told.exists() else "")
+
+
+@contextmanager
+def over_tls(tmp_path: Path, host: str) -> Iterator[FarEnd]:
+    """A gateway whose certificate names 127.0.0.1, by the authority in `ca.pem`."""
     authority = tls.new_authority(datetime.now(UTC))
     server = tls.issue_server(authority, ("127.0.0.1",), datetime.now(UTC))
     (tmp_path / "server.pem").write_bytes(server.certificate_pem + server.key_pem)
     (tmp_path / "ca.pem").write_bytes(authority.certificate_pem)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "server.pem")
-    right = known and host == "127.0.0.1"
     with listening(FarEnd(), context, host) as far_end:
-        url = far_end.url.replace("http:", "https:")
-        with nullcontext() if right else pytest.raises(GatewayDown):
-            send(url, authorities=tmp_path / "ca.pem" if known else None)
-
-    assert len(far_end.requests) == right
+        yield far_end
 
 
 @pytest.mark.parametrize(
