@@ -36,7 +36,7 @@ from riskgate_server.crypto.signing import (
     HeadsInUse,
 )
 from riskgate_server.crypto.tls import require_certificate, require_key_of
-from riskgate_server.datadir import DataDirectory, DataDirectoryError, create_empty_private
+from riskgate_server.datadir import DataDirectory, DataDirectoryError
 from riskgate_server.domain.fraud.ruleset import RulesetInvalid
 from riskgate_server.engine.clocks import DataClock, SystemClock
 from riskgate_server.engine.delivery import Delivery, Terms
@@ -54,8 +54,8 @@ from riskgate_server.notify.choice import open_gateway
 from riskgate_server.notify.refusals import GatewayUnusable
 from riskgate_server.notify.texts import own_texts
 from riskgate_server.opening import (
+    LaneLogs,
     OtherPast,
-    head_signers,
     open_store,
     refuse_other_past,
     renew_signer,
@@ -238,6 +238,9 @@ class Server:
         with contextlib.ExitStack() as closing:
             if alone:
                 closing.enter_context(directory.held())
+            signing_keys = ring_file(HEADS, directory.heads_key)
+            logs = LaneLogs(directory, signing_keys)
+            closing.callback(logs.close)
             opened = open_store(
                 directory,
                 settings.store,
@@ -245,6 +248,7 @@ class Server:
                 readers=READING_CONNECTIONS,
                 # Time that data tells is one process's to know.
                 writer=0 if settings.clock == "data" else None,
+                may_take=logs.may_take,
             )
             closing.callback(opened.close)
             store = opened.store
@@ -255,11 +259,7 @@ class Server:
             store.remember_ruleset(bytes.fromhex(rules.hash), source, clock.now_us())
             registry = CallerRegistry(directory.access)
             closing.callback(registry.close)
-            # Its name must be as durable as its lines.
-            create_empty_private(directory.heads_of(store.writer))
-            signing_keys = ring_file(HEADS, directory.heads_key)
-            heads = HeadLog(directory.heads_of(store.writer), *head_signers(signing_keys))
-            closing.callback(heads.close)
+            heads = logs.of(store.writer)
             # One thread: two heads that are signed at once would both name the same line as the one before them.
             signing = ThreadPoolExecutor(1, "heads")
             closing.callback(signing.shutdown)

@@ -26,11 +26,12 @@ from riskgate_server.crypto.signing import (
     HeadLog,
     HeadsBroken,
     HeadSigner,
+    HeadsInUse,
     HeadVerifier,
     read_heads,
     without_torn_end,
 )
-from riskgate_server.datadir import DataDirectory, DataDirectoryError
+from riskgate_server.datadir import DataDirectory, DataDirectoryError, create_empty_private
 from riskgate_server.engine.lanes import lane_of
 from riskgate_server.engine.ports import ReadFailed, Snapshots, Store, StoreBroken, StoreBusy, Vault
 from riskgate_server.engine.report import Report
@@ -98,12 +99,13 @@ def open_store(
     synchronous: str = "FULL",
     readers: int = 1,
     writer: int | None = None,
+    may_take: Callable[[int], bool] = lambda _: True,
 ) -> OpenedStore:
     """
     Open the rows and keys of a checked data directory, or of a database, for writing; only one process may.
 
     With so many connections that read. The tables of a database are made at its first opening; several processes may
-    write it, each under a number of its own: the lowest that is free unless one is named.
+    write it, each under a number of its own: the lowest that is free, and `may_take` accepts, unless one is named.
 
     Raises:
         DataDirectoryError: the store cannot be read, or is not the one that belongs to the vault.
@@ -116,7 +118,7 @@ def open_store(
         store: Store
         vault: Vault
         if dsn:
-            store = _open_database(dsn, readers, writer, closing)
+            store = _open_database(dsn, readers, writer, may_take, closing)
             # After its lane was taken: who marks a store looks for lanes that are taken afterwards.
             _refuse_moved(store.move, "the database")
             vault = _open_its_vault(dsn, store, master, closing)
@@ -159,10 +161,16 @@ def open_files(
     return store, vault
 
 
-def _open_database(dsn: str, readers: int, writer: int | None, closing: contextlib.ExitStack) -> PostgresStore:
+def _open_database(
+    dsn: str,
+    readers: int,
+    writer: int | None,
+    may_take: Callable[[int], bool],
+    closing: contextlib.ExitStack,
+) -> PostgresStore:
     with driver():
         from riskgate_server.stores.postgres.store import PostgresStore  # noqa: PLC0415 - an extra, see driver
-    store = PostgresStore(dsn, writer, readers=readers)
+    store = PostgresStore(dsn, writer, readers=readers, may_take=may_take)
     closing.callback(store.close)
     return store
 
@@ -354,6 +362,58 @@ def refuse_other_past(heads: HeadLog, store: Store) -> None:
             f"the store does not hold the entries of commit {signed.batch}, whose head was signed: some are missing"
             " or rewritten; restore the right file"
         )
+
+
+class LaneLogs:
+    """
+    The logs of heads of a directory, for a process that looks for a lane: one log, held from before its lane is taken.
+
+    A process that stands still for longer than its lease holds its log all the same. Its lane would be of no use to
+    another of the directory, and the process could not go on with it.
+    """
+
+    def __init__(self, directory: DataDirectory, signing_keys: Ring) -> None:
+        self._directory = directory
+        self._signing_keys = signing_keys
+        self._held: tuple[int, HeadLog] | None = None
+
+    def may_take(self, writer: int) -> bool:
+        """
+        Hold the log of a lane instead of any other; False if another process of the directory holds it.
+
+        Raises:
+            HeadsBroken: as `HeadLog`.
+        """
+        self.close()
+        path = self._directory.heads_of(writer)
+        # Not made before the lane is ours: another directory's lane must not seem to have lost its heads in this one.
+        if path.exists():
+            try:
+                self._held = (writer, HeadLog(path, *head_signers(self._signing_keys)))
+            except HeadsInUse:
+                return False
+        return True
+
+    def of(self, writer: int) -> HeadLog:
+        """
+        Return the log of the lane that was taken.
+
+        Raises:
+            HeadsBroken, HeadsInUse: as `HeadLog`.
+        """
+        if self._held is None or self._held[0] != writer:
+            self.close()
+            path = self._directory.heads_of(writer)
+            # Its name must be as durable as its lines.
+            create_empty_private(path)
+            self._held = (writer, HeadLog(path, *head_signers(self._signing_keys)))
+        return self._held[1]
+
+    def close(self) -> None:
+        """Let go of the log."""
+        held, self._held = self._held, None
+        if held is not None:
+            held[1].close()
 
 
 def head_of(store: Store) -> Head:

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -200,6 +201,27 @@ def carried_over(one: Deployment, other: Deployment, key: str, *, opened: bool) 
     at = time.monotonic()
     until(lambda: opens(other, key) is opened, seconds=FOLLOWS_SECONDS, what="a caller's change on another host")
     return round(time.monotonic() - at, 2)
+
+
+def test_a_process_that_stands_still_keeps_no_other_from_being_replaced(deployment: Deployment, dsn: str) -> None:
+    """Frozen or swapped out for longer than its lease: the log of its lane is still its own, and so is the lane."""
+    deployment.started(processes=PROCESSES)
+    still, victim = deployment.children()
+    os.kill(still, signal.SIGSTOP)
+    ask(dsn, "UPDATE riskgate.writers SET lease_until = clock_timestamp() - interval '1 second' RETURNING writer")
+    replaced(deployment, victim)
+    owners = ask(dsn, "SELECT writer, holder FROM riskgate.writers ORDER BY writer")
+    os.kill(still, signal.SIGCONT)
+    answers = asyncio.run(shop(deployment, 0.5))
+    alive = deployment.children()
+
+    assert deployment.events("process died") == 1
+    assert owners[0] == (0, f"process {still} on {socket.gethostname()}")
+    assert still in alive
+    assert len(alive) == PROCESSES
+    assert all(told.words for told in answers)
+    assert deployment.stop() == 0
+    assert deployment.verify()["faults"] == []
 
 
 def test_processes_that_cannot_start_end_with_the_reason(deployment: Deployment) -> None:

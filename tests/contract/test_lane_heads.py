@@ -15,7 +15,16 @@ from riskgate_server.datadir import DataDirectory
 from riskgate_server.engine.pipeline import Pipeline
 from riskgate_server.engine.ports import Store
 from riskgate_server.engine.report import Report
-from riskgate_server.opening import OtherPast, master_keys, refuse_other_past, secret, sign_head, verify_directory
+from riskgate_server.opening import (
+    LaneLogs,
+    OtherPast,
+    master_keys,
+    refuse_other_past,
+    ring_file,
+    secret,
+    sign_head,
+    verify_directory,
+)
 from riskgate_server.stores.postgres.store import PostgresStore
 from riskgate_server.stores.postgres.vault import PostgresVault, create_vault
 from tests import factories as f
@@ -136,6 +145,31 @@ def test_a_head_of_another_lane_is_not_taken_for_ones_own(host: Host) -> None:
 
     with pytest.raises(OtherPast, match="heads of lane 1 are in the file of lane 2"):
         host.serve(go_on, writers=(0, 2))
+
+
+def test_a_lane_whose_log_another_process_holds_is_passed_over_and_stays_its_own(host: Host) -> None:
+    """Its process stands still for longer than its lease."""
+    logs = LaneLogs(host.directory, ring_file(HEADS, host.directory.heads_key))
+    with closing(PostgresStore(host.dsn, 0)) as still, closing(host.log(0)), closing(logs):
+        ask(host.dsn, "UPDATE writers SET lease_until = clock_timestamp() - interval '1 second'")
+        with closing(PostgresStore(host.dsn, None, may_take=logs.may_take)) as beside:
+            found = (beside.writer, logs.of(beside.writer).name)
+            with still.transaction() as tx:
+                goes_on = tx.tail()
+
+    assert found == (1, "heads-1.log")
+    assert goes_on[1] > 0
+
+
+def test_a_log_is_made_for_no_lane_but_the_one_that_was_taken(host: Host) -> None:
+    logs = LaneLogs(host.directory, ring_file(HEADS, host.directory.heads_key))
+    with closing(logs):
+        asked = logs.may_take(7)
+        taken = logs.of(3).name
+
+    assert asked
+    assert taken == "heads-3.log"
+    assert not host.directory.heads_of(7).exists()
 
 
 def test_an_emptied_log_of_any_lane_is_found(host: Host) -> None:

@@ -36,6 +36,7 @@ from riskgate_server.engine.ports import (
 )
 from riskgate_server.stores.moves import Mark, decode_mark
 from riskgate_server.stores.postgres import session
+from riskgate_server.stores.postgres.arrays import Numbers
 from riskgate_server.stores.postgres.described import differences
 from riskgate_server.stores.postgres.reads import PostgresSnapshot
 from riskgate_server.stores.postgres.schema import migrate, refuse_newer
@@ -57,6 +58,8 @@ class PostgresStore:
     """
     Keeps `engine.ports.Store` over one database, as the writer of one number: the lowest that is free for None.
 
+    `may_take` is asked before a free number is taken: False passes it over.
+
     Raises, when made:
         StoreInUse: another server has the number, or others have all of them.
         SettingsRefused, SchemaTooNew: what must be mended first.
@@ -71,6 +74,7 @@ class PostgresStore:
         writer: int | None = 0,
         *,
         readers: int = READERS,
+        may_take: Callable[[int], bool] = lambda _: True,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -91,7 +95,11 @@ class PostgresStore:
         try:
             with translated():
                 migrate(self._db)
-            claim = self._claim_lowest if writer is None else partial(self._claim, writer=writer)
+            claim = (
+                partial(self._claim_lowest, may_take=may_take)
+                if writer is None
+                else partial(self._claim, writer=writer)
+            )
             self.writer = claim(self._db, sleep=sleep)
         except psycopg.errors.InsufficientPrivilege as error:
             self._db.close()
@@ -128,13 +136,17 @@ class PostgresStore:
             row = db.execute("SELECT holder FROM writers WHERE writer = $1", (writer,)).fetchone()
         raise StoreInUse(f"writer {writer} of this database is served by {row and row[0]}; one number takes one server")
 
-    def _claim_lowest(self, db: Connection, *, sleep: Callable[[float], None]) -> int:
+    def _claim_lowest(self, db: Connection, *, sleep: Callable[[float], None], may_take: Callable[[int], bool]) -> int:
         """Take the lowest number that is free. Lanes that were begun are gone on with first."""
+        passed_over = Numbers()
         for _ in range(WRITERS_MAX):
             with translated():
-                (writer,) = db.execute(_LOWEST_FREE).fetchone() or (0,)
+                (writer,) = db.execute(_LOWEST_FREE, (passed_over,)).fetchone() or (0,)
             if writer >= WRITERS_MAX:
                 raise StoreInUse(f"this database has its {WRITERS_MAX} writers already")
+            if not may_take(int(writer)):
+                passed_over.append(int(writer))
+                continue
             if self._claimed(db, writer):
                 return int(writer)
             # Another server was first, and has the number now.
@@ -351,8 +363,8 @@ WHERE writer = $1 AND {_FREE}
 """
 _LOWEST_FREE: Final = f"""
 SELECT coalesce(
-  (SELECT min(writer) FROM writers WHERE {_FREE}),
-  (SELECT max(writer) + 1 FROM writers),
+  (SELECT min(writer) FROM writers WHERE writer <> ALL ($1::bigint[]) AND {_FREE}),
+  (SELECT max(taken) + 1 FROM (SELECT writer FROM writers UNION ALL SELECT unnest($1::bigint[])) AS others (taken)),
   0)
 """
 
