@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import pairwise
 from typing import Any
 
@@ -92,6 +94,32 @@ def test_a_server_whose_lease_ran_out_is_replaced_and_writes_no_more(store: Post
     commit(heir, customer(("acme", "cy")))
     assert counted(heir) == 2
     heir.close()
+
+
+@pytest.mark.parametrize("seconds", [3600.0, -3600.0])
+def test_a_server_whose_clock_runs_away_writes_no_more(dsn: str, seconds: float) -> None:
+    """A customer's time never goes back: what one such server wrote would have them stand still for all others."""
+    off = [0.0]
+    with closing(PostgresStore(dsn, now=lambda: time.time() + off[0])) as store:
+        commit(store, customer())
+        off[0] = 1.5
+        commit(store, customer(BO))
+        off[0] = seconds
+
+        for _ in range(2):
+            with pytest.raises(StoreBroken, match=r"the database's clock is [+-]3600\.0 seconds"):
+                commit(store, customer(("acme", "cy")))
+        assert counted(store) == 2
+
+
+def test_a_server_that_stood_still_while_it_asked_for_the_time_goes_on(dsn: str) -> None:
+    """What it asked is an hour old when it hears the answer, and nothing is wrong with its clock."""
+    offsets: list[float] = []
+    with closing(PostgresStore(dsn, now=lambda: time.time() + (offsets.pop(0) if offsets else 0.0))) as store:
+        offsets += [-3600.0, 0.0]
+        commit(store, customer())
+
+        assert counted(store) == 1
 
 
 def test_a_replaced_server_does_not_free_the_number_of_its_heir(store: PostgresStore, dsn: str) -> None:

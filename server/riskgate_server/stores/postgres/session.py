@@ -33,7 +33,10 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 SERVER_VERSION_MIN: Final = 150_000
 CLOCK_OFFSET_SECONDS_MAX: Final = 2.0
-"""How far the database's clock may be from ours: leases and times of the journal are compared by people."""
+"""
+How far the database's clock may be from ours, whenever something is written: a customer's time never goes back, so one
+server whose clock runs ahead would have the others stand still for all whom it touched.
+"""
 LOCK_SECONDS: Final = 2
 """How long a statement waits for another writer's row."""
 IDLE_SECONDS: Final = 10
@@ -161,14 +164,21 @@ def probe(connection: Connection, now: Callable[[], float] = time.time) -> None:
             "synchronous_commit is local although there are synchronous standbys: what was answered would not survive"
             " the loss of the primary; set it to on for this role"
         )
-    offset = server_time - (before + after) / 2
-    if abs(offset) > CLOCK_OFFSET_SECONDS_MAX + (after - before) / 2:
-        _refuse(
-            f"the database's clock is {offset:+.1f} seconds from this machine's;"
-            f" at most {CLOCK_OFFSET_SECONDS_MAX:g} are accepted: synchronise the clocks"
-        )
+    if fault := clock_fault(server_time, before, after):
+        _refuse(fault)
     # A later change of the configuration must not reach a session that was probed.
     connection.execute(f"SET synchronous_commit = {synchronous}", prepare=False)
+
+
+def clock_fault(server_time: float, before: float, after: float) -> str:
+    """Return what is wrong with a time the database told between two of ours, all in seconds UTC; empty if nothing."""
+    offset = server_time - (before + after) / 2
+    if abs(offset) <= CLOCK_OFFSET_SECONDS_MAX + (after - before) / 2:
+        return ""
+    return (
+        f"the database's clock is {offset:+.1f} seconds from this machine's;"
+        f" at most {CLOCK_OFFSET_SECONDS_MAX:g} are accepted: synchronise the clocks"
+    )
 
 
 def _refuse(message: str) -> None:

@@ -232,10 +232,13 @@ class PostgresStore:
         """Begin, with this writer's row locked; also return whether the lease should be renewed."""
         with translated():
             db.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", prepare=False)
+            before = self._now()
             row = db.execute(_LOCK_WRITER, (self.writer, LEASE_SECONDS / 2), binary=True).fetchone()
         if row is None or row[0] != self._owner:
             raise self._break(f"writer {self.writer} was taken over by another server")
-        _, ending, position, *batch = row
+        _, ending, position, server_time, *batch = row
+        if fault := session.clock_fault(server_time, before, self._now()):
+            raise self._break(fault)
         last = BatchRow(*batch)
         return PostgresTransaction(db, self.writer, Tail(last if last.sequence else None, position)), ending
 
@@ -377,7 +380,8 @@ _RELEASE: Final = "UPDATE writers SET owner = NULL WHERE writer = $1 AND owner =
 _RENEW: Final = f"UPDATE writers SET {_LIVES_ON} WHERE writer = $1"
 _LOCK_WRITER: Final = (
     "SELECT owner, lease_until < clock_timestamp() + make_interval(secs => $2), position,"
-    " sequence, at_us, first_position, count, root, hash, writer FROM writers WHERE writer = $1 FOR UPDATE"
+    " extract(epoch FROM clock_timestamp())::float8, sequence,"
+    " at_us, first_position, count, root, hash, writer FROM writers WHERE writer = $1 FOR UPDATE"
 )
 _MOVE_TAIL: Final = (
     f"UPDATE writers SET {_LIVES_ON}, position = $3, sequence = $4, at_us = $5, first_position = $6, count = $7,"
