@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -54,6 +55,25 @@ def rival(dsn: str, store: PostgresStore) -> Iterator[PostgresStore]:
 
 
 # --- Two servers. ---
+
+
+def test_who_was_in_the_way_is_told_without_the_row_that_was(store: PostgresStore, rival: PostgresStore) -> None:
+    """PostgreSQL adds it to its words, which go into the log: there it would name a customer."""
+    with pytest.raises(StoreConflict, match="duplicate key") as conflict:
+        lose_the_race(rival, store)
+    with pytest.raises(errors.UniqueViolation) as other:
+        store._change("INSERT INTO vault.keys SELECT $1, $2, $3 FROM generate_series(1, 2)", (*ADA, b"key"))
+    told = [line for caught in (conflict, other) for line in traceback.format_exception(caught.value)]
+
+    assert [line for line in told if "(acme, ada)" in line] == []
+
+
+def lose_the_race(late: PostgresStore, first: PostgresStore) -> None:
+    """Begin a customer whom the other begins meanwhile."""
+    with late.transaction() as tx:
+        tx.lock([ADA])
+        commit(first, customer())
+        tx.write(batch_write(customer()))
 
 
 def test_a_number_that_is_served_is_refused_by_name_and_nothing_changes(store: PostgresStore, dsn: str) -> None:

@@ -186,7 +186,13 @@ def _refuse(message: str) -> None:
 
 
 def in_our_words(error: psycopg.Error) -> Exception:
-    """Return what an error before the commit means to the engine; the error itself when it means nothing special."""
+    """
+    Return what an error before the commit means to the engine; the error itself when it means nothing special.
+
+    What it adds about a row is taken from it, which names customers: logs repeat its words, also as a cause's.
+    """
+    if error.diag.message_primary:
+        error.args = (error.diag.message_primary,)
     state = error.sqlstate or ""
     text = str(error).strip()
     if state in _FULL:
