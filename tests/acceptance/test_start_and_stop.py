@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -195,3 +196,17 @@ def test_a_server_that_stood_still_starts_nothing_whose_caller_has_gone(
     assert late == []
     assert witness.missing([*answers, *again], entries) == []
     assert witness.doubled(entries) == []
+
+
+def test_a_server_that_crashes_leaves_no_memory_behind_whatever_the_system_would_keep(deployment: Deployment) -> None:
+    """A dump of its memory had the master key in it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    try:
+        deployment.started()
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+    limits = Path(f"/proc/{deployment.pid}/limits").read_text()
+    (core,) = (line for line in limits.splitlines() if line.startswith("Max core file size"))
+
+    assert core.split()[4] == "0"
