@@ -8,6 +8,7 @@ from riskgate_server.crypto.proofs.trust import Trusting
 from riskgate_server.domain.identity.devices import (
     AppAttestKey,
     Assurance,
+    BootState,
     CompactJWS,
     Credential,
     DeviceKey,
@@ -136,7 +137,9 @@ class ProofVerifier:
             raise malformed("raw_key.android_chain", error.what) from None
         if policy.guarded_use and not found.guarded:
             raise ProofRefused(Fault.USE_NOT_GUARDED)
-        if policy.android_apps and not set(found.apps) & set(policy.android_apps):
+        # Which app it is Android says, and whoever signed the Android themselves has it say what they like.
+        named = found.apps if found.boot_state is BootState.VERIFIED else ()
+        if policy.android_apps and not set(named) & set(policy.android_apps):
             raise ProofRefused(Fault.APP_UNKNOWN)
         return Assurance(
             device_bound=True,

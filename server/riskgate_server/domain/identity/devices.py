@@ -135,7 +135,8 @@ class ProofPolicy(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         user_verification: passkeys must have verified the user. False only where UV is judged elsewhere.
         attestation: a key of the Android Keystore is refused without a chain that vouches for it.
         guarded_use: such a key must be proven to need the user for every use.
-        android_apps: apps whose Android keys are taken; empty means any.
+        android_apps: apps whose Android keys are taken, of phones that started with their maker's Android; empty means
+            any, of any.
         app_attest: a key of the iOS Secure Enclave without App Attest is refused.
         apple_app_ids: `TEAMID.bundle.id` of the apps whose App Attest is taken.
         apple_development: take App Attest of development builds too.

@@ -153,8 +153,9 @@ def test_the_app_must_be_one_of_the_tenants() -> None:
     for policy in (other_signer, other_app):
         with refused(Fault.APP_UNKNOWN):
             enrolled(android_chain(), policy=policy)
-    with refused(Fault.APP_UNKNOWN):
-        enrolled(android_chain(Described(software={709: None})), policy=ours)
+    for described in (Described(software={709: None}), Described(boot_state=1)):
+        with refused(Fault.APP_UNKNOWN):
+            enrolled(android_chain(described), policy=ours)
 
 
 # --- what does not ---
