@@ -19,7 +19,7 @@ import structlog
 from riskgate_server.crypto.proofs import AttestationTrust
 from riskgate_server.crypto.proofs.trust import TrustFileBroken
 from riskgate_server.crypto.rings import LOOK_SECONDS, version_of
-from riskgate_server.domain.identity.devices import AndroidApp, ProofPolicy
+from riskgate_server.domain.identity.devices import AndroidApp, Platform, ProofPolicy
 from riskgate_server.settings import PREFIX, Settings
 
 log = structlog.get_logger()
@@ -35,6 +35,13 @@ _ANDROID_APP: Final = re.compile(r"([A-Za-z0-9_.]+)=([0-9a-f]{64})", re.ASCII)
 _APPLE_APP: Final = re.compile(r"[A-Z0-9]{10}\.[A-Za-z0-9.-]+", re.ASCII)
 ANDROID: Final = "android"
 IOS: Final = "ios"
+PLATFORMS: Final = {
+    "webauthn": Platform.WEBAUTHN,
+    ANDROID: Platform.ANDROID_KEYSTORE,
+    IOS: Platform.IOS_SECURE_ENCLAVE,
+    "jose": Platform.JOSE,
+}
+"""As settings name them."""
 
 _TRUST: Final = {
     "android_roots": "android_roots",
@@ -66,11 +73,18 @@ def read_policy(settings: Settings) -> ProofPolicy:
         raise RelyingPartyRefused("origins", "at least one is needed")
     for origin in origins:
         _check_origin(origin, rp_id)
+    platforms = _listed(settings.platforms)
+    if not platforms:
+        raise RelyingPartyRefused("platforms", "at least one is needed")
+    if unknown := set(platforms) - PLATFORMS.keys():
+        raise RelyingPartyRefused("platforms", f"{unknown.pop()} is none of {', '.join(PLATFORMS)}")
     attested = _listed(settings.attestation)
     if unknown := set(attested) - {ANDROID, IOS}:
         raise RelyingPartyRefused("attestation", f"{unknown.pop()} is neither {ANDROID} nor {IOS}")
     if IOS in attested and not _listed(settings.apple_app_ids):
         raise RelyingPartyRefused("attestation", "for ios apple_app_ids must name the app")
+    if unasked := set(attested) - set(platforms):
+        raise RelyingPartyRefused("attestation", f"{unasked.pop()} is not one of the platforms")
     if not settings.proof_audience:
         raise RelyingPartyRefused("proof_audience", "must not be empty")
     return ProofPolicy(
@@ -78,6 +92,7 @@ def read_policy(settings: Settings) -> ProofPolicy:
         rp_name=settings.rp_name,
         origins=origins,
         audience=settings.proof_audience,
+        platforms=frozenset(PLATFORMS[name] for name in platforms),
         attestation=ANDROID in attested,
         guarded_use=settings.guarded_use,
         android_apps=tuple(map(_android_app, _listed(settings.android_apps))),

@@ -75,6 +75,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Pages and apps that may use those passkeys, exact and comma-separated: https://… or android:apk-key-hash:…"""
     proof_audience: Annotated[str, Meta(max_length=256)] = "riskgate"
     """`aud` that a signed biometric token must name."""
+    platforms: str = "webauthn,android,ios,jose"
+    """Kinds of device whose keys are enrolled, comma-separated. What is asked of one kind, another is a way around."""
     attestation: str = ""
     """Platforms, comma-separated, whose keys are refused unless their maker vouches for them: android, ios."""
     guarded_use: bool = False

@@ -394,3 +394,17 @@ def test_roots_and_revocations_are_renewed_while_the_server_serves(
         assert running.scrape_value("riskgate_attestation_trust_refused") == 0
     assert len(log.of("attestation trust not renewed")) == 1
     deployment.close()
+
+
+def test_where_makers_must_vouch_no_other_kind_of_device_is_a_way_around(loop: Loop, tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path / "data")
+    with serving(loop, deployment, attestation="android", platforms="android,webauthn") as running:
+        tenant = running.tenant()
+        open_line(tenant.api)
+        refusals = [refused(partial(begin, tenant, device)) for device in (JoseApp(), IPhone())]
+        passkey = enrol(tenant, Passkey(WEB))
+    deployment.close()
+
+    assert {refusal.name for refusal in refusals} == {"INVALID_ARGUMENT FIELD_INVALID"}
+    assert {field for refusal in refusals for field in refusal.fields} == {"platform"}
+    assert passkey

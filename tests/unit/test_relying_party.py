@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from riskgate_server.crypto.proofs import AttestationTrust
-from riskgate_server.domain.identity.devices import AndroidApp
+from riskgate_server.domain.identity.devices import AndroidApp, Platform
 from riskgate_server.relying_party import RelyingPartyRefused, TrustFiles, read_policy, read_trust
 from riskgate_server.settings import Settings
 from tests.rpc.logs import logs
@@ -27,6 +27,7 @@ def test_a_demo_on_this_machine_needs_no_settings() -> None:
 
     assert (policy.rp_id, policy.origins, policy.audience) == ("localhost", ("http://localhost:8080",), "riskgate")
     assert (policy.attestation, policy.app_attest, policy.user_verification) == (False, False, True)
+    assert policy.platforms == set(Platform)
     trust, shipped = read_trust(settings()), AttestationTrust()
     assert (trust.android_roots, trust.apple_roots) == (shipped.android_roots, shipped.apple_roots)
 
@@ -36,6 +37,7 @@ def test_a_bank_names_its_pages_apps_and_what_must_vouch_for_them() -> None:
         settings(
             rp_id="bank.example",
             origins=f"https://bank.example, https://pay.bank.example:8443,{APK}",
+            platforms="android, ios",
             attestation="android, ios",
             guarded_use=True,
             android_apps=f"com.bank.app={'ab' * 32}",
@@ -45,6 +47,7 @@ def test_a_bank_names_its_pages_apps_and_what_must_vouch_for_them() -> None:
 
     assert policy.origins == ("https://bank.example", "https://pay.bank.example:8443", APK)
     assert (policy.attestation, policy.app_attest, policy.guarded_use) == (True, True, True)
+    assert policy.platforms == {Platform.ANDROID_KEYSTORE, Platform.IOS_SECURE_ENCLAVE}
     assert policy.android_apps == (AndroidApp("com.bank.app", b"\xab" * 32),)
     assert policy.apple_app_ids == ("TEAM123456.com.bank.app",)
 
@@ -69,7 +72,10 @@ def test_a_bank_names_its_pages_apps_and_what_must_vouch_for_them() -> None:
         {"origins": "https://bank.example:99999"},
         {"origins": "bank.example"},
         {"origins": "android:apk-key-hash:short"},
+        {"platforms": ""},
+        {"platforms": "android,windows"},
         {"attestation": "windows"},
+        {"attestation": "android", "platforms": "ios,webauthn"},
         {"attestation": "ios"},
         {"android_apps": "com.bank.app"},
         {"apple_app_ids": "com.bank.app"},

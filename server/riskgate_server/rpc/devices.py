@@ -50,9 +50,12 @@ class DeviceServicer:
 
     async def BeginEnrollment(self, request: pb.BeginEnrollmentRequest, call: Call) -> pb.BeginEnrollmentResponse:
         """Make the challenge that a new key must answer."""
+        platform = Platform(request.platform)
+        if platform not in self._proofs.policy.platforms:
+            raise invalid("FIELD_INVALID", "platform", "keys of this kind of device are not taken here")
         command = c.BeginEnrolment(
             **self._rooms.head(request, call),
-            platform=Platform(request.platform),
+            platform=platform,
             display_name=request.display_name,
             grant=mark_from(request.binding_grant),
         )

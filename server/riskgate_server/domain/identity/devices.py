@@ -132,6 +132,7 @@ class ProofPolicy(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         origins: exact origins that may use them: `https://…` for pages and iOS, `android:apk-key-hash:…` for Android.
         audience: `aud` of a compact JWS.
         payment_instrument: what Secure Payment Confirmation names; absent means that it is not taken.
+        platforms: kinds of device whose keys are enrolled.
         user_verification: passkeys must have verified the user. False only where UV is judged elsewhere.
         attestation: a key of the Android Keystore is refused without a chain that vouches for it.
         guarded_use: such a key must be proven to need the user for every use.
@@ -147,6 +148,7 @@ class ProofPolicy(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     origins: tuple[str, ...]
     audience: str
     payment_instrument: PaymentInstrument | None = None
+    platforms: frozenset[Platform] = frozenset(Platform)
     user_verification: bool = True
     attestation: bool = False
     guarded_use: bool = False

@@ -195,7 +195,7 @@ class BeginEnrollmentRequest(_message.Message):
     customer_id: _builtins.str
     """Required. The customer."""
     platform: Global___DevicePlatform.ValueType
-    """Required. What kind of device it is."""
+    """Required. What kind of device it is; one of those the server is set up to take."""
     display_name: _builtins.str
     """Required. What the customer calls the device, 1 to 64 characters."""
     binding_grant: _builtins.str
