@@ -16,13 +16,17 @@ from pathlib import Path
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from riskgate.credit.v1.credit_line_service_pb2 import GetCreditLineRequest
+from riskgate_client import DevicePlatform, Money, Riskgate, RiskgateError
+from riskgate_client.phone import AndroidPhone
 from tests.acceptance import books, witness
 from tests.acceptance.calling import Backend, Told, check, connections, open_line
 from tests.acceptance.conftest import Figures
-from tests.acceptance.deployment import FREE_PORTS, PYTHON, Deployment, environment, riskgate, until
+from tests.acceptance.deployment import FREE_PORTS, PYTHON, Deployment, answer, environment, riskgate, until
 from tests.acceptance.shopping import Wallet
+from tests.unit.crypto.proofs.makers import issue
 
 pytestmark = pytest.mark.process
 
@@ -210,3 +214,32 @@ def test_a_server_that_crashes_leaves_no_memory_behind_whatever_the_system_would
     (core,) = (line for line in limits.splitlines() if line.startswith("Max core file size"))
 
     assert core.split()[4] == "0"
+
+
+def test_a_certificate_that_libraries_warn_of_leaves_lines_of_the_log_and_nothing_else(deployment: Deployment) -> None:
+    """One with a serial number below 0. Anybody with a phone may send it, and who reads the log expects JSON."""
+    caller = answer("callers", "add", "phones", "--data", deployment.root, "--scope", "admin", "--key")
+    key = AndroidPhone().key
+    plain = issue("Strange", key.public_key(), key=key, serial=0x11223344).public_bytes(Encoding.DER)
+    phone = AndroidPhone(chain=lambda _spki, _challenge: [plain.replace(b"\x02\x04\x11", b"\x02\x04\x91")])
+    deployment.started()
+    with Riskgate(
+        f"localhost:{deployment.port}", ca=deployment.root / "tls" / "ca.crt", api_key=caller["key"]["api_key"]
+    ) as gate:
+        gate.lines.open(
+            customer_id="ada", line_id="main", limit=Money("CNY", 1), decision_reference="A", actor_id="ops"
+        )
+        begun = gate.devices.begin_enrollment(
+            customer_id="ada", platform=DevicePlatform.ANDROID_KEYSTORE, display_name="phone"
+        )
+        with pytest.raises(RiskgateError):
+            gate.devices.finish_enrollment(
+                customer_id="ada",
+                enrollment_id=begun.enrollment_id,
+                raw_key=phone.enrol(begun.signing_input, begun.challenge),
+            )
+    deployment.stop()
+    lines = deployment.log.read_text().splitlines()
+
+    assert deployment.events("library warned") > 0
+    assert [line for line in lines if not line.startswith("{")] == []

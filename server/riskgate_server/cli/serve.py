@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any, Final, TextIO, cast, get_args, get_type_hints
@@ -86,6 +87,7 @@ def serve(data: Path, **given: object) -> None:
     except SettingsInvalid as error:
         raise click.UsageError(str(error)) from error
     configure_logs(settings.log_level, settings.process)
+    log_warnings()
     code = _several(settings) if settings.processes > 1 and settings.process < 0 else _one(settings)
     # Threads of the RPC library may linger; everything of ours is closed by now.
     sys.stdout.flush()
@@ -157,6 +159,22 @@ def configure_logs(level: str, process: int = -1) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Forgiving(sys.stderr))),
     )
+
+
+def log_warnings() -> None:
+    """
+    Have what libraries warn of be lines of the log: strange certificates, which anybody may send, have them do so.
+
+    Without its words, which may be about those bytes.
+    """
+    import structlog
+
+    log = structlog.get_logger()
+
+    def tell(_message: object, category: type[Warning], path: str, line: int, *_: object) -> None:
+        log.warning("library warned", category=category.__name__, where=f"{Path(path).name}:{line}")
+
+    warnings.showwarning = tell  # type: ignore[assignment]  # always called by position
 
 
 class _Forgiving:
