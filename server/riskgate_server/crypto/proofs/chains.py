@@ -22,6 +22,11 @@ from riskgate_server.domain.identity.devices import Fault, ProofRefused
 
 CERTIFICATES_MAX: Final = 10
 CERTIFICATE_BYTES_MAX: Final = 8192
+RSA_EXPONENT_MAX: Final = 2**32
+"""
+As of passkeys (`keys.cose_key`). Checking a signature takes time in its size: with one as long as the key, a chain of
+anybody's making kept a processor for 150 ms.
+"""
 
 
 _NO_CERTIFICATE: Final = (
@@ -51,7 +56,9 @@ def read(ders: Sequence[bytes]) -> tuple[x509.Certificate, ...]:
             _ = certificate.extensions, certificate.subject, certificate.issuer, certificate.signature_hash_algorithm
             _ = certificate.signature_algorithm_parameters
             _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.serial_number
-            certificate.public_key()
+            key = certificate.public_key()
+            if isinstance(key, rsa.RSAPublicKey) and key.public_numbers().e > RSA_EXPONENT_MAX:
+                raise Unreadable("a certificate whose RSA key has a large exponent")
     except _NO_CERTIFICATE:
         raise Unreadable("not a certificate in DER") from None
     return certificates

@@ -15,7 +15,7 @@ from typing import Final
 
 import cbor2
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from cryptography.x509.oid import NameOID
@@ -158,7 +158,7 @@ class Issuer:
 
 def issue(
     subject: str,
-    public_key: ec.EllipticCurvePublicKey,
+    public_key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey,
     issuer: Issuer | None = None,
     *,
     key: ec.EllipticCurvePrivateKey | None = None,

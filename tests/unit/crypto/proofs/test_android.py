@@ -12,7 +12,7 @@ import cbor2
 import msgspec
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -304,6 +304,15 @@ def test_a_chain_up_to_a_root_of_ones_own_is_refused() -> None:
         enrolled(android_chain(batch=authority("Batch of phones", root)))
     with refused(Fault.ATTESTATION_ROOT_UNKNOWN):
         enrolled(android_chain(), verifier=ProofVerifier(AttestationTrust()))
+
+
+def test_a_certificate_whose_signatures_would_cost_too_much_is_malformed() -> None:
+    """With an exponent as long as the key each takes 17 ms, and who made the chain has it checked link by link."""
+    dear = rsa.RSAPublicNumbers(2**3070 + 1, 2**3071 + 1).public_key()
+    batch = issue("Batch of phones", dear, ROOT, authority=True)
+
+    with malformed(CHAIN):
+        enrolled(lambda *given: [android_chain()(*given)[0], batch.public_bytes(Encoding.DER), ROOT.der])
 
 
 def test_a_leaf_that_signs_itself_is_refused() -> None:
