@@ -123,9 +123,11 @@ def verify_registration(
     except Exception:  # noqa: BLE001  statements are an attacker's bytes; the library lets KeyError and more out
         raise ProofRefused(Fault.ATTESTATION_WRONG) from None
     made_by, statement = attestation["fmt"], attestation["attStmt"]
-    boot_state = BootState.UNATTESTED
+    boot_state, guarded = BootState.UNATTESTED, policy.user_verification
     if made_by == _ANDROID:
-        boot_state = _android_boot_state(statement["x5c"], spki, sha256(client_bytes).digest(), trust, now_us=now_us)
+        found = _android(statement["x5c"], spki, sha256(client_bytes).digest(), trust, now_us=now_us)
+        # Any app may make such a key and say by itself that it verified the user; only the hardware's word counts.
+        boot_state, guarded = found.boot_state, guarded and found.guarded
     # A chain that no root was given for says nothing: whoever made the key may have made the chain.
     attested = "x5c" in statement and (made_by in _CERTIFIED_BY_LIBRARY or bool(trust.passkey_roots.get(made_by)))
     return RegistrationVerdict(
@@ -141,7 +143,7 @@ def verify_registration(
             device_bound=not data.backup_eligible,
             hardware_backed=attested,
             attested=attested,
-            user_verified_per_use=policy.user_verification,
+            user_verified_per_use=guarded,
             boot_state=boot_state,
         ),
         fingerprint=keys.fingerprint(spki),
@@ -196,9 +198,9 @@ def verify_assertion(answer: PasskeyAssertion, asked: ProofAsked, policy: ProofP
     )
 
 
-def _android_boot_state(
+def _android(
     chain: list[bytes], spki: bytes, challenge: bytes, trust: AttestationTrust, *, now_us: int
-) -> BootState:
+) -> android.KeyDescription:
     """Hold a chain to what raw keys are held to: the library knows no revocations and asks not how a phone started."""
     try:
         return android.check(
@@ -208,7 +210,7 @@ def _android_boot_state(
             root_keys=trust.android_roots,
             revoked=trust.android_revoked,
             now_us=now_us,
-        ).boot_state
+        )
     except Unreadable as error:
         raise malformed(_REGISTRATION_FIELD, error.what) from None
 

@@ -435,6 +435,13 @@ def test_a_passkey_that_an_android_phone_vouches_for_reaches_level_3() -> None:
     assert verdict.assurance.boot_state == BootState.VERIFIED
 
 
+def test_a_passkey_whose_key_any_app_could_use_without_the_user_is_worth_a_plain_one() -> None:
+    """An app of anybody's makes the key, and signs that it verified the user: only the hardware knows better."""
+    verdict = passkey_of_a_phone(Described(hardware={503: NULL, 504: None}))
+
+    assert (verdict.assurance.user_verified_per_use, verdict.assurance.level) == (False, 2)
+
+
 @pytest.mark.parametrize(
     ("described", "status", "fault"),
     [
