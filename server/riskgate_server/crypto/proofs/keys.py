@@ -43,6 +43,17 @@ _CURVES: Final[dict[int, tuple[int, int, ec.EllipticCurve]]] = {
     Algorithm.ES512: (3, 66, ec.SECP521R1()),
 }
 _COSE_ED25519: Final = 6
+_ED25519_PRIME: Final = 2**255 - 19
+_ED25519_SMALL: Final = frozenset(
+    {
+        0,
+        1,
+        _ED25519_PRIME - 1,
+        0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826,
+        0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7,
+    }
+)
+"""Heights of the points of order 1 to 8 (RFC 8032, 5.1: the cofactor): as keys, anybody can sign for them."""
 _RSA_BYTES: Final = range(256, 513)
 _RSA_BITS_MIN: Final = 2048
 _RSA_EXPONENT_MAX: Final = 2**32
@@ -62,6 +73,7 @@ def raw_key(platform: Platform, public_key: bytes) -> tuple[Algorithm, bytes]:
     if platform == Platform.IOS_SECURE_ENCLAVE and len(public_key) == P256_POINT_BYTES:
         public_key = _P256_PREFIX + public_key
     if platform == Platform.JOSE and len(public_key) == ED25519_SPKI_BYTES and public_key.startswith(_ED25519_PREFIX):
+        _require_ed25519(public_key.removeprefix(_ED25519_PREFIX))
         return Algorithm.EDDSA, public_key
     if len(public_key) != P256_SPKI_BYTES or not public_key.startswith(_P256_PREFIX + _UNCOMPRESSED):
         raise Unreadable("not a P-256 key as SubjectPublicKeyInfo of 91 bytes")
@@ -148,7 +160,9 @@ def _public_key(algorithm: Algorithm, key: dict[Any, Any]) -> Any:
     if algorithm == Algorithm.EDDSA:
         if (kty, key.get(_CRV)) != (_OKP, _COSE_ED25519):
             raise Unreadable(_UNSUPPORTED)
-        return Ed25519PublicKey.from_public_bytes(_bytes(key, _X, range(32, 33)))
+        point = _bytes(key, _X, range(32, 33))
+        _require_ed25519(point)
+        return Ed25519PublicKey.from_public_bytes(point)
     if kty != _RSA:
         raise Unreadable(_UNSUPPORTED)
     n = int.from_bytes(_bytes(key, _RSA_N, _RSA_BYTES), "big")
@@ -157,6 +171,13 @@ def _public_key(algorithm: Algorithm, key: dict[Any, Any]) -> Any:
     if e > _RSA_EXPONENT_MAX or n.bit_length() < _RSA_BITS_MIN:
         raise Unreadable("not an RSA key of 2048 to 4096 bits with a small exponent")
     return RSAPublicNumbers(e, n).public_key()
+
+
+def _require_ed25519(point: bytes) -> None:
+    """Refuse what the library takes: a second spelling of a point, and a key that is nobody's."""
+    height = int.from_bytes(point, "little") & (2**255 - 1)
+    if height >= _ED25519_PRIME or height in _ED25519_SMALL:
+        raise Unreadable("an Ed25519 key of small order, or in another spelling")
 
 
 def _bytes(key: dict[Any, Any], name: int, lengths: range) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import cbor2
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -187,6 +188,38 @@ ED25519: Final = spki(Ed25519PrivateKey.generate())
 def test_a_key_in_another_form_or_off_its_curve_is_malformed(platform: Platform, key: bytes) -> None:
     with malformed("raw_key.public_key"):
         register(RawKeyRegistration(key, b"x" * 70), platform)
+
+
+SMALL: Final = (
+    bytes(32),
+    b"\x01" + bytes(31),
+    b"\xec" + b"\xff" * 30 + b"\x7f",
+    bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"),
+    bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"),
+    b"\xed" + b"\xff" * 30 + b"\x7f",
+    b"\xee" + b"\xff" * 30 + b"\x7f",
+)
+"""Heights of points whose order is at most 8; the last two are the first two, written as numbers above the prime."""
+ANYBODYS: Final = b"\x01" + bytes(63)
+"""A signature that holds for every message under the second of them, and no private key is needed for it."""
+
+
+@pytest.mark.parametrize("sign", [0, 0x80])
+@pytest.mark.parametrize("height", SMALL, ids=lambda height: height[:2].hex())
+def test_a_key_under_which_anybody_can_sign_is_malformed(height: bytes, sign: int) -> None:
+    point = height[:31] + bytes([height[31] | sign])
+    passkey = Passkey(origin=WEB)
+    cose = cbor2.dumps({1: 1, 3: -8, -1: 6, -2: point})
+    data = passkey.authenticator_data(POLICY.rp_id, attested=True).removesuffix(passkey.cose_key) + cose
+    created = passkey.credential(
+        clientDataJSON=passkey.client_data("webauthn.create", challenges.base64url(challenges.challenge(ENROLMENT))),
+        attestationObject=cbor2.dumps({"fmt": "none", "attStmt": {}, "authData": data}),
+    )
+
+    with malformed("raw_key.public_key"):
+        register(RawKeyRegistration(ED25519[:12] + point, ANYBODYS), Platform.JOSE)
+    with malformed("webauthn_registration_json"):
+        register(PasskeyRegistration(created), Platform.WEBAUTHN)
 
 
 @pytest.mark.parametrize(
