@@ -238,7 +238,8 @@ class PostgresStore:
             raise self._break(f"writer {self.writer} was taken over by another server")
         _, ending, position, server_time, *batch = row
         if fault := session.clock_fault(server_time, before, self._now()):
-            raise self._break(fault)
+            # Not for good: whichever of the two clocks was wrong, it goes on when they agree.
+            raise StoreUnreachable(fault)
         last = BatchRow(*batch)
         return PostgresTransaction(db, self.writer, Tail(last if last.sequence else None, position)), ending
 
