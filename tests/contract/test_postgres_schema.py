@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -147,6 +149,32 @@ def test_a_dsn_that_makes_no_sense_is_refused_without_being_repeated(dsn: str) -
 
     assert "secret" not in str(refused.value)
     assert refused.value.__suppress_context__ or refused.value.__context__ is None
+
+
+@pytest.mark.parametrize(("said", "goes_on"), [("", False), ("?sslmode=prefer", True)])
+def test_nothing_goes_to_another_machine_in_clear_unless_that_is_asked_for(said: str, *, goes_on: bool) -> None:
+    """Somebody on the way says that the database knows no TLS."""
+    heard: list[bytes] = []
+
+    def in_between(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(5)
+            heard.append(connection.recv(8))
+            connection.sendall(b"N")
+            heard.append(connection.recv(1024))
+
+    with socket.create_server(("127.0.0.2", 0)) as server, ThreadPoolExecutor(1) as threads:
+        listening = threads.submit(in_between, server)
+        with pytest.raises(StoreUnreachable):
+            PostgresStore(f"postgresql://ada@127.0.0.2:{server.getsockname()[1]}/bank{said}")
+        listening.result(5)
+
+    assert heard[0] == SSL_REQUEST
+    assert (b"ada" in heard[1]) == goes_on
+
+
+SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 
 
 def test_a_database_that_is_not_there_is_out_of_reach() -> None:

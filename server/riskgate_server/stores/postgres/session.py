@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import psycopg
-from psycopg import conninfo
+from psycopg import conninfo, pq
 
 from riskgate_server.engine.ports import (
     OutcomeUnknown,
@@ -57,6 +57,11 @@ _DEFAULTS: Final[dict[str, str | int]] = {
 }
 """What a DSN may say otherwise."""
 
+_LIBPQ_SSLMODE: Final = "prefer"
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_SOCKETS: Final = "/@"
+"""What the name of a host begins with when it is a socket's."""
+
 _SETTINGS: Final = f"""
 SET search_path = {SCHEMA};
 SET default_transaction_isolation = 'read committed';
@@ -93,7 +98,7 @@ def connect(dsn: str) -> Connection:
     given = _read(dsn)
     with translated():
         connection = psycopg.connect(
-            conninfo.make_conninfo("", **(_DEFAULTS | given | {"client_encoding": "UTF8"})),
+            conninfo.make_conninfo("", **(_DEFAULTS | _encrypted(given) | given | {"client_encoding": "UTF8"})),
             autocommit=True,
             cursor_factory=psycopg.RawCursor,
         )
@@ -119,6 +124,19 @@ def _read(dsn: str) -> dict[str, str]:
         )
         raise SettingsRefused(message)
     return given
+
+
+def _encrypted(given: dict[str, str]) -> dict[str, str]:
+    """
+    Return what has TLS be used on the way to another machine, unless the operator says otherwise.
+
+    Left alone, libpq goes on without it when whoever is on the way says that the database has none.
+    """
+    by_default = {option.keyword.decode(): (option.val or b"").decode() for option in pq.Conninfo.get_defaults()}
+    said = "sslmode" in given or "service" in given or by_default["sslmode"] != _LIBPQ_SSLMODE
+    host = given.get("hostaddr") or given.get("host") or by_default["hostaddr"] or by_default["host"]
+    here = all(not one or one in _LOOPBACK or one[0] in _SOCKETS for one in host.split(","))
+    return {} if said or here else {"sslmode": "require"}
 
 
 def set_up(connection: Connection, *, idle_seconds: int) -> None:
