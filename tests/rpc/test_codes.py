@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -30,7 +31,7 @@ from tests.rpc.phones import (
     verify_app,
     whose,
 )
-from tests.rpc.requests import new_id, open_line
+from tests.rpc.requests import buy, new_id, open_line
 from tests.rpc.serving import Running, Tenant
 
 
@@ -196,6 +197,24 @@ def test_five_spellings_are_one_number_with_one_budget(tenant: Tenant) -> None:
 
     assert answers == ["OK"] * 5 + ["RESOURCE_EXHAUSTED SEND_BUDGET_SPENT"]
     assert {m["destination"] for m in messages(tenant)} == {"+8613812345678"}
+
+
+def test_whoever_has_a_history_cannot_be_told_by_it_from_who_does_not_exist(tenant: Tenant) -> None:
+    open_line(tenant.api)
+    for _ in range(12):
+        buy(tenant.api)
+    confirmed_phone(tenant)
+    real, decoy = (
+        tenant.api.otp.SendCode(pb.SendCodeRequest(**whose(customer), purpose=SIGN_IN)).challenge
+        for customer in ("ada", "nobody")
+    )
+
+    assert shape(decoy.factor_id) == shape(real.factor_id)
+
+
+def shape(text: str) -> str:
+    """What is left of an id where every digit is any."""
+    return re.sub("[0-9a-f]", "0", text)
 
 
 @pytest.mark.attack("who-exists")

@@ -107,7 +107,7 @@ def enroll_phone(work: Work, command: EnrollPhone) -> FactorReply | Refusal:
     across.charge_send(work, recipient)
     for event in spent:
         work.record(Happening(event))
-    factor_id = f"f-{work.customer.sequence + 1}"
+    factor_id = work.new_id("f")
     expires_us = work.now_us + work.bounds.proofs.pending_us
     enrolled = FactorEnrolled(factor_id, Method.SMS, recipient.mark, recipient.prefix, expires_us)
     secrets = FactorSecrets(command.number.encode(), command.masked, command.region)
@@ -130,7 +130,7 @@ def enroll_totp(work: Work, command: EnrollTotp) -> FactorReply | Refusal:
         return spent
     for event in spent:
         work.record(Happening(event))
-    factor_id = f"f-{work.customer.sequence + 1}"
+    factor_id = work.new_id("f")
     key_id = work.secrets.key_id
     seed = work.secrets.seed(key_id, work.key, work.request_id)
     expires_us = work.now_us + work.bounds.proofs.pending_us
@@ -422,7 +422,7 @@ def make_recovery_codes(work: Work, command: MakeRecoveryCodes) -> FactorReply |
     marks = tuple(work.secrets.recovery_mark(work.key, code) for code in codes)
     for event in spent:
         work.record(Happening(event))
-    factor_id = f"f-{work.customer.sequence + 1}"
+    factor_id = work.new_id("f")
     phones = proofs.phones(work)
     made = RecoveryCodesMade(factor_id, work.now_us + work.bounds.proofs.cool_down_us, told=len(phones))
     work.record(Happening(made, sealed=RecoverySecrets(marks)))

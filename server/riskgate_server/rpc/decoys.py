@@ -97,7 +97,7 @@ class Decoys:
 
     def factor_id(self, key: CustomerKey) -> str:
         """Return the id of the phone that a customer's decoys are sent to, always the same."""
-        return f"f-{self._secrets.decoy_digits(key, 1) % 5 + 2}"
+        return f"f-{self._secrets.decoy_digits(key, 1):016x}{self._secrets.decoy_digits(key, 3):016x}"
 
     async def send(self, key: CustomerKey, request_id: str) -> CodeView:
         """

@@ -97,7 +97,8 @@ def revoked_all_devices(bank: DeviceBank) -> None:
 
 
 def revoked_the_phone(bank: DeviceBank) -> None:
-    bank.ask(c.RevokeFactor, factor_id="f-2", reason_code="LOST", actor_id="olga")
+    (phone,) = bank.queries.factors(KEY)
+    bank.ask(c.RevokeFactor, factor_id=phone.factor_id, reason_code="LOST", actor_id="olga")
 
 
 def made_recovery_codes(bank: DeviceBank) -> None:
