@@ -151,6 +151,14 @@ def test_a_dsn_that_makes_no_sense_is_refused_without_being_repeated(dsn: str) -
     assert refused.value.__suppress_context__ or refused.value.__context__ is None
 
 
+@pytest.mark.parametrize(
+    "dsn", ["host=/nowhere port=", "postgresql:///db?host=/nowhere,/neither&port=5432,5433", "host=@nowhere dbname=x"]
+)
+def test_a_dsn_that_is_written_otherwise_than_most_is_read_all_the_same(dsn: str) -> None:
+    with pytest.raises(StoreUnreachable):
+        PostgresStore(dsn)
+
+
 @pytest.mark.parametrize(("said", "goes_on"), [("", False), ("?sslmode=prefer", True)])
 def test_nothing_goes_to_another_machine_in_clear_unless_that_is_asked_for(said: str, *, goes_on: bool) -> None:
     """Somebody on the way says that the database knows no TLS."""

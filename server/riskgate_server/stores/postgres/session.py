@@ -114,7 +114,7 @@ def _read(dsn: str) -> dict[str, str]:
     try:
         given = {name: str(value) for name, value in conninfo.conninfo_to_dict(dsn).items() if value is not None}
         # A password with a mark in it that is not encoded: what follows would be taken for host and port, and told.
-        whole = "@" not in given.get("host", "")[1:] and given.get("port", "0").replace(",", "0").isdigit()
+        whole = "@" not in given.get("host", "")[1:] and (given.get("port") or "0").replace(",", "0").isdigit()
     except psycopg.ProgrammingError:
         whole = False
     if not whole:
