@@ -185,6 +185,7 @@ def test_a_damaged_file_is_named_in_a_line(root: Path, name: str, monkeypatch: p
 
 def test_too_few_files_are_refused_in_a_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 100))
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
 
     code, output = served("--data", root)
 
@@ -193,14 +194,14 @@ def test_too_few_files_are_refused_in_a_line(root: Path, monkeypatch: pytest.Mon
 
 
 def test_as_many_files_may_be_opened_as_the_system_allows(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, int]] = []
+    asked: list[tuple[int, tuple[int, int]]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 4_096))
-    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda what, limits: asked.append((what, limits)))
 
     with pytest.raises(AssertionError, match="it started"):
         served("--data", root)
 
-    assert asked == [(4_096, 4_096)]
+    assert [limits for what, limits in asked if what == resource.RLIMIT_NOFILE] == [(4_096, 4_096)]
 
 
 @pytest.mark.parametrize(("lives_by", "asked"), [("data", "system"), ("system", "data")])
