@@ -119,12 +119,12 @@ def _drive(out: Console, connected: Connection, load: Load, processes: int) -> t
     stop = context.Event()
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=begin_process, initargs=(stop,))
     total = round(ends - begin)
+    # A ctrl-C reaches every process of the terminal. Those that are made now never hear it; this one hears it then.
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     with pool, StreamProgress(out, "second", total) as progress:
-        # A ctrl-C reaches every process of the terminal. Those that are made now ignore it from their first moment.
-        heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
         waiting = [pool.submit(drive, connected, load, number, processes, run, begin) for number in range(processes)]
-        signal.signal(signal.SIGINT, heard)
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
             while not all(future.done() for future in waiting):
                 progress.show(max(0, min(total, round(time.monotonic() - begin))))
                 time.sleep(0.2)

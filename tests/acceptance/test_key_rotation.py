@@ -19,7 +19,7 @@ from tests.acceptance.shopping import Wallet
 
 pytestmark = pytest.mark.process
 
-KILLS = int(os.environ.get("KILLS", "6"))
+KILLS = int(os.environ.get("KILLS", "4"))
 CLIENTS = 3
 LIMIT_MINOR = 20_000
 KINDS = ("master", "fingerprint", "proofs", "heads")
@@ -70,10 +70,12 @@ def rotate(deployment: Deployment, seconds: float = 0) -> int:
 
 
 async def killed_again_and_again(deployment: Deployment, load: Load) -> int:
-    """Kill rotations at random moments, finish one, and return how many were killed."""
+    """Kill rotations at random moments, as many as can be had, finish one, and return how many were killed."""
     chance = random.Random(KILLS)
-    killed = 0
-    for _ in range(KILLS):
+    killed = tries = 0
+    # One that comes through before its time is none: the machine is not always as fast.
+    while killed < KILLS and tries < 10 * KILLS:
+        tries += 1
         began = time.monotonic()
         assert await asyncio.to_thread(rotate, deployment) == 0
         whole = time.monotonic() - began
@@ -108,7 +110,7 @@ def test_a_rotation_that_is_killed_anywhere_loses_nothing_and_no_call_fails(temp
     try:
         deployment.started(settings={"heads_seconds": "0.2"})
         load, killed = asyncio.run(under_load(deployment))
-        assert killed > KILLS // 2
+        assert killed == KILLS
         assert deployment.verify()["clean"]
         assert deployment.stop() == 0
 
