@@ -218,6 +218,11 @@ def close(request_id: str = "close", **fields: Any) -> c.CloseCreditLine:
     return c.CloseCreditLine(**_content(request_id, terms | fields))
 
 
+def erase(request_id: str = "erase", **fields: Any) -> c.EraseCustomer:
+    terms = {"reason_code": "ASKED", "actor_id": "olga"}
+    return c.EraseCustomer(**_content(request_id, terms | fields))
+
+
 def annotate(request_id: str, decision_sequence: int, **fields: Any) -> c.AnnotateDecision:
     terms = {
         "decision_sequence": decision_sequence,

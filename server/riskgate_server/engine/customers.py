@@ -37,12 +37,14 @@ class Customers:
         self._unreadable: set[CustomerKey] = set()
 
     def remember(self, batch: Batch) -> None:
-        """Keep what a batch made of its customers, now that it is durable."""
+        """Keep what a batch made of its customers, now that it is durable, and no key of one who was erased."""
         kept = self.kept
         for key, customer in batch.kept.items():
-            if customer.sequence and customer.data_key:
+            if customer.sequence and customer.data_key and key not in batch.erased:
                 kept[key] = customer
                 kept.move_to_end(key)
+            elif kept.pop(key, None):
+                self._sealer.forget()
         while len(kept) > self._kept_max:
             kept.popitem(last=False)
 

@@ -455,6 +455,9 @@ class Sealer(Protocol):
     def seal(self, key: bytes, nonce: bytes, aad: bytes, plaintext: bytes) -> bytes:
         """Encrypt `plaintext`, binding it to `aad`. A nonce must never repeat under one key."""
 
+    def forget(self) -> None:
+        """Drop every key kept in memory: one of them was destroyed."""
+
     def open_sealed(self, key: bytes, nonce: bytes, aad: bytes, sealed: bytes) -> bytes:
         """Decrypt, or raise when key, nonce, aad or a bit of the text is not what was sealed."""
 

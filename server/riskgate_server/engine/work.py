@@ -99,6 +99,8 @@ class Batch:
         self.kept: dict[CustomerKey, Kept] = {}
         """Every customer named, as the commands so far have left them."""
         self.changed: set[CustomerKey] = set()
+        self.erased: set[CustomerKey] = set()
+        """Of whom nothing may stay in memory."""
         self.purchases: dict[CustomerKey, dict[str, Purchase]] = {}
         self.payments: dict[CustomerKey, dict[str, Payment]] = {}
         self.requests: dict[tuple[CustomerKey, str], RequestRow] = {}
@@ -272,6 +274,10 @@ class Work:
         """Have no message wait any longer."""
         changes = self._changed_beside
         changes.settled += [(row, 0) for row in self._batch.beside.messages(self.key)]
+
+    def forget_customer(self) -> None:
+        """Keep nothing of the customer in memory once the batch is durable."""
+        self._batch.erased.add(self.key)
 
     @property
     def _changed_beside(self) -> Changes:
