@@ -25,14 +25,13 @@ from riskgate_server.crypto.signing import HeadLog
 from riskgate_server.datadir import DataDirectory
 from riskgate_server.engine.ports import StoreInUse
 from riskgate_server.opening import driver, head_signers, master_keys, open_files, refuse_other_past, ring_file
-from riskgate_server.stores.moves import KEYS, TABLES, Cursor, Mark, Page, Place, Tally, date, why_not_served
+from riskgate_server.stores.moves import FILES, KEYS, TABLES, Cursor, Mark, Page, Place, Tally, date, why_not_served
 from riskgate_server.stores.refusals import MoveRefused, VaultUnusable
 from riskgate_server.stores.sqlite.moves import SQLitePlace, make_files
 
 ROWS: Final = 2_000
 """In one commit: all that is in memory at a time, a few megabytes."""
 
-FILES: Final = "sqlite:"
 DATABASE: Final = ("postgresql://", "postgres://")
 
 Progress = Callable[[str, int, int], None]

@@ -38,7 +38,7 @@ from riskgate_server.engine.report import Report
 from riskgate_server.engine.sealing import batch_hash, genesis, merkle_root
 from riskgate_server.engine.verify import Progress, verify
 from riskgate_server.engine.writer import BATCH_MAX
-from riskgate_server.stores.moves import Mark, why_not_served
+from riskgate_server.stores.moves import FILES, Mark, why_not_served
 from riskgate_server.stores.refusals import SchemaTooNew, SettingsRefused, StoreMoved, VaultUnusable
 from riskgate_server.stores.sqlite.snapshots import SQLiteSnapshots
 from riskgate_server.stores.sqlite.store import SQLiteStore
@@ -121,6 +121,7 @@ def open_store(
             store = _open_database(dsn, readers, writer, may_take, closing)
             # After its lane was taken: who marks a store looks for lanes that are taken afterwards.
             _refuse_moved(store.move, "the database")
+            _refuse_beside_files(directory, store)
             vault = _open_its_vault(dsn, store, master, closing)
         else:
             store, vault = open_files(directory, master, closing, synchronous=synchronous, readers=readers)
@@ -131,6 +132,24 @@ def open_store(
 def _refuse_moved(mark: Mark | None, name: str) -> None:
     if why := why_not_served(mark, name):
         raise StoreMoved(why)
+
+
+def _refuse_beside_files(directory: DataDirectory, database: Snapshots) -> None:
+    """
+    Refuse a database with nothing in it beside files with customers who are still served from there.
+
+    Raises:
+        DataDirectoryError: the store of the directory is in files.
+    """
+    if _has_customers(database) or not directory.store.exists():
+        return
+    # What cannot be read serves nobody, and is no reason against the database.
+    with contextlib.suppress(ReadFailed), contextlib.closing(SQLiteSnapshots(directory.store)) as files:
+        if _has_customers(files) and why_not_served(files.move, "") is None:
+            raise DataDirectoryError(
+                f"the database is empty, and this directory's store is in files, {directory.store}: move it with"
+                f" `riskgate copy --from {FILES}{directory.root} --to DSN`, or begin in another directory"
+            )
 
 
 def open_files(
@@ -198,7 +217,7 @@ def driver() -> Iterator[None]:
         raise SettingsRefused("a store in PostgreSQL needs its driver: install riskgate[postgres]") from error
 
 
-def _has_customers(store: Store) -> bool:
+def _has_customers(store: Snapshots) -> bool:
     with store.snapshot() as snapshot:
         return bool(snapshot.customers(after=("", ""), limit=1))
 
@@ -219,6 +238,7 @@ UNREADABLE: Final = (
     SettingsRefused,
     StoreBusy,
     VaultUnusable,
+    StoreMoved,
     OSError,
 )
 """Why a directory, or a database, cannot even be looked at."""
@@ -239,7 +259,7 @@ def verify_directory(directory: DataDirectory, progress: Progress, dsn: str = ""
     with contextlib.ExitStack() as closing:
         try:
             snapshots, vault, broken = (
-                _look_at_database(dsn, master, faults, closing)
+                _look_at_database(directory, dsn, master, faults, closing)
                 if dsn
                 else _look_at_files(directory, master, faults, closing)
             )
@@ -270,7 +290,7 @@ def _look_at_files(
     if not broken:
         if misfiled := snapshots.misfiled():
             faults.append(f"{misfiled} records are of no kind, or are not what their kind is")
-        _tell_unfinished(snapshots.move, directory.store.name, faults)
+        _tell_unfinished(snapshots.move, str(directory.store), faults)
     if snapshots.mark != vault.mark:
         faults.append(f"{directory.store.name} and {directory.vault.name} {_STRANGERS}")
     faults += broken + foreign
@@ -278,27 +298,38 @@ def _look_at_files(
 
 
 def _look_at_database(
-    dsn: str, master: MasterKeys, faults: list[str], closing: contextlib.ExitStack
+    directory: DataDirectory, dsn: str, master: MasterKeys, faults: list[str], closing: contextlib.ExitStack
 ) -> tuple[Snapshots, Vault, bool]:
     """Return rows and keys to read, and whether the schema is too damaged for it; what is found is a fault."""
     with driver():
         from riskgate_server.stores.postgres.store import PostgresSnapshots  # noqa: PLC0415 - as above
         from riskgate_server.stores.postgres.vault import PostgresVault  # noqa: PLC0415
-    vault = PostgresVault(dsn, wrap=master.wrap, unwrap=master.unwrap, read_only=True)
-    closing.callback(vault.close)
     snapshots = PostgresSnapshots(dsn)
     closing.callback(snapshots.close)
     broken, foreign = snapshots.schema_differences()
     if not broken:
         _tell_unfinished(snapshots.move, "the database", faults)
+        # Before the vault, which such a database need not have.
+        _refuse_beside_files(directory, snapshots)
+    vault = PostgresVault(dsn, wrap=master.wrap, unwrap=master.unwrap, read_only=True)
+    closing.callback(vault.close)
     faults += broken + foreign
     return snapshots, vault, bool(broken)
 
 
 def _tell_unfinished(mark: Mark | None, name: str, faults: list[str]) -> None:
-    """Note a copy that lacks rows. What was moved away is whole, and may be proved as long as it is kept."""
-    if mark is not None and mark.role == "target" and (why := why_not_served(mark, name)):
+    """
+    Note a copy that lacks rows.
+
+    Raises:
+        StoreMoved: it was moved away: the heads go on with the other place, and what is found here is not the truth.
+    """
+    if mark is None:
+        return
+    if mark.role == "target" and (why := why_not_served(mark, name)):
         faults.append(why)
+    elif mark.finished:
+        _refuse_moved(mark, name)
 
 
 def _signed_heads(directory: DataDirectory, faults: list[str]) -> tuple[list[Head], set[str]]:

@@ -165,7 +165,13 @@ class Rotation:
         return self.report
 
     def list(self) -> list[Held]:
-        """Return every secret, oldest first of each kind."""
+        """
+        Return every secret, oldest first of each kind.
+
+        Raises:
+            RotationRefused: the vault is not the one whose keys are in use, so that none of them would be counted.
+        """
+        self._refuse_other_store()
         found: list[Held] = []
         with contextlib.closing(self._rewrapping()) as vault:
             in_use = vault.in_use()

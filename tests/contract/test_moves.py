@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import psycopg
 import pytest
 
 from riskgate_server import copying
@@ -18,7 +19,7 @@ from riskgate_server.cli.init import initialise
 from riskgate_server.copying import CopyDiffers, copy, give_up_copy
 from riskgate_server.crypto.keys import HEADS, MasterKeyMismatch
 from riskgate_server.crypto.signing import HeadLog, HeadSigner
-from riskgate_server.datadir import DataDirectory
+from riskgate_server.datadir import DataDirectory, DataDirectoryError
 from riskgate_server.engine.ports import BatchRow, NoKey, StoreInUse
 from riskgate_server.opening import (
     OtherPast,
@@ -29,6 +30,7 @@ from riskgate_server.opening import (
     sign_head,
     verify_directory,
 )
+from riskgate_server.rotation import Rotation, RotationRefused
 from riskgate_server.stores.moves import NOT_COPIED, NOT_COPIED_COLUMNS, TABLES, Cursor, Place, Tally
 from riskgate_server.stores.postgres import moves as postgres_moves
 from riskgate_server.stores.postgres.moves import PostgresPlace, place_name
@@ -252,8 +254,41 @@ def test_files_that_were_moved_are_served_no_more_and_name_the_new_place(directo
 
     with pytest.raises(StoreMoved, match=rf"was moved to {re.escape(place_name(dsn))} on 20\d\d-.*no longer the truth"):
         open_store(directory)
+
+
+def test_a_place_that_was_moved_away_is_not_taken_for_the_truth_by_who_only_looks(
+    directory: DataDirectory, dsn: str
+) -> None:
+    """The signed heads go on with the other place: what is behind them here is no fault, and no proof either."""
+    copy(directory, files(directory), dsn, QUIET)
+    live(directory, dsn, again="later")
+
+    with pytest.raises(StoreMoved, match=r"no longer the truth: go on with that one, with --store"):
+        verify_directory(directory, QUIET)
+    with pytest.raises(RotationRefused, match=r"no longer the truth: go on with that one, with --store"):
+        Rotation(directory).list()
+    assert {one.kind: one.needed for one in Rotation(directory, dsn).list()}["master"] == "2 customers' keys"
+
+    for path in (directory.store, directory.vault):
+        path.rename(path.with_suffix(".old"))
+    copy(directory, dsn, files(directory), QUIET)
+
+    with pytest.raises(StoreMoved, match=r"the database was moved to sqlite:.*, without --store"):
+        verify_directory(directory, QUIET, dsn)
     assert faults_of(directory) == []
 
+
+def test_a_store_in_files_is_not_taken_for_an_empty_database(directory: DataDirectory, dsn: str) -> None:
+    """Who only names a database is told to move the store there, and not that the journal was lost."""
+    told = rf"this directory's store is in files, .*: move it with `riskgate copy --from {files(directory)} --to DSN`"
+
+    with pytest.raises(DataDirectoryError, match=told):
+        open_store(directory, dsn)
+    with pytest.raises(DataDirectoryError, match=told):
+        verify_directory(directory, QUIET, dsn)
+
+    copy(directory, files(directory), dsn, QUIET)
+    live(directory, dsn, again="there")
 
 def test_files_that_are_served_again_by_force_after_the_copy_went_on_are_refused(
     directory: DataDirectory, dsn: str
@@ -368,8 +403,11 @@ def test_a_vault_of_another_master_key_is_not_written_to(directory: DataDirector
 
 
 def test_a_database_that_a_server_only_looked_at_is_empty(directory: DataDirectory, dsn: str) -> None:
+    aside = directory.store.with_suffix(".aside")
+    directory.store.rename(aside)
     with closing(open_store(directory, dsn)) as opened:
         opened.store.remember_ruleset(b"other", "another ruleset", 1)
+    aside.rename(directory.store)
     before = rows_in(directory)
 
     copy(directory, files(directory), dsn, QUIET)
@@ -618,5 +656,20 @@ def test_a_tally_tells_other_rows_and_does_not_ask_for_an_order() -> None:
     assert Tally().plus([("a", "b")]) != Tally().plus([("ab", "")])
 
 
-def test_the_name_of_a_database_keeps_its_password(dsn: str) -> None:
+def test_the_name_of_a_database_keeps_its_password() -> None:
     assert place_name("postgresql://ada:secret@db.example:6432/credit") == "postgresql://db.example:6432/credit"
+
+
+def test_the_name_of_a_database_is_where_it_is_whatever_said_so(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read elsewhere, or with another environment, it still names that one."""
+    for name in ("PGHOST", "PGPORT", "PGDATABASE", "PGUSER"):
+        monkeypatch.delenv(name, raising=False)
+    assert place_name("postgresql://db.example:5432/credit") == "postgresql://db.example/credit"
+    assert place_name("postgresql:///credit?host=/run/db&port=6432") == "postgresql:///credit?host=/run/db&port=6432"
+
+    with psycopg.connect(dsn) as db:
+        socket, port, database = db.info.host, db.info.port, db.info.dbname
+    monkeypatch.setenv("PGHOST", socket)
+    monkeypatch.setenv("PGPORT", str(port))
+    with psycopg.connect(f"{place_name(f'postgresql:///{database}')}&user=postgres") as db:
+        assert (db.info.host, db.info.port, db.info.dbname) == (socket, port, database)

@@ -16,6 +16,9 @@ import msgspec
 
 from riskgate_server.engine.ports import Store
 
+FILES: Final = "sqlite:"
+"""How the name of a place begins that is a store in files; any other is a database."""
+
 Row = tuple[Any, ...]
 Rows = Mapping[str, Sequence[Row]]
 """By table; each row has the table's columns in their order."""
@@ -223,8 +226,9 @@ def why_not_served(mark: Mark | None, name: str) -> str | None:
         return f"{name} is an unfinished copy of {mark.other}: finish it with the same `riskgate copy` again"
     if mark.finished:
         return (
-            f"{name} was moved to {mark.other} on {mark.at[:10]} and is no longer the truth: serve that one; the way"
-            " back is `riskgate copy` from there into an empty store"
+            f"{name} was moved to {mark.other} on {mark.at[:10]} and is no longer the truth: go on with that one,"
+            f" {'without' if mark.other.startswith(FILES) else 'with'} --store; the way back is `riskgate copy` from"
+            " there into an empty store"
         )
     return (
         f"{name} is being copied to {mark.other}: finish it with the same `riskgate copy` again, or give the copy up"

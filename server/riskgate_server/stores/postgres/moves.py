@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 from typing import Any, Final
 
 import psycopg
-from psycopg import conninfo
+from psycopg import conninfo, pq
 
 from riskgate_server.stores.moves import KEYS, TABLES, Cursor, Mark, Page, Row, Rows, Table, encode_mark
 from riskgate_server.stores.postgres.arrays import Blobs, Numbers, Texts
@@ -170,11 +170,24 @@ def _put_mark(tx: PostgresTransaction, mark: Mark | None) -> None:
         tx.change("INSERT INTO moves VALUES (1, $1)", (encode_mark(mark),))
 
 
+_PORT: Final = "5432"
+"""PostgreSQL's own, which need not be said."""
+
+
 def place_name(dsn: str) -> str:
-    """Return a DSN as people may read it: host, port and database, and neither user nor password."""
-    found = conninfo.conninfo_to_dict(dsn)
-    port = f":{found['port']}" if found.get("port") else ""
-    return f"postgresql://{found.get('host') or 'localhost'}{port}/{found.get('dbname') or ''}"
+    """
+    Return a DSN as people may read it, and use it: host, port and database, and neither user nor password.
+
+    What it leaves open is said as libpq takes it, from the environment too: the name is read elsewhere, and later.
+    """
+    taken = {option.keyword.decode(): option.val.decode() for option in pq.Conninfo.get_defaults() if option.val}
+    found = {**taken, **{name: str(value) for name, value in conninfo.conninfo_to_dict(dsn).items() if value}}
+    host, port = found.get("host", ""), found.get("port", _PORT)
+    name = found.get("dbname") or found.get("user", "")
+    if host.startswith("/"):
+        # The folder of a socket is no part of a URL's host.
+        return f"postgresql:///{name}?host={host}" + (f"&port={port}" if port != _PORT else "")
+    return f"postgresql://{host}" + (f":{port}" if port != _PORT else "") + f"/{name}"
 
 
 _OR_CHANGE_KEY: Final = "ON CONFLICT (tenant_id, customer_id) DO UPDATE SET wrapped = excluded.wrapped"
