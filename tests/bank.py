@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 from hashlib import sha256
 from typing import Any
 
@@ -141,3 +142,12 @@ def other_than(code: str) -> str:
 def refused(reply: Reply) -> str:
     assert isinstance(reply, Refusal | Failed), reply
     return reply.reason
+
+
+def cooling_until(reply: Reply) -> int:
+    """When what was refused for its cool-down counts, UTC µs: as the fact beside the reason says."""
+    assert isinstance(reply, Refusal | Failed), reply
+    assert reply.reason == "FACTOR_COOLING_DOWN", reply
+    at = dt.datetime.fromisoformat(reply.details["full_strength_time"])
+    assert reply.details["full_strength_time"] in reply.message
+    return (at - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)

@@ -160,9 +160,10 @@ def begin_challenge(work: Work, command: BeginChallenge) -> ChallengeReply:
     proofs.require_counts(work, use, Method.DEVICE_KEY)
     purchase = work.purchase(use.transaction_id) if use.transaction_id else None
     if grants.needs_strength(use, purchase):
+        full_us = min(device.full_strength_us for device in asked)
+        if work.now_us < full_us:
+            raise grants.cooling_down(full_us)
         asked = tuple(device for device in asked if device.full_strength_us <= work.now_us)
-        if not asked:
-            raise PreconditionFailed("METHOD_NOT_ALLOWED", "what joined others lately is not enough for this yet")
     proofs.require_unlocked(work, min(device.locked_until_us for device in asked))
     challenge_id = work.new_id("c")
     issued = ChallengeIssued(

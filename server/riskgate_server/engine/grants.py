@@ -14,8 +14,9 @@ from riskgate_server.domain.errors import (
 from riskgate_server.domain.identity.events import GrantSpent, ProofPassed
 from riskgate_server.domain.identity.grants import (
     CODE_LEVEL,
+    NEVER,
     TWO_FACTORS_LEVEL,
-    Counts,
+    CountsFrom,
     Method,
     Purpose,
     Source,
@@ -25,11 +26,12 @@ from riskgate_server.domain.identity.grants import (
     level_by,
     mask_of,
     of_methods,
+    reaches_level_us,
 )
 from riskgate_server.domain.journal import Happening
 from riskgate_server.domain.ledger.holds import HoldState, Purchase
 from riskgate_server.engine import across
-from riskgate_server.engine.replies import GrantReply, Refusal, refusal_of
+from riskgate_server.engine.replies import GrantReply, Refusal, refusal_of, rfc3339
 from riskgate_server.engine.work import Work
 
 
@@ -118,18 +120,19 @@ def pass_proof(
     return GrantReply(work.key, work.request_id, key_id, use, level, methods, expires_us)
 
 
-def spend(work: Work, mark: bytes, use: Use, level: int, counts: Counts = anything) -> GrantSpent | Refusal:
+def spend(work: Work, mark: bytes, use: Use, level: int, counts_from: CountsFrom = anything) -> GrantSpent | Refusal:
     """
     Return the event that spends a grant for `use`, to be recorded with its effect.
 
-    `counts` says which of the factors and devices it rests on do.
+    `counts_from` says from when on each of the factors and devices it rests on does.
 
     One that was made for something else is destroyed: whoever offers it does not know what it is for, or hopes that
     nobody looks. So is one that another customer of the tenant offered. That is recorded at once, and the refusal is
     the command's answer.
 
     Raises:
-        PreconditionFailed: there is no such grant any more, or it is of a lower level.
+        PreconditionFailed: there is no such grant any more, it is of a lower level, or it would be of the level but for
+            a cool-down.
     """
     note_foreign(work, mark)
     grant = work.identity.grant(mark)
@@ -141,7 +144,10 @@ def spend(work: Work, mark: bytes, use: Use, level: int, counts: Counts = anythi
     if grant.use != use:
         work.record(Happening(GrantSpent(mark, use, grant.level, destroyed="USE")))
         return refusal_of(PreconditionFailed("GRANT_MISMATCH", "the grant was made for something else; it is void now"))
-    if level_by(grant, counts) < level:
+    if level_by(grant, counts_from, work.now_us) < level:
+        reaches_us = reaches_level_us(grant, counts_from, level, work.now_us)
+        if reaches_us != NEVER:
+            raise cooling_down(reaches_us)
         raise PreconditionFailed("GRANT_TOO_WEAK", f"a grant of level {level} is needed", level=str(level))
     return GrantSpent(mark, use, grant.level)
 
@@ -178,19 +184,18 @@ def spend_to_bind(work: Work, mark: bytes) -> tuple[GrantSpent, ...] | Refusal:
     return spent if isinstance(spent, Refusal) else (spent,)
 
 
-def past_cool_down(work: Work) -> Counts:
+def past_cool_down(work: Work) -> CountsFrom:
     """Let only count what has been there for a while, or was the customer's first."""
-    identity, now_us = work.identity, work.now_us
-    return lambda source: identity.at_full_strength(source, now_us)
+    return work.identity.full_strength_us
 
 
-def answering(work: Work, purchase: Purchase) -> Counts:
+def answering(work: Work, purchase: Purchase) -> CountsFrom:
     """Let only count what may answer for a purchase."""
     trusted = of_methods(purchase.step_up_methods)
     if not needs_strength(Use(Purpose.TRANSACTION), purchase):
         return trusted
     settled = past_cool_down(work)
-    return lambda source: trusted(source) and settled(source)
+    return lambda source: max(trusted(source), settled(source))
 
 
 def needs_strength(use: Use, purchase: Purchase | None) -> bool:
@@ -204,6 +209,13 @@ def needs_strength(use: Use, purchase: Purchase | None) -> bool:
         return use.purpose is not Purpose.SIGN_IN
     assert purchase is not None
     return purchase.step_up_level > CODE_LEVEL or not purchase.step_up_methods & mask_of(Method.SMS)
+
+
+def cooling_down(full_us: int) -> PreconditionFailed:
+    """Return the refusal of what would count but for its cool-down, which ends at `full_us`."""
+    time = rfc3339(full_us)
+    message = f"what joined others lately does not count for this before {time}"
+    return PreconditionFailed("FACTOR_COOLING_DOWN", message, full_strength_time=time)
 
 
 def grant_required() -> PermissionRefused:

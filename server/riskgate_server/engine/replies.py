@@ -313,11 +313,16 @@ def forgotten(event: Event, *, sequence: int, at_us: int) -> errors.Precondition
         f"done before under this request id, as {kind} in entry {sequence}; the full reply is no longer kept",
         effect=kind,
         sequence=str(sequence),
-        time=(_EPOCH + dt.timedelta(microseconds=at_us)).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        time=rfc3339(at_us),
     )
 
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+def rfc3339(at_us: int) -> str:
+    """Write a time in UTC µs as facts beside a reason have it."""
+    return (_EPOCH + dt.timedelta(microseconds=at_us)).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def error_of(reply: Refusal | Failed) -> errors.RiskgateError:

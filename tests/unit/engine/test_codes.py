@@ -20,7 +20,7 @@ from riskgate_server.engine.replies import (
     RevokedReply,
 )
 from tests import factories as f
-from tests.bank import KEY, NUMBER, Bank, other_than, refused
+from tests.bank import KEY, NUMBER, Bank, cooling_until, other_than, refused
 
 
 @pytest.fixture
@@ -304,6 +304,20 @@ def test_recovery_codes_are_spent_one_by_one_and_new_ones_end_the_old(bank: Bank
     assert isinstance(anew, FactorReply)
     assert refused(bank.ask(c.VerifyRecoveryCode, code=codes[5], purpose=Purpose.SIGN_IN)) == "PROOF_WRONG"
     assert bank.verify() == []
+
+
+def test_a_recovery_code_of_today_binds_nothing_and_it_is_told_from_when_on_one_does(bank: Bank) -> None:
+    """Its grant is of the level that is asked for: what is wrong with it is only the cool-down."""
+    bank.phone()
+    made = bank.ask(c.MakeRecoveryCodes, "make", grant=bank.binding_grant())
+    assert isinstance(made, FactorReply)
+    codes = bank.secrets.recovery_codes(made.key_id, KEY, "make")
+    early = bank.ask(c.VerifyRecoveryCode, code=codes[0], purpose=Purpose.BINDING)
+    assert isinstance(early, GrantReply)
+    assert early.level == 1
+
+    refusal = bank.ask(c.EnrollTotp, label="ada", grant=bank.mark(early))
+    assert cooling_until(refusal) == bank.clock.us + f.DAY_US
 
 
 def test_a_revoked_phone_takes_its_codes_and_grants_with_it(bank: Bank) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
+from typing import Final
 
 import msgspec
 
@@ -77,29 +78,39 @@ CODE_LEVEL = 1
 TWO_FACTORS_LEVEL = 2
 
 
-Counts = Callable[[Source], bool]
-"""Whether a factor or device counts where a grant is offered."""
+ALWAYS: Final = 0
+NEVER: Final = 2**62
+
+CountsFrom = Callable[[Source], int]
+"""From when on a factor or device counts where a grant is offered, UTC µs; `ALWAYS` or `NEVER`."""
 
 
-def anything(_source: Source) -> bool:
+def anything(_source: Source) -> int:
     """Let every factor and device count."""
-    return True
+    return ALWAYS
 
 
-def of_methods(methods: int) -> Counts:
+def of_methods(methods: int) -> CountsFrom:
     """Let only some kinds of factor count (`mask_of`)."""
-    return lambda source: bool(methods & mask_of(source.method))
+    return lambda source: ALWAYS if methods & mask_of(source.method) else NEVER
 
 
-def level_by(grant: Grant, counts: Counts) -> int:
+def level_by(grant: Grant, counts_from: CountsFrom, now_us: int) -> int:
     """Return how strong a grant is where only some of what it rests on counts; 0 if none of it does."""
-    counted = {source.method for source in grant.sources if counts(source)}
-    if all(map(counts, grant.sources)):
+    counting = [source for source in grant.sources if counts_from(source) <= now_us]
+    counted = {source.method for source in counting}
+    if len(counting) == len(grant.sources):
         return grant.level
     # What is left of a pair is no pair, yet a device key is strong alone.
     if Method.DEVICE_KEY in counted:
         return TWO_FACTORS_LEVEL
     return CODE_LEVEL if counted else 0
+
+
+def reaches_level_us(grant: Grant, counts_from: CountsFrom, level: int, now_us: int) -> int:
+    """Return from when on a grant by the same factors and devices is of a level, UTC µs; `NEVER` if at no time."""
+    times = sorted({max(counts_from(source), now_us) for source in grant.sources} - {NEVER})
+    return next((at_us for at_us in times if level_by(grant, counts_from, at_us) >= level), NEVER)
 
 
 def combined(grants: tuple[Grant, ...], use: Use, source: Source, level: int, now_us: int) -> Grant | None:

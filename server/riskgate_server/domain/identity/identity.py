@@ -13,7 +13,7 @@ from riskgate_server.domain.identity.budgets import UNSPENT, Budget, give_back, 
 from riskgate_server.domain.identity.enrolled import Device, DeviceChallenge, Enrolment, with_changed, with_counters
 from riskgate_server.domain.identity.events import IdentitySecrets
 from riskgate_server.domain.identity.factors import CodeChallenge, Factor
-from riskgate_server.domain.identity.grants import TWO_FACTORS_LEVEL, Grant, Method, Source
+from riskgate_server.domain.identity.grants import NEVER, TWO_FACTORS_LEVEL, Grant, Method, Source
 from riskgate_server.domain.identity.limits import MINUTE_US
 
 replace = msgspec.structs.replace
@@ -123,11 +123,11 @@ class Identity(msgspec.Struct, frozen=True, gc=False, array_like=True):
             kinds.add(Method.DEVICE_KEY)
         return max(min(len(kinds), TWO_FACTORS_LEVEL), *(device.assurance.level for device in devices), 0)
 
-    def at_full_strength(self, source: Source, now_us: int) -> bool:
-        """Whether what was proven is past its cool-down; what was revoked never is."""
+    def full_strength_us(self, source: Source) -> int:
+        """Return when the cool-down of what was proven ends, UTC µs; of what was revoked never."""
         times = [d.full_strength_us for d in self.devices if d.credential_id == source.id]
         times += [f.full_strength_us for f in self.factors if f.factor_id == source.id]
-        return any(at_us <= now_us for at_us in times)
+        return min(times, default=NEVER)
 
 
 EMPTY_IDENTITY: Final = Identity()

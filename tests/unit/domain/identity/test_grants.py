@@ -37,4 +37,4 @@ def test_what_does_not_count_strengthens_nothing(
 ) -> None:
     grant = Grant(b"", Use(Purpose.SIGN_IN), level, sources, 0)
 
-    assert level_by(grant, of_methods(counted)) == worth
+    assert level_by(grant, of_methods(counted), now_us=0) == worth

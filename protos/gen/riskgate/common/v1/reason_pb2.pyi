@@ -185,19 +185,23 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DEVICE_REVOKED: _ErrorReason.ValueType  # 148
     """The device was revoked."""
     ERROR_REASON_METHOD_NOT_ALLOWED: _ErrorReason.ValueType  # 149
-    """This kind of factor is not strong enough for the purchase, or not to be trusted just now."""
+    """This kind of factor is not strong enough for the purchase, or not to be trusted for it."""
     ERROR_REASON_GRANT_INVALID: _ErrorReason.ValueType  # 150
     """The customer has no such unspent grant: it was spent, is too old, was offered by another customer, or never was."""
     ERROR_REASON_GRANT_MISMATCH: _ErrorReason.ValueType  # 151
     """The grant was made for something else, and is void now."""
     ERROR_REASON_GRANT_TOO_WEAK: _ErrorReason.ValueType  # 152
-    """A grant of a higher level is needed."""
+    """A grant of a higher level is needed; metadata "level" names it."""
     ERROR_REASON_STEP_UP_NOT_ASKED: _ErrorReason.ValueType  # 153
     """The purchase does not wait for a proof."""
     ERROR_REASON_STEP_UP_EXPIRED: _ErrorReason.ValueType  # 154
     """The purchase waited too long for a proof."""
     ERROR_REASON_TRANSACTION_CHANGED: _ErrorReason.ValueType  # 155
     """The purchase that waits for a proof has another amount or payee: it needs an id of its own."""
+    ERROR_REASON_FACTOR_COOLING_DOWN: _ErrorReason.ValueType  # 156
+    """The factor or device is right, and joined others, or came after them, too lately to count for this; metadata
+    "full_strength_time" tells from when on it does (RFC 3339).
+    """
     ERROR_REASON_PROOF_LOCKED: _ErrorReason.ValueType  # 160
     """Too many wrong proofs. A right one is not looked at until RetryInfo says so."""
     ERROR_REASON_SEND_BUDGET_SPENT: _ErrorReason.ValueType  # 161
@@ -377,19 +381,23 @@ ERROR_REASON_FACTOR_CONFIRMED: ErrorReason.ValueType  # 147
 ERROR_REASON_DEVICE_REVOKED: ErrorReason.ValueType  # 148
 """The device was revoked."""
 ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 149
-"""This kind of factor is not strong enough for the purchase, or not to be trusted just now."""
+"""This kind of factor is not strong enough for the purchase, or not to be trusted for it."""
 ERROR_REASON_GRANT_INVALID: ErrorReason.ValueType  # 150
 """The customer has no such unspent grant: it was spent, is too old, was offered by another customer, or never was."""
 ERROR_REASON_GRANT_MISMATCH: ErrorReason.ValueType  # 151
 """The grant was made for something else, and is void now."""
 ERROR_REASON_GRANT_TOO_WEAK: ErrorReason.ValueType  # 152
-"""A grant of a higher level is needed."""
+"""A grant of a higher level is needed; metadata "level" names it."""
 ERROR_REASON_STEP_UP_NOT_ASKED: ErrorReason.ValueType  # 153
 """The purchase does not wait for a proof."""
 ERROR_REASON_STEP_UP_EXPIRED: ErrorReason.ValueType  # 154
 """The purchase waited too long for a proof."""
 ERROR_REASON_TRANSACTION_CHANGED: ErrorReason.ValueType  # 155
 """The purchase that waits for a proof has another amount or payee: it needs an id of its own."""
+ERROR_REASON_FACTOR_COOLING_DOWN: ErrorReason.ValueType  # 156
+"""The factor or device is right, and joined others, or came after them, too lately to count for this; metadata
+"full_strength_time" tells from when on it does (RFC 3339).
+"""
 ERROR_REASON_PROOF_LOCKED: ErrorReason.ValueType  # 160
 """Too many wrong proofs. A right one is not looked at until RetryInfo says so."""
 ERROR_REASON_SEND_BUDGET_SPENT: ErrorReason.ValueType  # 161
