@@ -290,6 +290,7 @@ def test_a_store_in_files_is_not_taken_for_an_empty_database(directory: DataDire
     copy(directory, files(directory), dsn, QUIET)
     live(directory, dsn, again="there")
 
+
 def test_files_that_are_served_again_by_force_after_the_copy_went_on_are_refused(
     directory: DataDirectory, dsn: str
 ) -> None:
