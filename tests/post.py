@@ -147,6 +147,7 @@ class Post:
             self.far_end,
             open_all=self._open,
             recall=self._recall,
+            ended=self._ended,
             submit=lambda command: self._submit(command, lambda: alive),
             clock=self.bank.clock,
             observer=self.counts,
@@ -183,6 +184,9 @@ class Post:
 
     async def _recall(self, key: CustomerKey, message_id: str) -> str:
         return self.queries.message_outcome(key, message_id)
+
+    async def _ended(self, key: CustomerKey, challenge_id: str) -> bool:
+        return self.queries.code_ended(key, challenge_id)
 
     async def _submit(self, command: c.Command, alive: Any) -> Reply:
         await asyncio.sleep(0.001)

@@ -303,6 +303,7 @@ class Server:
                 open_all=lambda rows: loop.run_in_executor(readers, envelopes.open, rows),
                 submit=gateway.submit,
                 recall=partial(asking.ask, queries.message_outcome),
+                ended=partial(asking.ask, queries.code_ended),
                 clock=clock,
                 observer=metrics,
                 terms=Terms(attempt=settings.gateway_seconds, patience=settings.gateway_patience_seconds),

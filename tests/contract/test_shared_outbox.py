@@ -21,6 +21,7 @@ from riskgate_server.engine.clocks import SystemClock
 from riskgate_server.engine.delivery import Delivery, Terms
 from riskgate_server.engine.envelopes import Envelopes
 from riskgate_server.engine.pipeline import Pipeline
+from riskgate_server.engine.queries import Queries
 from riskgate_server.engine.replies import Failed, Refusal, Reply, error_of
 from riskgate_server.engine.verify import verify
 from riskgate_server.notify.texts import own_texts
@@ -49,6 +50,9 @@ class Process:
         self.secrets = DerivedSecrets({1: bytes(range(32))})
         self.counts = Counts()
         self.pipeline = self._pipeline()
+        self.queries = Queries(
+            self.store, vault=vault, sealer=Sealer(), clock=SystemClock(), rulesets=lambda _: f.ChosenRules()
+        )
         self.delivery: Delivery
 
     def _pipeline(self, **parts: Any) -> Pipeline:
@@ -69,6 +73,7 @@ class Process:
             open_all=lambda rows: self.on_thread(envelopes.open, rows),
             submit=self._submit,
             recall=self._recall,
+            ended=self._ended,
             clock=SystemClock(),
             observer=self.counts,
             terms=Terms(attempt=1.0, patience=2.0),
@@ -85,6 +90,9 @@ class Process:
 
     async def _recall(self, key: CustomerKey, message_id: str) -> str:
         pytest.fail(f"nobody waits for {message_id} of {key}, so nobody asks what it came to")
+
+    async def _ended(self, key: CustomerKey, challenge_id: str) -> bool:
+        return await self.on_thread(self.queries.code_ended, key, challenge_id)
 
     async def sweep(self) -> None:
         """What the writer's thread does every second."""

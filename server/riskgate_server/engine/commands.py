@@ -342,8 +342,8 @@ class SettleMessage(Command, frozen=True, gc=False, kw_only=True):
     A message was delivered, or given up, or is to be tried again. The deliverer's own command: no request id.
 
     Args:
-        outcome: DELIVERED, REFUSED by the gateway, UNSENT because it was down, EXPIRED, UNREADABLE; or RETRY, which
-            leaves it to be sent at `due_us`.
+        outcome: DELIVERED, REFUSED by the gateway, UNSENT because it was down, EXPIRED, ENDED with its challenge,
+            UNREADABLE; or RETRY, which leaves it to be sent at `due_us`.
         unsent_challenge: challenge of a code that certainly reached nobody; empty for none.
     """
 

@@ -3,7 +3,8 @@ Delivers messages that wait in the store: after their commit, at least once, und
 
 A message is sent by the process that has it on lease, which began when it was written or when the writer's sweep took
 it. What came of it goes through the one write path as `SettleMessage`, so that a crash between sending and settling
-has it sent again under the same id. A message whose time is over is dropped, never sent late.
+has it sent again under the same id. A message whose time is over is dropped, never sent late; so is a code that ended
+before it was tried again.
 
 For one event loop; only `written` and `leased` may be called from other threads.
 """
@@ -22,7 +23,14 @@ import msgspec
 import structlog
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.domain.errors import Conflict, ResourceExhausted, RiskgateError, Unavailable
+from riskgate_server.domain.errors import (
+    Conflict,
+    NotFound,
+    PreconditionFailed,
+    ResourceExhausted,
+    RiskgateError,
+    Unavailable,
+)
 from riskgate_server.engine.commands import Command, SettleMessage
 from riskgate_server.engine.envelopes import Opened
 from riskgate_server.engine.messages import Channel
@@ -127,11 +135,13 @@ class _Sending(msgspec.Struct):
 
     Attributes:
         lease_ends: by the monotonic clock, in seconds; nothing is sent that could still be under way then.
+        fresh: whether it was just committed; else somebody may have tried it before.
         certain: whether it has certainly not reached anybody so far.
     """
 
     row: MessageRow
     lease_ends: float
+    fresh: bool
     certain: bool
     answer: asyncio.Future[Answer]
 
@@ -148,6 +158,7 @@ class Delivery:
         open_all: returns messages ready to be sent, None for each that nobody can read any more.
         submit: has a command run, through the one write path.
         recall: returns the outcome on record of a message; empty while there is none.
+        ended: tells whether a code's challenge ended meanwhile: it was used, burned, or a newer one took its place.
         chance: a number from 0 to 1, which spreads attempts.
     """
 
@@ -158,6 +169,7 @@ class Delivery:
         open_all: Callable[[Sequence[MessageRow]], Awaitable[Sequence[Opened | None]]],
         submit: Callable[[Command], Awaitable[object]],
         recall: Callable[[CustomerKey, str], Awaitable[str]],
+        ended: Callable[[CustomerKey, str], Awaitable[bool]],
         clock: Clock,
         observer: DeliveryObserver,
         terms: Terms = Terms(),  # noqa: B008 - frozen
@@ -170,6 +182,7 @@ class Delivery:
         self._open_all = open_all
         self._submit = submit
         self._recall = recall
+        self._ended = ended
         self._clock = clock
         self._observer = observer
         self._terms = terms
@@ -247,7 +260,7 @@ class Delivery:
             if row.due_us > now_us or where in self._in_hand or not self.room:
                 continue
             answer = self._loop.create_future()
-            sending = _Sending(row, since + MESSAGE_LEASE_SECONDS, fresh, answer)
+            sending = _Sending(row, since + MESSAGE_LEASE_SECONDS, fresh, certain=fresh, answer=answer)
             self._in_hand[where] = sending
             taken.append(sending)
         if taken:
@@ -302,6 +315,10 @@ class Delivery:
         """Try a message until it came to something, or patience or lease is over."""
         began, failures = self._monotonic(), 0
         while True:
+            # Its first attempt follows on its commit; what is tried later may be a wrong code by then.
+            if (failures or not sending.fresh) and await self._overtaken(sending, opened):
+                await self._settle(sending, opened, "ENDED", Answer.UNSENT)
+                return
             async with self._slots:
                 if self._clock.now_us() >= opened.message.not_after_us:
                     await self._settle(sending, opened, "EXPIRED", Answer.UNSENT)
@@ -321,6 +338,18 @@ class Delivery:
                 return
             await asyncio.sleep(wait)
         await self._end_round(sending, opened, 0.0)
+
+    async def _overtaken(self, sending: _Sending, opened: Opened) -> bool:
+        """Whether it is a code that is worthless by now. While that cannot be asked it is sent: it may be right."""
+        if not opened.challenge_id:
+            return False
+        try:
+            return await self._ended(sending.row.key, opened.challenge_id)
+        except (NotFound, PreconditionFailed):
+            # The customer was erased meanwhile.
+            return True
+        except (ResourceExhausted, Unavailable):
+            return False
 
     def _patience_over(self, began: float, *, after: float) -> bool:
         """Whether an attempt that begins so many seconds from now is left to a later round."""

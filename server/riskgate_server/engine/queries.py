@@ -162,6 +162,11 @@ class Queries:
                     return event.outcome
         return ""
 
+    def code_ended(self, key: CustomerKey, challenge_id: str) -> bool:
+        """Tell whether a code that was sent is worthless by now; one that was forgotten is. Raises as `identity`."""
+        identity, _ = self.identity(key)
+        return all(challenge.ended for challenge in identity.codes if challenge.challenge_id == challenge_id)
+
     def devices(self, key: CustomerKey) -> list[DeviceView]:
         """Return a customer's devices, oldest first. Raises as `identity`."""
         identity, _ = self.identity(key)
