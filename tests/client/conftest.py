@@ -40,7 +40,7 @@ def connect(request: pytest.FixtureRequest, loop: Loop) -> Iterator[Connect]:
 def gate_to(connect: Connect) -> Callable[..., Riskgate]:
     """Connects to an engine with a key, and pauses only briefly between tries."""
 
-    def gate_to(engine: ScriptedEngine, retry: Retry = IMPATIENT, timeout: float = 5.0) -> Riskgate:
+    def gate_to(engine: ScriptedEngine, retry: Retry = IMPATIENT, timeout: float | None = None) -> Riskgate:
         ca = authority().certificate_pem
         return connect(engine.target, ca=ca, api_key="rgk_test_key", retry=retry, timeout=timeout)
 

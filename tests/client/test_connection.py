@@ -19,15 +19,17 @@ from riskgate_client import (
     Cancelled,
     DeadlineExceeded,
     Money,
+    ProofPurpose,
     Riskgate,
     Unavailable,
     check,
     error_from_rpc,
 )
 from riskgate_server.crypto.tls import issue_client
+from riskgate_server.engine.delivery import Terms
 from tests.client.conftest import IMPATIENT
 from tests.client.messages import checked, got_line
-from tests.client.scripted import ScriptedEngine, authority, never, refusal, serve
+from tests.client.scripted import ScriptedEngine, authority, never, refusal, serve, unavailable
 
 SECRET = "rgk_0123456789ab_" + "s" * 43
 GateTo = Callable[..., Riskgate]
@@ -44,6 +46,27 @@ def test_a_call_has_five_seconds_unless_said_otherwise(engine: ScriptedEngine, g
     assert shorter is not None
     assert 4.0 < usual < 5.1
     assert 1.0 < shorter < 2.1
+
+
+def test_a_call_that_waits_for_a_gateway_has_longer_than_the_engine_tries_it(
+    engine: ScriptedEngine, gate: Riskgate, gate_to: GateTo
+) -> None:
+    """Else who calls never hears of a gateway that hangs: five seconds of patience, and an attempt of three."""
+    for method in ("EnrollPhone", "SendCode", "ResendCode"):
+        engine.plan(method, unavailable("GATEWAY_DOWN"))
+    for otp in (gate.otp, gate_to(engine, timeout=2.0).otp):
+        for call in (
+            lambda otp=otp: otp.enroll_phone(customer_id="ada", phone_number="+8613812345678"),
+            lambda otp=otp: otp.send_code(customer_id="ada", purpose=ProofPurpose.SIGN_IN),
+            lambda otp=otp: otp.resend_code(customer_id="ada", challenge_id="c"),
+        ):
+            with pytest.raises(Unavailable):
+                call()
+
+    seconds = [call.seconds_left or 0 for call in engine.calls]
+    assert len(seconds) == 6
+    assert min(seconds[:3]) > Terms().patience + Terms().attempt
+    assert max(seconds[3:]) < 2.1
 
 
 def test_the_client_may_have_a_deadline_of_its_own(engine: ScriptedEngine, gate_to: GateTo) -> None:

@@ -17,6 +17,7 @@ from riskgate_client import (
     Decision,
     FailedPrecondition,
     Money,
+    ProofPurpose,
     ResourceExhausted,
     Retry,
     Riskgate,
@@ -37,6 +38,19 @@ def buy(gate: Riskgate, **options: str) -> Decision:
     return gate.risk.check(
         customer_id="ada", transaction_id="T1", amount=amount, merchant_id="M1", request_id=options.get("request_id")
     )
+
+
+def test_a_gateway_that_was_down_is_told_at_once_for_the_same_request_hears_nothing_else(
+    engine: ScriptedEngine, gate: Riskgate
+) -> None:
+    engine.plan("SendCode", unavailable("GATEWAY_DOWN"))
+
+    with pytest.raises(Unavailable) as raised:
+        gate.otp.send_code(customer_id="ada", purpose=ProofPurpose.SIGN_IN)
+
+    assert raised.value.reason == "GATEWAY_DOWN"
+    assert not raised.value.effect_possible
+    assert len(engine.calls) == 1
 
 
 def exhausted(seconds: float, reason: str = "RATE_LIMITED") -> Callable[..., object]:

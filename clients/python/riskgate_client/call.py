@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import Any, Final, Generic, TypedDict, TypeVar
 from uuid import uuid4
 
 from google.protobuf.message import Message
@@ -20,6 +20,12 @@ from riskgate.common.v1 import money_pb2
 from riskgate_client.values import Money, Page
 
 T = TypeVar("T")
+
+TIMEOUT_SECONDS: Final = 5.0
+"""How long a call may take with all its tries, unless the client or the call says otherwise."""
+
+HANDING_OVER_SECONDS: Final = 10.0
+"""The same of a call that waits for a message's gateway, which the engine tries for 5 seconds and one attempt of 3."""
 
 
 class QuestionOptions(TypedDict, total=False):
@@ -46,6 +52,8 @@ class Call(Generic[T]):
     command: bool
     request_id: str | None = None
     timeout: float | None = None
+    usual_seconds: float = TIMEOUT_SECONDS
+    """How long it may take where nobody said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +70,20 @@ class Verbs:
     def __init__(self, stub: Callable[[Any], Any]) -> None:
         self._stub = stub
 
-    def command(self, method: str, request: Message, read: Callable[[Any], T], options: CommandOptions) -> Call[T]:
+    def command(
+        self,
+        method: str,
+        request: Message,
+        read: Callable[[Any], T],
+        options: CommandOptions,
+        *,
+        usual_seconds: float = TIMEOUT_SECONDS,
+    ) -> Call[T]:
         """Describe a call that may have an effect, and name the attempt."""
         _refuse_unknown(options, CommandOptions)
         request_id = options.get("request_id") or str(uuid4())
         request.request_id = request_id  # type: ignore[attr-defined]  # every command has one; a test sees to it
-        return Call(self._stub, method, request, read, True, request_id, options.get("timeout"))
+        return Call(self._stub, method, request, read, True, request_id, options.get("timeout"), usual_seconds)
 
     def question(self, method: str, request: Message, read: Callable[[Any], T], options: QuestionOptions) -> Call[T]:
         """Describe a call that changes nothing."""

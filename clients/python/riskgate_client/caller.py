@@ -20,7 +20,7 @@ _UNCOUNTED: Final = 1_000_000
 class Caller:
     """Finds the methods of one channel, and says how calls are tried."""
 
-    def __init__(self, channel: AuthenticatedChannel, policy: Retry, timeout_seconds: float) -> None:
+    def __init__(self, channel: AuthenticatedChannel, policy: Retry, timeout_seconds: float | None) -> None:
         self._channel = channel
         self._policy = policy
         self._timeout_seconds = timeout_seconds
@@ -39,7 +39,9 @@ class Caller:
 
     def seconds(self, call: Call[Any]) -> float:
         """Return how long an answer may take."""
-        return self._timeout_seconds if call.timeout is None else call.timeout
+        if call.timeout is not None:
+            return call.timeout
+        return call.usual_seconds if self._timeout_seconds is None else self._timeout_seconds
 
     def outage(self, call: Call[Any]) -> Attempts:
         """Return the tries to bring back a stream that stood until now; what it carried may have had its effect."""

@@ -10,7 +10,7 @@ from typing import Any, Final, Self, TypeVar, cast
 import grpc
 
 from riskgate_client import asynchronous, blocking, customers, devices, ledger, lines, otp, risk
-from riskgate_client.call import Call
+from riskgate_client.call import TIMEOUT_SECONDS, Call
 from riskgate_client.caller import Caller, Service
 from riskgate_client.errors import Unavailable
 from riskgate_client.retry import Retry
@@ -19,8 +19,6 @@ from riskgate_client.values import CheckResult, Decision
 
 S = TypeVar("S")
 
-TIMEOUT_SECONDS: Final = 5.0
-"""How long a call may take with all its tries, unless the client or the call says otherwise."""
 READY_SECONDS: Final = 30.0
 
 
@@ -216,7 +214,8 @@ class Riskgate:
         api_key: the key of this service.
         certificate: the certificate of this service, a path or bytes as `ca`.
         key: the private key of the certificate, likewise.
-        timeout: seconds a call may take with all its tries, unless it says otherwise.
+        timeout: seconds a call may take with all its tries, unless it says otherwise. None is 5, and 10 for those that
+            wait until the engine has handed a message over: `enroll_phone`, `send_code` and `resend_code`.
         retry: when a call is made again.
         options: further gRPC channel options; they win over ours.
 
@@ -232,14 +231,16 @@ class Riskgate:
         api_key: str | None = None,
         certificate: Pem | None = None,
         key: Pem | None = None,
-        timeout: float = TIMEOUT_SECONDS,
+        timeout: float | None = None,
         retry: Retry | None = None,
         options: Sequence[tuple[str, Any]] = (),
     ) -> None:
         proof, metadata = credentials(ca=ca, api_key=api_key, certificate=certificate, key=key)
         self._target = target
         self._channel = grpc.secure_channel(target, proof, options=(*OPTIONS, *options))
-        self._stubs_channel = AuthenticatedChannel(self._channel, metadata, timeout)
+        self._stubs_channel = AuthenticatedChannel(
+            self._channel, metadata, TIMEOUT_SECONDS if timeout is None else timeout
+        )
         caller = Caller(self._stubs_channel, retry or Retry(), timeout)
         self.risk = Risk(caller)
         self.lines = Lines(caller)
@@ -304,14 +305,16 @@ class AsyncRiskgate:
         api_key: str | None = None,
         certificate: Pem | None = None,
         key: Pem | None = None,
-        timeout: float = TIMEOUT_SECONDS,
+        timeout: float | None = None,
         retry: Retry | None = None,
         options: Sequence[tuple[str, Any]] = (),
     ) -> None:
         proof, metadata = credentials(ca=ca, api_key=api_key, certificate=certificate, key=key)
         self._target = target
         self._channel = grpc.aio.secure_channel(target, proof, options=(*OPTIONS, *options))
-        self._stubs_channel = AuthenticatedChannel(self._channel, metadata, timeout)
+        self._stubs_channel = AuthenticatedChannel(
+            self._channel, metadata, TIMEOUT_SECONDS if timeout is None else timeout
+        )
         caller = Caller(self._stubs_channel, retry or Retry(), timeout)
         self.risk = AsyncRisk(caller)
         self.lines = AsyncLines(caller)

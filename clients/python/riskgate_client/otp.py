@@ -7,7 +7,7 @@ from typing import Final, Unpack
 
 from riskgate.identity.v1 import otp_service_pb2 as pb
 from riskgate.identity.v1.otp_service_pb2_grpc import OtpServiceStub
-from riskgate_client.call import Call, CommandOptions, QuestionOptions, Verbs, tuple_of
+from riskgate_client.call import HANDING_OVER_SECONDS, Call, CommandOptions, QuestionOptions, Verbs, tuple_of
 from riskgate_client.proofs import (
     CodeChallenge,
     EnrolledPhone,
@@ -38,7 +38,7 @@ def enroll_phone(
     request = pb.EnrollPhoneRequest(
         customer_id=customer_id, phone_number=phone_number, binding_grant=binding_grant, language_code=language_code
     )
-    return _otp.command("EnrollPhone", request, reader(EnrolledPhone), options)
+    return _otp.command("EnrollPhone", request, reader(EnrolledPhone), options, usual_seconds=HANDING_OVER_SECONDS)
 
 
 def enroll_totp(
@@ -72,7 +72,7 @@ def send_code(
         transaction_id=transaction_id,
         language_code=language_code,
     )
-    return _otp.command("SendCode", request, _challenge, options)
+    return _otp.command("SendCode", request, _challenge, options, usual_seconds=HANDING_OVER_SECONDS)
 
 
 def resend_code(
@@ -80,7 +80,7 @@ def resend_code(
 ) -> Call[CodeChallenge]:
     """Send the same code again; it lives no longer for it."""
     request = pb.ResendCodeRequest(customer_id=customer_id, challenge_id=challenge_id, language_code=language_code)
-    return _otp.command("ResendCode", request, _challenge, options)
+    return _otp.command("ResendCode", request, _challenge, options, usual_seconds=HANDING_OVER_SECONDS)
 
 
 def verify_code(

@@ -3,8 +3,9 @@ When a call is made again.
 
 Every call may be: a command carries a request id, so that repeating it cannot take effect twice, and a
 question changes nothing. Only UNAVAILABLE is repeated, and RESOURCE_EXHAUSTED if the policy says so; all
-other refusals would be the same again. Tries, pauses and the time of the whole call are bounded. It is
-done here rather than by gRPC's service config because only here are the engine's reasons known.
+other refusals would be the same again, and so would be the one that tells of a message's gateway. Tries, pauses
+and the time of the whole call are bounded. It is done here rather than by gRPC's service config because only here
+are the engine's reasons known.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ class Attempts:
         return self._ends - now
 
     def _pause_for(self, error: RiskgateError) -> float | None:
-        if not error.reason and untrusted(error.message):
+        if error.reason == "GATEWAY_DOWN" or (not error.reason and untrusted(error.message)):
             return None
         # A stream that was dropped because its reader was slow resumes when the reader asks for more.
         if isinstance(error, Unavailable) or error.reason == "READER_TOO_SLOW":

@@ -39,8 +39,8 @@ class Metrics:
         )
         self._settled = Counter(
             "riskgate_messages_settled",
-            "Messages that wait no longer, by channel and outcome: DELIVERED, REFUSED, UNSENT, EXPIRED, ENDED (a code that"
-            " was used, burned or overtaken), UNREADABLE.",
+            "Messages that wait no longer, by channel and outcome: DELIVERED, REFUSED, UNSENT, EXPIRED, ENDED (a code "
+            "that was used, burned or overtaken), UNREADABLE.",
             ("channel", "outcome"),
             registry=self.registry,
         )
