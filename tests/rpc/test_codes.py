@@ -74,9 +74,9 @@ def test_a_factor_of_another_tenant_is_as_unknown_as_one_that_never_was(tenant: 
 def test_a_wrong_code_and_the_sixth_try(phone: Tenant) -> None:
     challenge_id = sent(phone)
     code = code_of(phone, challenge_id)
-    for _ in range(5):
+    for left in (4, 3, 2, 1, 0):
         refusal = refused(lambda: verify(phone, challenge_id, other_than(code)))
-        assert (refusal.name, refusal.metadata) == ("PERMISSION_DENIED PROOF_WRONG", {})
+        assert (refusal.name, refusal.metadata) == ("PERMISSION_DENIED PROOF_WRONG", {"checks_left": str(left)})
 
     assert refused(lambda: verify(phone, challenge_id, code)).name == "FAILED_PRECONDITION CHALLENGE_BURNED"
 
@@ -231,8 +231,11 @@ def test_a_customer_who_does_not_exist_is_answered_as_one_who_does(phone: Tenant
     assert phone.api.otp.SendCode(request).challenge == decoy
     for customer, challenge_id in (("nobody", decoy.challenge_id), ("ada", real.challenge_id)):
         code = "000000" if customer == "nobody" else other_than(code_of(phone, challenge_id))
-        answers = [answer(partial(verify, phone, challenge_id, code, customer)) for _ in range(6)]
-        assert answers == ["PERMISSION_DENIED PROOF_WRONG"] * 5 + ["FAILED_PRECONDITION CHALLENGE_BURNED"]
+        refusals = [refused(partial(verify, phone, challenge_id, code, customer)) for _ in range(6)]
+        assert [(refusal.name, refusal.metadata) for refusal in refusals] == [
+            *(("PERMISSION_DENIED PROOF_WRONG", {"checks_left": str(left)}) for left in (4, 3, 2, 1, 0)),
+            ("FAILED_PRECONDITION CHALLENGE_BURNED", {}),
+        ]
         resend = pb.ResendCodeRequest(**whose(customer), challenge_id=challenge_id)
         assert answer(partial(phone.api.otp.ResendCode, resend)) == "FAILED_PRECONDITION CHALLENGE_BURNED"
         locked = refused(partial(sent, phone, customer))
@@ -250,9 +253,10 @@ def test_an_older_code_and_a_repeated_try_tell_nothing_of_who_exists(phone: Tena
         code = "000000" if customer == "nobody" else other_than(code_of(phone, newer))
         given: dict[str, Any] = {**whose(customer), "challenge_id": newer, "code": code}
         same = pb.VerifyCodeRequest(**given)
-        assert [answer(partial(phone.api.otp.VerifyCode, same)) for _ in range(7)] == [
-            "PERMISSION_DENIED PROOF_WRONG"
-        ] * 7
+        further = pb.VerifyCodeRequest(**{**given, **whose(customer)})
+        told = [refused(partial(phone.api.otp.VerifyCode, request)) for request in (same, same, further, same)]
+        assert {refusal.name for refusal in told} == {"PERMISSION_DENIED PROOF_WRONG"}
+        assert [refusal.metadata for refusal in told] == [{"checks_left": left} for left in "4434"]
 
 
 def test_while_a_phone_is_locked_no_code_goes_to_it_again_whoever_it_is(phone: Tenant) -> None:

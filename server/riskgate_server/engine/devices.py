@@ -53,6 +53,7 @@ from riskgate_server.engine.replies import (
     GrantReply,
     Refusal,
     RevokedReply,
+    refusal_of,
 )
 from riskgate_server.engine.work import Work
 
@@ -271,17 +272,18 @@ def _fail(work: Work, asked: DeviceChallenge | Enrolment, device: Device | None,
     """Count a wrong proof; the answer does not say what was wrong."""
     limits = work.bounds.proofs
     failures = device.failures + 1 if device else 0
+    left = max(limits.challenge_checks - asked.wrong - 1, 0)
     failed = ProofFailed(
         source=Source(Method.DEVICE_KEY, device.credential_id if device else ""),
         challenge_id=asked.challenge_id,
         reason=fault.name,
         failures=failures,
         locked_until_us=lock_after(failures, now_us=work.now_us, limits=limits),
-        burned=asked.wrong + 1 >= limits.challenge_checks,
+        burned=not left,
     )
     work.record(Happening(failed))
     suspend_on_burst(work)
-    return proofs.wrong()
+    return refusal_of(proofs.wrong(left))
 
 
 def revoke_device(work: Work, command: RevokeDevice) -> RevokedReply:

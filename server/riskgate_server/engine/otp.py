@@ -52,6 +52,7 @@ from riskgate_server.engine.replies import (
     Refusal,
     RevokedReply,
     Settled,
+    refusal_of,
 )
 from riskgate_server.engine.work import Work
 
@@ -377,17 +378,18 @@ def _fail(work: Work, factor: Factor, challenge: CodeChallenge | None) -> Refusa
     limits = work.bounds.proofs
     across.charge_guess(work)
     failures = factor.failures + 1
+    left = max(limits.code_checks - challenge.wrong - 1, 0) if challenge else None
     failed = ProofFailed(
         source=source_of(factor),
         challenge_id=challenge.challenge_id if challenge else "",
         reason="CODE_WRONG",
         failures=failures,
         locked_until_us=lock_after(failures, now_us=work.now_us, limits=limits),
-        burned=challenge is not None and challenge.wrong + 1 >= limits.code_checks,
+        burned=left == 0,
     )
     work.record(Happening(failed))
     suspend_on_burst(work)
-    return proofs.wrong()
+    return refusal_of(proofs.wrong(left))
 
 
 def revoke_factor(work: Work, command: RevokeFactor) -> RevokedReply:

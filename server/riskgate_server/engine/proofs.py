@@ -10,7 +10,6 @@ from riskgate_server.domain.fraud.safety import UNTOUCHED
 from riskgate_server.domain.identity.factors import FOR_GOOD, Factor
 from riskgate_server.domain.identity.grants import Method, Use, mask_of
 from riskgate_server.engine.messages import NoticeMessage
-from riskgate_server.engine.replies import Refusal, refusal_of
 from riskgate_server.engine.work import Work
 
 NOTICE_LIFETIME_US: Final = DAY_US
@@ -62,6 +61,11 @@ def full_strength_us(work: Work) -> int:
     return work.now_us + (0 if first else work.bounds.proofs.cool_down_us)
 
 
-def wrong() -> Refusal:
-    """Return the one answer to every wrong proof."""
-    return refusal_of(PermissionRefused("PROOF_WRONG", "the proof is wrong"))
+def wrong(checks_left: int | None) -> PermissionRefused:
+    """
+    Return the one answer to every wrong proof.
+
+    It tells how many more its challenge takes, 0 when that one burned it; None is a proof that answers no challenge.
+    """
+    counted = {} if checks_left is None else {"checks_left": str(checks_left)}
+    return PermissionRefused("PROOF_WRONG", "the proof is wrong", **counted)

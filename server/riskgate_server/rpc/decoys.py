@@ -32,6 +32,7 @@ from riskgate_server.domain.identity.identity import EMPTY_IDENTITY, SENDS_PERIO
 from riskgate_server.domain.identity.limits import PROOF_LIMITS
 from riskgate_server.engine.commands import Command
 from riskgate_server.engine.ports import Clock, ProofSecrets
+from riskgate_server.engine.proofs import wrong
 from riskgate_server.engine.replies import CodeView, request_id_reused
 from riskgate_server.rpc.phones import masked_by
 
@@ -53,13 +54,13 @@ def gateway_down(challenge_id: str) -> Unavailable:
 class _Decoy(msgspec.Struct):
     challenge_id: str
     sent_us: int
-    tried: set[str] = msgspec.field(default_factory=set)
-    """Ids of the requests that brought a wrong code; one that is repeated counts once."""
+    tried: dict[str, int] = msgspec.field(default_factory=dict)
+    """Ids of requests that brought a wrong code, and how many more each was told of; one that is repeated counts once."""
     resend_us: int = 0
 
     @property
-    def burned(self) -> bool:
-        return len(self.tried) >= PROOF_LIMITS.code_checks
+    def checks_left(self) -> int:
+        return PROOF_LIMITS.code_checks - len(self.tried)
 
 
 class _Phone(msgspec.Struct):
@@ -167,18 +168,17 @@ class Decoys:
             PreconditionFailed: it ended, as a real one would have.
             ResourceExhausted: so many were wrong that a real phone would be locked.
         """
-        wrong = PermissionRefused("PROOF_WRONG", "the proof is wrong")
         known = self._by_id.get((key, challenge_id))
         if known is not None and request_id in known.tried:
-            return wrong
+            return wrong(known.tried[request_id])
         decoy, now_us = self._open(key, challenge_id)
         self._require_unlocked(key, now_us)
         phone = self._phones.get(key) or _Phone(challenge_id)
-        decoy.tried.add(request_id)
+        left = decoy.tried[request_id] = decoy.checks_left - 1
         phone.failures += 1
         phone.locked_until_us = lock_after(phone.failures, now_us=now_us, limits=PROOF_LIMITS)
         _remember(self._phones, key, phone)
-        return wrong
+        return wrong(left)
 
     def _open(self, key: CustomerKey, challenge_id: str) -> tuple[_Decoy, int]:
         sent_us = self._secrets.decoy_time(key, challenge_id)
@@ -190,7 +190,7 @@ class Decoys:
             _remember(self._by_id, (key, challenge_id), decoy)
         now_us = self._clock.now_us()
         worthless = "the code is worthless; have a new one sent"
-        if decoy.burned:
+        if not decoy.checks_left:
             raise PreconditionFailed("CHALLENGE_BURNED", worthless)
         phone = self._phones.get(key)
         if phone is not None and phone.latest != challenge_id:
@@ -221,7 +221,7 @@ class Decoys:
             masked=masked_by(f"{self._secrets.decoy_digits(key, 2) % 10_000:04d}"),
             expires_us=decoy.sent_us + PROOF_LIMITS.code_lifetime_us,
             resend_us=decoy.resend_us,
-            checks_left=PROOF_LIMITS.code_checks - len(decoy.tried),
+            checks_left=decoy.checks_left,
             message_id="",
         )
 

@@ -159,7 +159,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TRANSACTION_NOT_FOUND: _ErrorReason.ValueType  # 113
     """The customer has no such purchase."""
     ERROR_REASON_PROOF_WRONG: _ErrorReason.ValueType  # 120
-    """The proof of the customer is wrong. Which part of it is not said."""
+    """The proof of the customer is wrong. Which part of it is not said. Of an answer to a challenge metadata "checks_left"
+    tells how many more it takes; at 0 it is burned.
+    """
     ERROR_REASON_GRANT_REQUIRED: _ErrorReason.ValueType  # 121
     """A further factor needs a grant of the customer's highest level."""
     ERROR_REASON_FACTOR_EXISTS: _ErrorReason.ValueType  # 130
@@ -355,7 +357,9 @@ ERROR_REASON_CHALLENGE_NOT_FOUND: ErrorReason.ValueType  # 112
 ERROR_REASON_TRANSACTION_NOT_FOUND: ErrorReason.ValueType  # 113
 """The customer has no such purchase."""
 ERROR_REASON_PROOF_WRONG: ErrorReason.ValueType  # 120
-"""The proof of the customer is wrong. Which part of it is not said."""
+"""The proof of the customer is wrong. Which part of it is not said. Of an answer to a challenge metadata "checks_left"
+tells how many more it takes; at 0 it is burned.
+"""
 ERROR_REASON_GRANT_REQUIRED: ErrorReason.ValueType  # 121
 """A further factor needs a grant of the customer's highest level."""
 ERROR_REASON_FACTOR_EXISTS: ErrorReason.ValueType  # 130
