@@ -35,7 +35,7 @@ from tests.rpc.devices import (
     registration,
     revoking,
 )
-from tests.rpc.logs import Lines
+from tests.rpc.logs import Lines, logs
 from tests.rpc.phones import BINDING, SIGN_IN, TRANSACTION, whose
 from tests.rpc.requests import buy, entries_of, open_line, resuming
 from tests.rpc.serving import Deployment, Loop, Running, Tenant, serving
@@ -329,6 +329,29 @@ def test_a_further_device_needs_a_grant(ada_at: Tenant) -> None:
     first, second = devices_of(ada_at)
     assert first.full_strength_time == first.enroll_time
     assert second.full_strength_time.seconds - second.enroll_time.seconds == 24 * 3600
+
+
+def test_the_log_says_why_a_proof_was_refused_and_nothing_of_whose(ada_at: Tenant) -> None:
+    """Its caller is told only that it is wrong, and who set RISKGATE_ORIGINS wrongly must learn it somewhere."""
+    passkey, elsewhere = Passkey(WEB, sign_count=5), Passkey("https://localhost.example")
+    with logs() as lines:
+        begun = begin(ada_at, elsewhere)
+        refused(lambda: ada_at.api.devices.FinishEnrollment(registration(elsewhere, begun)))
+        credential_id = enrol(ada_at, passkey)
+        refusal(ada_at, proof(AndroidPhone(), asked(ada_at), credential_id))
+        passkey.sign_count -= 1
+        refusal(ada_at, proof(passkey, asked(ada_at), credential_id))
+
+    found = lines.of("proof refused")
+    assert [(line["method"], line["reason"]) for line in found] == [
+        ("FinishEnrollment", "ORIGIN_UNKNOWN"),
+        ("VerifyChallenge", "FORMAT_WRONG"),
+        ("VerifyChallenge", "COUNTER_NOT_GROWN"),
+    ]
+    assert {line["level"] for line in found} == {"info"}
+    assert {line["tenant"] for line in found} == {ada_at.name}
+    assert "ada" not in json.dumps([{**line, "tenant": ""} for line in found])
+    assert credential_id not in "".join(lines.lines)
 
 
 def test_where_makers_must_vouch_a_key_reaches_level_3_or_is_refused(loop: Loop, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from riskgate_server.domain.identity.grants import Method, Use, mask_of
 from riskgate_server.engine.messages import NoticeMessage
 from riskgate_server.engine.work import Work
 
+PROOF_WRONG: Final = "PROOF_WRONG"
+
 NOTICE_LIFETIME_US: Final = DAY_US
 """How long it is worth telling a customer that something about their account changed."""
 
@@ -68,4 +70,4 @@ def wrong(checks_left: int | None) -> PermissionRefused:
     It tells how many more its challenge takes, 0 when that one burned it; None is a proof that answers no challenge.
     """
     counted = {} if checks_left is None else {"checks_left": str(checks_left)}
-    return PermissionRefused("PROOF_WRONG", "the proof is wrong", **counted)
+    return PermissionRefused(PROOF_WRONG, "the proof is wrong", **counted)

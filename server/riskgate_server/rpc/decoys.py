@@ -55,7 +55,7 @@ class _Decoy(msgspec.Struct):
     challenge_id: str
     sent_us: int
     tried: dict[str, int] = msgspec.field(default_factory=dict)
-    """Ids of requests that brought a wrong code, and how many more each was told of; one that is repeated counts once."""
+    """Ids of requests that brought a wrong code, and how many more each was told of; a repeated one counts once."""
     resend_us: int = 0
 
     @property

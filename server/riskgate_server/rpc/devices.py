@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from riskgate.identity.v1 import device_service_pb2 as pb
 from riskgate_server.domain.calendar import SECOND_US
+from riskgate_server.domain.errors import PermissionRefused
 from riskgate_server.domain.identity import challenges
 from riskgate_server.domain.identity.devices import (
     AppAttestObject,
     CompactJWS,
+    Fault,
     KeySignature,
     PasskeyAssertion,
     PasskeyRegistration,
     Platform,
     Proof,
+    ProofVerdict,
     RawKeyRegistration,
     Registration,
+    RegistrationVerdict,
 )
-from riskgate_server.domain.identity.enrolled import challenge_asked, enrolment_asked
+from riskgate_server.domain.identity.enrolled import ProofFault, challenge_asked, enrolment_asked
 from riskgate_server.domain.identity.grants import Purpose
 from riskgate_server.domain.identity.limits import PROOF_LIMITS
 from riskgate_server.domain.identity.passkey_options import creation_options, request_options
 from riskgate_server.engine import commands as c
 from riskgate_server.engine.devices import devices_of
+from riskgate_server.engine.proofs import PROOF_WRONG
 from riskgate_server.engine.replies import (
     ChallengeReply,
     DeviceReply,
@@ -35,6 +42,7 @@ from riskgate_server.engine.replies import (
 from riskgate_server.rpc.convert import invalid, mark_from, stamp
 from riskgate_server.rpc.door import Call
 from riskgate_server.rpc.otp import grant_to_proto
+from riskgate_server.rpc.refusals import RefusalLog
 from riskgate_server.rpc.service import Rooms, key_of
 
 _ENROLMENT_SECONDS: Final = PROOF_LIMITS.pending_us // SECOND_US
@@ -47,6 +55,20 @@ class DeviceServicer:
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
         self._proofs = rooms.proofs
+        self._refusals = RefusalLog("proof", "info")
+
+    @contextmanager
+    def _faults_logged(
+        self, call: Call, method: str, found: RegistrationVerdict | ProofVerdict | ProofFault | None
+    ) -> Iterator[None]:
+        """Tell the log why a proof was refused, and of whose only the tenant: no answer says it."""
+        try:
+            yield
+        except PermissionRefused as error:
+            # Nothing is found of a request that is repeated when its challenge is long forgotten.
+            if error.reason == PROOF_WRONG and found is not None:
+                self._refusals.note(reason=_fault_of(found).name, method=method, tenant=call.caller.tenant_id)
+            raise
 
     async def BeginEnrollment(self, request: pb.BeginEnrollmentRequest, call: Call) -> pb.BeginEnrollmentResponse:
         """Make the challenge that a new key must answer."""
@@ -98,7 +120,8 @@ class DeviceServicer:
             judged=judged.judged,
             marks=judged.marks,
         )
-        reply = await self._rooms.gateway.submit(command)
+        with self._faults_logged(call, "FinishEnrollment", judged.found):
+            reply = await self._rooms.gateway.submit(command)
         assert isinstance(reply, DeviceReply)
         return pb.FinishEnrollmentResponse(credential=_device_to_proto(reply.device))
 
@@ -140,7 +163,10 @@ class DeviceServicer:
             found=judged.found,
             judged=judged.judged,
         )
-        with self._rooms.nobody.answered(command, lambda identity: identity.challenge(command.challenge_id)):
+        with (
+            self._faults_logged(call, "VerifyChallenge", judged.found),
+            self._rooms.nobody.answered(command, lambda identity: identity.challenge(command.challenge_id)),
+        ):
             reply = await self._rooms.gateway.submit(command)
         assert isinstance(reply, GrantReply)
         return pb.VerifyChallengeResponse(grant=grant_to_proto(self._rooms, reply))
@@ -171,6 +197,14 @@ class DeviceServicer:
         reply = await self._rooms.gateway.submit(command)
         assert isinstance(reply, RevokedReply)
         return pb.RevokeAllDevicesResponse(credential_ids=reply.ids, revoke_time=stamp(reply.at_us))
+
+
+def _fault_of(found: RegistrationVerdict | ProofVerdict | ProofFault) -> Fault:
+    """Return what was wrong with a refused proof; of one that was verified, what only the engine judges."""
+    if isinstance(found, ProofFault):
+        return found.fault
+    seen = isinstance(found, RegistrationVerdict) or found.user_verified
+    return Fault.COUNTER_NOT_GROWN if seen else Fault.USER_NOT_VERIFIED
 
 
 def _registration_from(request: pb.FinishEnrollmentRequest) -> Registration:

@@ -112,7 +112,7 @@ class Door:
         self._authenticator = authenticator
         self._limits = limits
         self._streams = OpenStreams()
-        self._refusals = RefusalLog()
+        self._refusals = RefusalLog("call", "warning")
         self._observer = observer
         self.reader: Final = RequestReader()
         self._inside = 0

@@ -29,7 +29,7 @@ def note(log: RefusalLog, times: int, reason: str = "CREDENTIAL_MISSING") -> Non
 
 def test_a_flood_of_refusals_leaves_so_many_lines_and_a_count_of_the_rest() -> None:
     later = Later()
-    refusals = RefusalLog(later)
+    refusals = RefusalLog("call", "warning", later)
 
     with logs() as lines:
         note(refusals, LINES_MAX + 90)
@@ -44,7 +44,7 @@ def test_a_flood_of_refusals_leaves_so_many_lines_and_a_count_of_the_rest() -> N
 
 def test_after_a_while_refusals_are_logged_one_by_one_again() -> None:
     later = Later()
-    refusals = RefusalLog(later)
+    refusals = RefusalLog("call", "warning", later)
     with logs():
         note(refusals, LINES_MAX + 1)
         later.pass_time()
