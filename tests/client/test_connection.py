@@ -18,6 +18,7 @@ from riskgate_client import (
     AsyncRiskgate,
     Cancelled,
     DeadlineExceeded,
+    DevicePlatform,
     Money,
     ProofPurpose,
     Riskgate,
@@ -95,6 +96,35 @@ def test_a_deadline_before_now_is_refused(gate: Riskgate, timeout: float) -> Non
 def test_a_misspelt_argument_is_refused(gate: Riskgate) -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'timout'"):
         gate.lines.get("ada", timout=1.0)  # type: ignore[call-arg]  # what is tested
+
+
+def test_an_argument_of_the_wrong_kind_is_named(gate: Riskgate) -> None:
+    with pytest.raises(TypeError, match=r"^purpose must be ProofPurpose, not str$"):
+        gate.otp.send_code(customer_id="ada", purpose="SIGN_IN")  # type: ignore[arg-type]  # what is tested
+    with pytest.raises(TypeError, match=r"^purpose must be ProofPurpose, not DevicePlatform$"):
+        gate.otp.send_code(customer_id="ada", purpose=DevicePlatform.JOSE)  # type: ignore[arg-type]  # what is tested
+    with pytest.raises(TypeError, match=r"^code must be str, not int$"):
+        gate.otp.verify_code(customer_id="ada", challenge_id="c-1", code=123456)  # type: ignore[arg-type]  # what is tested
+    with pytest.raises(TypeError, match=r"^customer_id must be str, not int$"):
+        gate.lines.get(7)  # type: ignore[arg-type]  # what is tested
+
+
+def test_of_what_can_only_be_one_exactly_one_is_taken(gate: Riskgate) -> None:
+    given: dict[str, Any]
+    for given in ({}, {"challenge_id": "c-1", "factor_id": "f-1"}):
+        with pytest.raises(ValueError, match=r"^give exactly one of challenge_id, factor_id$"):
+            gate.otp.verify_code(customer_id="ada", code="123456", **given)
+    for given in ({}, {"compact_jws": "a.b.c", "webauthn_assertion_json": "{}"}):
+        with pytest.raises(ValueError, match=r"^give exactly one of webauthn_assertion_json, signature, compact_jws$"):
+            gate.devices.verify_challenge(customer_id="ada", challenge_id="c-1", **given)
+    with pytest.raises(ValueError, match=r"^give exactly one of webauthn_registration_json, raw_key$"):
+        gate.devices.finish_enrollment(customer_id="ada", enrollment_id="e-1")
+
+
+def test_an_empty_key_is_said_to_be_empty(connect: Callable[..., Riskgate]) -> None:
+    for empty in ("", " \n"):
+        with pytest.raises(ValueError, match=r"^api_key is empty: a key looks like rgk_"):
+            connect("localhost:7444", ca=authority().certificate_pem, api_key=empty)
 
 
 def test_a_question_takes_no_request_id(gate: Riskgate) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
 import grpc
 
 from riskgate_client import risk
-from riskgate_client.call import Call, WatchStep, at_page, from_token
+from riskgate_client.call import Call, WatchStep, at_page, described, from_token
 from riskgate_client.caller import Caller, Service, presented_as
 from riskgate_client.errors import Cancelled, DeadlineExceeded, Internal, RiskgateError, Unavailable, error_from_rpc
 from riskgate_client.in_flight import LEASE_SECONDS, SILENT_LEASES_MAX, InFlight
@@ -29,7 +29,7 @@ def answer(describe: Callable[P, Call[T]]) -> Callable[Concatenate[Service, P], 
 
     @presented_as(describe)
     async def method(self: Service, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await make(self._caller, describe(*args, **kwargs))
+        return await make(self._caller, described(describe, *args, **kwargs))
 
     return method
 
@@ -39,7 +39,7 @@ def pages(describe: Callable[P, Call[Page[T]]]) -> Callable[Concatenate[Service,
 
     @presented_as(describe)
     def method(self: Service, /, *args: P.args, **kwargs: P.kwargs) -> Pages[T]:
-        return Pages(self._caller, describe(*args, **kwargs))
+        return Pages(self._caller, described(describe, *args, **kwargs))
 
     return method
 
@@ -49,7 +49,7 @@ def watch(describe: Callable[P, Call[WatchStep[T]]]) -> Callable[Concatenate[Ser
 
     @presented_as(describe)
     def method(self: Service, /, *args: P.args, **kwargs: P.kwargs) -> Watch[T]:
-        return Watch(self._caller, describe(*args, **kwargs))
+        return Watch(self._caller, described(describe, *args, **kwargs))
 
     return method
 

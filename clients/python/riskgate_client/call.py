@@ -8,9 +8,10 @@ sends and how its answer is read is written once for both clients.
 from __future__ import annotations
 
 import datetime as dt
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Generic, TypedDict, TypeVar
+from typing import Any, Final, Generic, ParamSpec, TypedDict, TypeVar
 from uuid import uuid4
 
 from google.protobuf.message import Message
@@ -19,6 +20,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from riskgate.common.v1 import money_pb2
 from riskgate_client.values import Money, Page
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 TIMEOUT_SECONDS: Final = 5.0
@@ -126,6 +128,38 @@ def page_of(items: str, read: Callable[[Any], T]) -> Callable[[Any], Page[T]]:
 def tuple_of(items: str, read: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
     """Return a function that reads all items of a response."""
     return lambda response: tuple(map(read, getattr(response, items)))
+
+
+def require_one(**given: object) -> None:
+    """
+    Refuse what the contract has room for one of: setting another would take the first away unseen.
+
+    Raises:
+        ValueError: none is given, or several are.
+    """
+    if sum(map(bool, given.values())) != 1:
+        raise ValueError(f"give exactly one of {', '.join(given)}")
+
+
+_PLAIN: Final[Mapping[str, type]] = {"str": str, "int": int, "bool": bool, "bytes": bytes}
+
+
+def described(describe: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """
+    Return the call that a builder describes.
+
+    Raises:
+        TypeError: an argument is of the wrong kind; named, which the protobuf library does not do.
+    """
+    try:
+        return describe(*args, **kwargs)
+    except TypeError:
+        signature = inspect.signature(describe)
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            kind = _PLAIN.get(str(signature.parameters[name].annotation))
+            if kind is not None and not isinstance(value, kind):
+                raise TypeError(f"{name} must be {kind.__name__}, not {type(value).__name__}") from None
+        raise
 
 
 def money(amount: Money | None, field: str = "amount") -> money_pb2.Money | None:

@@ -8,7 +8,7 @@ from typing import Final, Unpack
 
 from riskgate.identity.v1 import device_service_pb2 as pb
 from riskgate.identity.v1.device_service_pb2_grpc import DeviceServiceStub
-from riskgate_client.call import Call, CommandOptions, QuestionOptions, Verbs, tuple_of
+from riskgate_client.call import Call, CommandOptions, QuestionOptions, Verbs, require_one, tuple_of
 from riskgate_client.proofs import (
     DeviceChallenge,
     DeviceCredential,
@@ -37,7 +37,7 @@ def begin_enrollment(
     """Make the challenge of a new key; once the customer has a factor or device it takes a grant for BINDING."""
     request = pb.BeginEnrollmentRequest(
         customer_id=customer_id,
-        platform=number_of(platform),  # type: ignore[arg-type]  # the number of one of the contract's values
+        platform=number_of("platform", platform, DevicePlatform),  # type: ignore[arg-type]  # a number of the contract's
         display_name=display_name,
         binding_grant=binding_grant,
     )
@@ -53,6 +53,7 @@ def finish_enrollment(
     **options: Unpack[CommandOptions],
 ) -> Call[DeviceCredential]:
     """Check the answer of a new key, a passkey's or a raw one's, and register it."""
+    require_one(webauthn_registration_json=webauthn_registration_json, raw_key=raw_key)
     request = pb.FinishEnrollmentRequest(customer_id=customer_id, enrollment_id=enrollment_id)
     if webauthn_registration_json:
         request.webauthn_registration_json = webauthn_registration_json
@@ -77,7 +78,7 @@ def begin_challenge(
     """Make the challenge that a registered key must answer; for a purchase, one that covers its amount and payee."""
     request = pb.BeginChallengeRequest(
         customer_id=customer_id,
-        purpose=number_of(purpose),  # type: ignore[arg-type]  # the number of one of the contract's values
+        purpose=number_of("purpose", purpose, ProofPurpose),  # type: ignore[arg-type]  # a number of the contract's
         transaction_id=transaction_id,
         credential_ids=credential_ids,
     )
@@ -100,10 +101,14 @@ def verify_challenge(
 
     Exactly one of a passkey's assertion, a `signature` by `credential_id`, and a compact JWS is given.
     """
+    require_one(
+        webauthn_assertion_json=webauthn_assertion_json,
+        signature=credential_id or signature,
+        compact_jws=compact_jws,
+    )
     request = pb.VerifyChallengeRequest(
         customer_id=customer_id, challenge_id=challenge_id, app_attest_assertion=app_attest_assertion
     )
-    # Setting one of them takes the others away.
     if webauthn_assertion_json:
         request.webauthn_assertion_json = webauthn_assertion_json
     if compact_jws:

@@ -83,7 +83,7 @@ def place_block(
     request = pb.PlaceBlockRequest(
         customer_id=customer_id,
         line_id=line_id,
-        kind=number_of(kind),  # type: ignore[arg-type]  # the number of one of the contract's values
+        kind=number_of("kind", kind, BlockKind),  # type: ignore[arg-type]  # a number of the contract's
         reason_code=reason_code,
         actor_id=actor_id,
         note=note,

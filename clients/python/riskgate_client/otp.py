@@ -7,7 +7,15 @@ from typing import Final, Unpack
 
 from riskgate.identity.v1 import otp_service_pb2 as pb
 from riskgate.identity.v1.otp_service_pb2_grpc import OtpServiceStub
-from riskgate_client.call import HANDING_OVER_SECONDS, Call, CommandOptions, QuestionOptions, Verbs, tuple_of
+from riskgate_client.call import (
+    HANDING_OVER_SECONDS,
+    Call,
+    CommandOptions,
+    QuestionOptions,
+    Verbs,
+    require_one,
+    tuple_of,
+)
 from riskgate_client.proofs import (
     CodeChallenge,
     EnrolledPhone,
@@ -68,7 +76,7 @@ def send_code(
     request = pb.SendCodeRequest(
         customer_id=customer_id,
         factor_id=factor_id,
-        purpose=number_of(purpose),  # type: ignore[arg-type]  # the number of one of the contract's values
+        purpose=number_of("purpose", purpose, ProofPurpose),  # type: ignore[arg-type]  # a number of the contract's
         transaction_id=transaction_id,
         language_code=language_code,
     )
@@ -99,13 +107,13 @@ def verify_code(
     Of a code that was sent, `challenge_id` is named and the rest may be left out; of an authenticator app, `factor_id`
     and `purpose`.
     """
+    require_one(challenge_id=challenge_id, factor_id=factor_id)
     request = pb.VerifyCodeRequest(
         customer_id=customer_id,
         code=code,
-        purpose=number_of(purpose),  # type: ignore[arg-type]  # the number of one of the contract's values
+        purpose=number_of("purpose", purpose, ProofPurpose),  # type: ignore[arg-type]  # a number of the contract's
         transaction_id=transaction_id,
     )
-    # Setting either of them takes the other away: which one is named must be seen here.
     if challenge_id:
         request.challenge_id = challenge_id
     if factor_id:
@@ -144,6 +152,6 @@ def verify_recovery_code(
     request = pb.VerifyRecoveryCodeRequest(
         customer_id=customer_id,
         code=code,
-        purpose=number_of(purpose),  # type: ignore[arg-type]  # the number of one of the contract's values
+        purpose=number_of("purpose", purpose, ProofPurpose),  # type: ignore[arg-type]  # a number of the contract's
     )
     return _otp.command("VerifyRecoveryCode", request, reader(RecoveryGrant), options)

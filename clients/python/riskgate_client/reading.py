@@ -58,9 +58,16 @@ ENUMS: Final[dict[type[StrEnum], tuple[Any, str]]] = {
 """The contract's enum behind each of ours, and the prefix its names have there."""
 
 
-def number_of(word: StrEnum) -> int:
-    """Return the contract's number of an enum's value."""
-    wire, prefix = ENUMS[type(word)]
+def number_of(field: str, word: StrEnum, kind: type[StrEnum]) -> int:
+    """
+    Return the contract's number of an enum's value.
+
+    Raises:
+        TypeError: it is of another kind; a bare text may be misspelt.
+    """
+    if not isinstance(word, kind):
+        raise TypeError(f"{field} must be {kind.__name__}, not {type(word).__name__}")
+    wire, prefix = ENUMS[kind]
     number: int = wire.Value(prefix + word.value)
     return number
 

@@ -75,7 +75,7 @@ def check(
         transaction_id=transaction_id,
         line_id=line_id,
         amount=money(amount),
-        channel=number_of(channel),  # type: ignore[arg-type]  # the number of one of the contract's values
+        channel=number_of("channel", channel, Channel),  # type: ignore[arg-type]  # a number of the contract's
         event_time=timestamp(event_time),
         hold_lifetime_seconds=hold_lifetime_seconds,
         allow_partial=allow_partial,
@@ -143,7 +143,7 @@ def annotate_decision(
     request = pb.AnnotateDecisionRequest(
         customer_id=customer_id,
         decision_id=decision_id,
-        label=number_of(label),  # type: ignore[arg-type]  # the number of one of the contract's values
+        label=number_of("label", label, Label),  # type: ignore[arg-type]  # a number of the contract's
         actor_id=actor_id,
         note=note,
     )
@@ -167,7 +167,7 @@ def list_decisions(
     """List decisions of one customer or of the whole tenant, newest first."""
     request = pb.ListDecisionsRequest(
         customer_id=customer_id,
-        outcomes=[number_of(outcome) for outcome in outcomes],  # type: ignore[misc]  # numbers of the contract's values
+        outcomes=[number_of("outcomes", outcome, Outcome) for outcome in outcomes],  # type: ignore[misc]  # as above
         page_size=page_size,
         page_token=page_token,
     )

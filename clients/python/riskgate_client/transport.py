@@ -69,7 +69,8 @@ def _api_key(given: str) -> str:
     # Pasted from a file or a terminal, it often brings the end of its line.
     api_key = given.strip()
     if not _API_KEY.fullmatch(api_key):
-        raise ValueError("api_key is none: it looks like rgk_…, as `riskgate callers add` printed it")
+        fault = "is none" if api_key else "is empty"
+        raise ValueError(f"api_key {fault}: a key looks like rgk_…, as `riskgate callers add` printed it")
     return api_key
 
 
