@@ -110,11 +110,12 @@ def test_an_argument_of_the_wrong_kind_is_named(gate: Riskgate) -> None:
 
 
 def test_of_what_can_only_be_one_exactly_one_is_taken(gate: Riskgate) -> None:
-    given: dict[str, Any]
-    for given in ({}, {"challenge_id": "c-1", "factor_id": "f-1"}):
+    codes: list[dict[str, Any]] = [{}, {"challenge_id": "c-1", "factor_id": "f-1"}]
+    answers: list[dict[str, Any]] = [{}, {"compact_jws": "a.b.c", "webauthn_assertion_json": "{}"}]
+    for given in codes:
         with pytest.raises(ValueError, match=r"^give exactly one of challenge_id, factor_id$"):
             gate.otp.verify_code(customer_id="ada", code="123456", **given)
-    for given in ({}, {"compact_jws": "a.b.c", "webauthn_assertion_json": "{}"}):
+    for given in answers:
         with pytest.raises(ValueError, match=r"^give exactly one of webauthn_assertion_json, signature, compact_jws$"):
             gate.devices.verify_challenge(customer_id="ada", challenge_id="c-1", **given)
     with pytest.raises(ValueError, match=r"^give exactly one of webauthn_registration_json, raw_key$"):

@@ -14,8 +14,9 @@ from google.protobuf.message import Message
 
 from riskgate.common.v1.money_pb2 import Money
 from riskgate.credit.v1.credit_line_service_pb2 import BLOCK_KIND_FRAUD_SOFT
+from riskgate.identity.v1 import otp_service_pb2 as otp_pb
 from riskgate.risk.v1 import risk_service_pb2 as risk_pb
-from riskgate_server.rpc.wording import PATTERNS
+from riskgate_server.rpc.wording import NOT_TAKEN, PATTERNS
 from tests.rpc.calling import Api, Refused, refused, refused_by, refused_of
 from tests.rpc.contract import OURS, SERVED, sample
 from tests.rpc.invalid import broken, rules_of
@@ -115,6 +116,30 @@ def test_every_pattern_of_the_contract_has_words() -> None:
     patterns = {pattern for message in (*messages, Money.DESCRIPTOR) for pattern in _patterns(message)}
 
     assert patterns == PATTERNS.keys()
+
+
+def _not_taken(message: Descriptor) -> Iterator[tuple[str, int]]:
+    for field in message.fields:
+        rules = rules_of(field)
+        for enum in (rules.enum, rules.repeated.items.enum):
+            yield from ((field.name, number) for number in enum.not_in)
+    for inner in message.nested_types:
+        yield from _not_taken(inner)
+
+
+def test_every_value_that_is_not_taken_somewhere_has_words(ada: Api) -> None:
+    files = {method.containing_service.file.name: method.containing_service.file for method in OURS}
+    messages = [message for file in files.values() for message in file.message_types_by_name.values()]
+    spare = {"request_id": "r-spare", "customer_id": "ada", "code": "A" * 16}
+
+    requests = [otp_pb.VerifyRecoveryCodeRequest(**spare, purpose=purpose) for purpose in (0, 1)]  # type: ignore[arg-type]
+    refusals = [refused(partial(ada.otp.VerifyRecoveryCode, request)) for request in requests]
+
+    assert {taken for message in messages for taken in _not_taken(message) if taken[1]} == NOT_TAKEN.keys()
+    assert [refusal.fields for refusal in refusals] == [
+        {"purpose": "must not be unspecified"},
+        {"purpose": "must be for something else: a recovery code buys nothing"},
+    ]
 
 
 def test_an_id_that_is_not_there_or_taken_is_named(ada: Api) -> None:

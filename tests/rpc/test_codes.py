@@ -171,6 +171,8 @@ def test_six_messages_in_ten_minutes_and_a_number_that_costs(phone: Tenant) -> N
         request = pb.EnrollPhoneRequest(**whose(), phone_number=number)
         refusal = refused(partial(phone.api.otp.EnrollPhone, request))
         assert refusal.name == "INVALID_ARGUMENT PHONE_NUMBER_REFUSED"
+    # The last of them: a number that is in use nowhere would not say which part of it is wrong.
+    assert refusal.fields == {"phone_number": "begins with a code of no country"}
 
 
 @pytest.mark.attack("number-range")

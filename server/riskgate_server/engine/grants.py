@@ -163,7 +163,7 @@ def note_foreign(work: Work, mark: bytes) -> None:
 
 
 def _invalid() -> PreconditionFailed:
-    return PreconditionFailed("GRANT_INVALID", "no such grant of this customer is unspent")
+    return PreconditionFailed("GRANT_INVALID", "the grant was spent, is too old, or is not this customer's")
 
 
 def spend_to_bind(work: Work, mark: bytes) -> tuple[GrantSpent, ...] | Refusal:

@@ -348,7 +348,7 @@ def verify_code(work: Work, command: VerifyCode) -> GrantReply | Refusal:
             raise InvalidRequest("FIELD_INVALID", message, FieldViolation("purpose", message))
         use = grants.use_for(work, command.purpose, command.transaction_id)
     if factor.expires_us:
-        raise PreconditionFailed("FACTOR_NOT_ACTIVE", "the factor is not confirmed")
+        raise PreconditionFailed("FACTOR_NOT_ACTIVE", "the factor is not confirmed: ConfirmFactor takes its code")
     proofs.require_counts(work, use, factor.method)
     proofs.require_unlocked(work, factor.locked_until_us)
     across.require_guesses(work)
@@ -398,7 +398,11 @@ def revoke_factor(work: Work, command: RevokeFactor) -> RevokedReply:
 
     Raises:
         NotFound: the customer has no such factor.
+        PreconditionFailed: it was revoked before.
     """
+    # Told here alone, where who exists is no secret: ids of factors can be guessed, and those of devices cannot.
+    if command.factor_id in work.identity.revoked_factors:
+        raise PreconditionFailed("FACTOR_REVOKED", "the factor was revoked")
     factor = work.identity.factor(command.factor_id, work.now_us)
     phones = proofs.phones(work)
     revoked = FactorRevoked(factor.factor_id, command.reason_code, command.actor_id, told=len(phones))

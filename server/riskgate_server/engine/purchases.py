@@ -162,8 +162,9 @@ def _require_same(previous: Purchase, command: CheckTransaction, now_us: int) ->
             "the purchase waits for a proof with other terms; use another id",
         )
         raise PreconditionFailed(reason, message, transaction_id=command.transaction_id)
-    reason, message = "TRANSACTION_ID_REUSED", "the transaction id holds credit already, or has other terms"
-    raise AlreadyExists(reason, message, transaction_id=command.transaction_id)
+    held = previous.state is not HoldState.NONE
+    message = "the purchase of this id held credit before" if held else "the purchase of this id has other terms"
+    raise AlreadyExists("TRANSACTION_ID_REUSED", message, transaction_id=command.transaction_id)
 
 
 def _demanded(previous: Purchase) -> StepUp:

@@ -56,7 +56,9 @@ class PhoneBook:
         """
         try:
             parsed = phonenumbers.parse("+" + written[2:] if written.startswith("00") else written, None)
-        except NumberParseException:
+        except NumberParseException as error:
+            if error.error_type == NumberParseException.INVALID_COUNTRY_CODE:
+                raise invalid("PHONE_NUMBER_REFUSED", "phone_number", "begins with a code of no country") from None
             raise invalid(
                 "PHONE_NUMBER_REFUSED", "phone_number", "must be a number in international form, such as +8613812345678"
             ) from None

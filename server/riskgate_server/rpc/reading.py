@@ -11,7 +11,7 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
 from riskgate_server.domain.errors import FieldViolation, InvalidRequest
-from riskgate_server.rpc.wording import in_words
+from riskgate_server.rpc.wording import in_words, not_taken
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 """What gRPC reads at all, and so what a request of many items may be."""
@@ -96,10 +96,12 @@ def request_bytes_max(request: Descriptor) -> int:
     return MESSAGE_BYTES_MAX if many else REQUEST_BYTES_MAX
 
 
-def _rule(violation: protovalidate.Violation) -> str:
-    """Write the rule a field breaks: protovalidate's own words, but for patterns, of which it has none."""
+def _rule(violation: Any) -> str:
+    """Write the rule a field breaks: protovalidate's own words, but where they are of no use."""
     if violation.proto.rule_id == "string.pattern":
-        return in_words(str(violation.rule_value))
+        return in_words(violation.rule_value)
+    if violation.proto.rule_id == "enum.not_in":
+        return not_taken(violation.proto.field.elements[-1].field_name, violation.field_value)
     return violation.proto.message
 
 

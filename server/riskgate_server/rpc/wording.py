@@ -1,4 +1,4 @@
-"""The contract's patterns in words: what a caller whose text was refused can do something with."""
+"""The contract's rules in words, where the library has none: what whoever was refused can do something with."""
 
 from __future__ import annotations
 
@@ -28,3 +28,12 @@ PATTERNS: Final = {
 def in_words(pattern: str) -> str:
     """Return what a text must be to match one of the contract's patterns."""
     return PATTERNS[pattern]
+
+
+NOT_TAKEN: Final = {("purpose", 1): "must be for something else: a recovery code buys nothing"}
+"""By field and number: values of enums that are not taken somewhere. 0 is never taken: it says nothing."""
+
+
+def not_taken(field: str, number: int) -> str:
+    """Return why a value of an enum that the contract defines is not taken."""
+    return NOT_TAKEN[field, number] if number else "must not be unspecified"

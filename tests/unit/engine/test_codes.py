@@ -17,6 +17,8 @@ from riskgate_server.engine.replies import (
     FactorReply,
     Failed,
     GrantReply,
+    Refusal,
+    Reply,
     RevokedReply,
 )
 from tests import factories as f
@@ -330,6 +332,31 @@ def test_a_revoked_phone_takes_its_codes_and_grants_with_it(bank: Bank) -> None:
     assert refused(bank.check(challenge_id, bank.code(challenge_id))) == "CHALLENGE_SUPERSEDED"
     assert refused(bank.ask(c.MakeRecoveryCodes, grant=grant)) == "FACTOR_NOT_ACTIVE"
     assert bank.verify() == []
+
+
+def test_a_factor_that_is_revoked_again_is_told_from_one_that_never_was(bank: Bank) -> None:
+    """As a device is; where codes are asked for, both are as unknown: ids of factors can be guessed."""
+    factor_id = bank.phone()
+
+    def revoke(factor_id: str) -> Reply:
+        return bank.ask(c.RevokeFactor, factor_id=factor_id, reason_code="LOST", actor_id="olga")
+
+    assert isinstance(revoke(factor_id), RevokedReply)
+    assert refused(revoke(factor_id)) == "FACTOR_REVOKED"
+    assert refused(revoke("f-99")) == "FACTOR_NOT_FOUND"
+    assert refused(bank.send(factor_id=factor_id)) == refused(bank.send(factor_id="f-99")) == "FACTOR_NOT_FOUND"
+    assert bank.verify() == []
+
+
+def test_a_code_for_a_factor_that_is_not_confirmed_is_told_what_takes_it(bank: Bank) -> None:
+    enrolled = bank.enroll_phone()
+    assert isinstance(enrolled, FactorReply)
+    assert enrolled.code is not None
+    challenge_id = enrolled.code.challenge_id
+
+    answer = bank.check(challenge_id, bank.code(challenge_id))
+    assert isinstance(answer, Refusal)
+    assert (answer.reason, "ConfirmFactor" in answer.message) == ("FACTOR_NOT_ACTIVE", True)
 
 
 def test_what_was_begun_without_a_grant_is_forgotten_once_something_is_bound(bank: Bank) -> None:

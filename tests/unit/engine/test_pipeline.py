@@ -178,8 +178,14 @@ def test_a_transaction_id_never_changes_its_terms(desk: Desk) -> None:
     desk.run(f.check("t1", 500, "step_up", request_id="first"))
     desk.run(f.check("t2", 500, request_id="held"))
 
+    desk.run(f.check("t3", 500, "decline", request_id="declined"))
+
     assert desk.reasons(f.check("t1", 501, request_id="second")) == ["TRANSACTION_CHANGED"]
-    assert desk.reasons(f.check("t2", 501, request_id="third")) == ["TRANSACTION_ID_REUSED"]
+    held, other = desk.run(f.check("t2", 501, request_id="third"), f.check("t3", 501, request_id="fourth"))
+    assert isinstance(held, Refusal)
+    assert isinstance(other, Refusal)
+    assert held.reason == other.reason == "TRANSACTION_ID_REUSED"
+    assert ("held credit before" in held.message, "has other terms" in other.message) == (True, True)
 
 
 def test_a_severe_anomaly_suspends_the_line_at_once_and_the_answer_says_so(desk: Desk) -> None:

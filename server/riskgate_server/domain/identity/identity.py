@@ -34,6 +34,8 @@ class Identity(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Devices revoked lately, so that what they sign is told from what nobody's device signed."""
     enrolments: tuple[Enrolment, ...] = ()
     challenges: tuple[DeviceChallenge, ...] = ()
+    revoked_factors: tuple[str, ...] = ()
+    """Ids of factors revoked lately: revoking one again is told from revoking what never was."""
 
     def factor(self, factor_id: str, now_us: int) -> Factor:
         """
@@ -141,6 +143,9 @@ DEVICE_CHALLENGES_KEPT: Final = 16
 DEVICES_KEPT: Final = 16
 """Revoked devices remembered; the one revoked first is forgotten first."""
 
+FACTORS_KEPT: Final = 16
+"""As above, of factors."""
+
 GRANTS_KEPT: Final = 8
 """Grants that may be unspent at once; the oldest is forgotten first."""
 
@@ -232,6 +237,7 @@ def _factor_revoked(
             for c in identity.codes
         ),
         grants=without_source(identity.grants, event.factor_id),
+        revoked_factors=newest(identity.revoked_factors, event.factor_id, FACTORS_KEPT),
     )
 
 

@@ -79,7 +79,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_PAYMENT_EXISTS: _ErrorReason.ValueType  # 52
     """ALREADY_EXISTS: the customer already has a payment of this id."""
     ERROR_REASON_TRANSACTION_ID_REUSED: _ErrorReason.ValueType  # 53
-    """ALREADY_EXISTS: the transaction id was used for a purchase with other content."""
+    """ALREADY_EXISTS: the purchase of this transaction id held credit before, or has other content."""
     ERROR_REASON_HOLD_ALREADY_CAPTURED: _ErrorReason.ValueType  # 60
     """FAILED_PRECONDITION: the hold was captured in full or finally."""
     ERROR_REASON_HOLD_VOIDED: _ErrorReason.ValueType  # 61
@@ -204,6 +204,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The factor or device is right, and joined others, or came after them, too lately to count for this; metadata
     "full_strength_time" tells from when on it does (RFC 3339).
     """
+    ERROR_REASON_FACTOR_REVOKED: _ErrorReason.ValueType  # 157
+    """The factor was revoked before."""
     ERROR_REASON_PROOF_LOCKED: _ErrorReason.ValueType  # 160
     """Too many wrong proofs. A right one is not looked at until RetryInfo says so."""
     ERROR_REASON_SEND_BUDGET_SPENT: _ErrorReason.ValueType  # 161
@@ -277,7 +279,7 @@ ERROR_REASON_LINE_EXISTS: ErrorReason.ValueType  # 51
 ERROR_REASON_PAYMENT_EXISTS: ErrorReason.ValueType  # 52
 """ALREADY_EXISTS: the customer already has a payment of this id."""
 ERROR_REASON_TRANSACTION_ID_REUSED: ErrorReason.ValueType  # 53
-"""ALREADY_EXISTS: the transaction id was used for a purchase with other content."""
+"""ALREADY_EXISTS: the purchase of this transaction id held credit before, or has other content."""
 ERROR_REASON_HOLD_ALREADY_CAPTURED: ErrorReason.ValueType  # 60
 """FAILED_PRECONDITION: the hold was captured in full or finally."""
 ERROR_REASON_HOLD_VOIDED: ErrorReason.ValueType  # 61
@@ -402,6 +404,8 @@ ERROR_REASON_FACTOR_COOLING_DOWN: ErrorReason.ValueType  # 156
 """The factor or device is right, and joined others, or came after them, too lately to count for this; metadata
 "full_strength_time" tells from when on it does (RFC 3339).
 """
+ERROR_REASON_FACTOR_REVOKED: ErrorReason.ValueType  # 157
+"""The factor was revoked before."""
 ERROR_REASON_PROOF_LOCKED: ErrorReason.ValueType  # 160
 """Too many wrong proofs. A right one is not looked at until RetryInfo says so."""
 ERROR_REASON_SEND_BUDGET_SPENT: ErrorReason.ValueType  # 161
