@@ -5,7 +5,7 @@
     passkey powercut crash crowd storm faults wire outages fleet races spray scenarios attacks
 
 help:  ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z.-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 .venv/.built: requirements.lock pyproject.toml
 	@scripts/build-venv

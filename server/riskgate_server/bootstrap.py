@@ -61,6 +61,7 @@ from riskgate_server.opening import (
     renew_signer,
     ring_file,
     sign_head,
+    store_name,
 )
 from riskgate_server.relying_party import RelyingPartyRefused, TrustFiles, read_policy
 from riskgate_server.rpc.callers import Authenticator, RateLimits
@@ -367,7 +368,10 @@ class Server:
             gateway.open(writer)
             await server.start()
             where = msgspec.structs.asdict(listening) | {"writer": store.writer}
-            log.info("serving", **where, clock=settings.clock, ruleset=rules.version, ruleset_hash=rules.hash)
+            served = {"store": store_name(settings.store), "gateway": settings.gateway, "clock": settings.clock}
+            log.info("serving", **where, **served, ruleset=rules.version, ruleset_hash=rules.hash)
+            if settings.gateway == "file":
+                log.warning("codes in clear", file=directory.outbox.name, use="development only")
             if ready is not None:
                 ready.set_result(listening)
             if not alone:

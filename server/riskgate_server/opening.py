@@ -208,6 +208,15 @@ def _open_its_vault(dsn: str, store: Store, master: MasterKeys, closing: context
     return vault
 
 
+def store_name(dsn: str) -> str:
+    """Return where a store is, as people may read it: `files`, or the database without user and password."""
+    if not dsn:
+        return "files"
+    with driver():
+        from riskgate_server.stores.postgres.moves import place_name  # noqa: PLC0415 - an extra, see driver
+    return place_name(dsn)
+
+
 @contextlib.contextmanager
 def driver() -> Iterator[None]:
     """Import what speaks PostgreSQL: its driver is an extra, which who stays with one file need not install."""

@@ -189,7 +189,7 @@ class Rotation:
                 elif kind == HEADS:
                     forced = number == max(ring)
                     logs = [name for name, key_id in signing.items() if key_id == HeadSigner(secret).key_id]
-                    needed = ", ".join(logs) or "nothing"
+                    needed = ", ".join(logs) or ("the next head" if forced else "nothing")
                 elif number < max(ring):
                     left = self._left_seconds(kind, ring, number)
                     needed = f"for {-(-left // DAY_SECONDS)} more days" if left > 0 else "nothing"
@@ -309,7 +309,8 @@ class Rotation:
         newest = HeadSigner(ring[max(ring)]).key_id
         if still := sorted(name for name, key_id in self._signing().items() if key_id != newest):
             self.report.waiting[HEADS] = (
-                f"{', '.join(still)}: a server passes it on with its next head, or as it starts; then run it again"
+                f"{', '.join(still)}: a server passes it on with its next head, within about ten seconds, or as it"
+                " starts; run this again then"
             )
             return
         self._take_away(HEADS, ring, [number for number in ring if number < max(ring)])

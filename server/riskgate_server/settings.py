@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -146,5 +146,20 @@ def _named(text: str, given: Mapping[str, object]) -> str:
         return text
     name = place[1]
     where = PREFIX + name.upper() if given.get(name) is None else f"--{name.replace('_', '-')}"
-    fault = text[: place.start()].replace("`", "").replace("int", "a whole number").replace("float", "a number")
-    return f"{where}: {fault[0].lower()}{fault[1:]}"
+    return f"{where}: {_WORDS.get(name) or _in_words(text[: place.start()], get_type_hints(Settings)[name])}"
+
+
+_WORDS: Final = {"store": "must begin with postgresql://, or be empty for the directory's own files"}
+"""What settings must be whose rule is a pattern."""
+
+_KINDS: Final = {"`int`": "a whole number", "`float`": "a number", "`bool`": "true or false", "`str`": "text"}
+
+
+def _in_words(fault: str, hint: object) -> str:
+    if get_origin(hint) is Literal:
+        return f"must be one of {', '.join(get_args(hint))}"
+    # What was given was text: all of the environment is.
+    wish = fault.partition(", got ")[0].removeprefix("Expected ")
+    for kind, words in _KINDS.items():
+        wish = wish.replace(kind, words)
+    return f"must be {wish}"

@@ -159,6 +159,18 @@ def test_a_server_does_not_start_with_a_gateway_that_cannot_be(tmp_path: Path) -
         certificate_port=0,
         metrics_port=-1,
     )
-    with pytest.raises(GatewayUnusable, match="gateway_url is not set"):
+    with pytest.raises(GatewayUnusable, match="RISKGATE_GATEWAY_URL is not set"):
         asyncio.run(Server(settings).run())
     deployment.close()
+
+
+def test_the_log_says_where_rows_and_messages_go_and_that_codes_are_in_clear(loop: Loop, tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path / "data")
+    with logs() as lines, serving(loop, deployment):
+        pass
+    deployment.close()
+
+    (line,) = lines.of("serving")
+    (warning,) = lines.of("codes in clear")
+    assert (line["store"], line["gateway"]) == ("files", "file")
+    assert (warning["level"], warning["file"]) == ("warning", deployment.directory.outbox.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import click
@@ -52,3 +53,11 @@ def test_every_link_leads_somewhere() -> None:
     for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "scripts/README.md"):
         links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text("utf-8"))
         assert [link for link in links if not (page.parent / link).exists()] == [], page
+
+
+def test_make_lists_every_target_that_has_words() -> None:
+    described = set(re.findall(r"^([a-z.-]+):.*## ", read("Makefile"), re.MULTILINE))
+
+    listed = subprocess.run(["make", "-s", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+    assert set(re.findall(r"^make (\S+)", listed, re.MULTILINE)) == described

@@ -40,7 +40,7 @@ def copy(source: str, target: str | None, data: Path | None, give_up: bool, as_j
 
     if give_up == bool(target):
         raise click.UsageError("name either a place to copy --to, or --give-up")
-    refusals = (*UNREADABLE, CopyDiffers, MoveRefused, OtherPast, StoreInUse)
+    refusals = (*UNREADABLE, CopyDiffers, MoveRefused, OtherPast)
     interruptions = (OutcomeUnknown, ReadFailed, StoreBroken, StoreBusy, StoreFull)
     try:
         directory = secrets_of((source, target) if target else (source,), data)
@@ -54,6 +54,8 @@ def copy(source: str, target: str | None, data: Path | None, give_up: bool, as_j
         raise click.UsageError(str(error)) from error
     except interruptions as error:
         raise click.ClickException(f"{error}; what was copied is kept: run the same command again") from error
+    except StoreInUse as error:
+        raise click.ClickException(f"{error}: stop it first") from error
     except refusals as error:
         raise click.ClickException(str(error)) from error
     say(_answer(copied), _text(copied, target), as_json=as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -35,7 +36,7 @@ def keys() -> None:
 @keys.command()
 @data_option
 @store_option
-@click.argument("kind", metavar="[master|fingerprint|proofs|heads|all]", type=click.Choice([*_KINDS, "all"]))
+@click.argument("kind", metavar="{master|fingerprint|proofs|heads|all}", type=click.Choice([*_KINDS, "all"]))
 @click.option(
     "--step",
     "steps",
@@ -79,15 +80,19 @@ def list_(data: Path, store: str, as_json: bool) -> None:
     directory = checked_directory(data, store_here=not store)
     with _refused():
         held = Rotation(directory, store).list()
+    now = time.time()
     rows: list[tuple[str, ...]] = [
-        (one.kind, str(one.number), show_time(one.number * 1_000_000) or "", _state(one), one.needed) for one in held
+        (one.kind, str(one.number), show_time(one.number * 1_000_000) or "", _state(one, now), one.needed)
+        for one in held
     ]
     text = table(("KIND", "NUMBER", "SINCE", "STATE", "NEEDED BY"), rows)
     say({"secrets": msgspec.to_builtins(held)}, text, as_json=as_json)
 
 
-def _state(one: Held) -> str:
-    return "in force" if one.in_force else ""
+def _state(one: Held, now: float) -> str:
+    if one.in_force:
+        return "in force"
+    return "from then on" if one.number > now else "before"
 
 
 def _text(report: Report) -> str:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from riskgate_server.engine.ports import MessageGateway
 from riskgate_server.notify.apprise import AppriseServices, addresses_from
 from riskgate_server.notify.outbox import FileOutbox
 from riskgate_server.notify.refusals import GatewayUnusable
-from riskgate_server.notify.webhook import Webhook, secrets_from
+from riskgate_server.notify.webhook import Webhook, require_address, secrets_from
 
 Kind = Literal["file", "webhook", "apprise"]
+
+_URL: Final = "RISKGATE_GATEWAY_URL"
+_AUTHORITIES: Final = "RISKGATE_GATEWAY_AUTHORITIES"
+_SECRETS: Final = "--gateway-secrets"
+"""As whoever starts the server writes them."""
 
 _OTHERS: int = stat.S_IRWXG | stat.S_IRWXO
 
@@ -40,24 +47,37 @@ def open_gateway(
             " histories, and sends nobody a message; serve with `--gateway file`"
         )
     if kind != "webhook" and (url or authorities):
-        raise GatewayUnusable(f"gateway_url and gateway_authorities are for the webhook; the gateway is {kind}")
+        raise GatewayUnusable(f"{_URL} and {_AUTHORITIES} are for the webhook; the gateway is {kind}")
     if kind == "file":
         if secrets:
-            raise GatewayUnusable("gateway_secrets is set; the gateway is file, which has none")
+            raise GatewayUnusable(f"{_SECRETS} is set; the gateway is file, which has none")
         return FileOutbox(outbox)
     if outbox.exists():
         raise GatewayUnusable(f"{outbox} has numbers and codes in clear, of a gateway for development: remove it")
     if not secrets:
-        raise GatewayUnusable(f"gateway_secrets is not set; the gateway {kind} needs it")
+        raise GatewayUnusable(f"{_SECRETS} is not set; the gateway {kind} needs it")
     if kind == "webhook" and not url:
-        raise GatewayUnusable("gateway_url is not set; the gateway webhook needs it")
-    text = _read_private(Path(secrets))
+        raise GatewayUnusable(f"{_URL} is not set; the gateway webhook needs it")
+    if kind == "webhook":
+        with _named(_URL):
+            require_address(url)
+    with _named(f"{_SECRETS}: {secrets}"):
+        text = _read_private(Path(secrets))
+        found = addresses_from(text) if kind == "apprise" else secrets_from(text)
+    if isinstance(found, dict):
+        with _named("--gateway apprise"):
+            return AppriseServices(found)
+    with _named(_AUTHORITIES):
+        return Webhook(url, found, seconds=seconds, authorities=Path(authorities) if authorities else None)
+
+
+@contextlib.contextmanager
+def _named(setting: str) -> Iterator[None]:
+    """Write the setting that is no good in front of what is wrong with it."""
     try:
-        if kind == "apprise":
-            return AppriseServices(addresses_from(text))
-        return Webhook(url, secrets_from(text), seconds=seconds, authorities=Path(authorities) if authorities else None)
+        yield
     except GatewayUnusable as error:
-        raise GatewayUnusable(f"gateway {kind}: {error} (gateway_secrets: {secrets})") from error
+        raise GatewayUnusable(f"{setting}: {error}") from error
 
 
 def _read_private(path: Path) -> str:
@@ -65,9 +85,9 @@ def _read_private(path: Path) -> str:
         with path.open(encoding="utf-8") as file:
             mode = stat.S_IMODE(path.stat().st_mode)
             if mode & _OTHERS:
-                raise GatewayUnusable(f"{path} is open to other users (mode {mode:04o}): run `chmod go-rwx {path}`")
+                raise GatewayUnusable(f"open to other users (mode {mode:04o}): run `chmod go-rwx {path}`")
             return file.read(64 * 1024)
     except OSError as error:
-        raise GatewayUnusable(f"gateway_secrets: {path}: {error.strerror}") from error
+        raise GatewayUnusable(error.strerror) from error
     except UnicodeDecodeError:
-        raise GatewayUnusable(f"gateway_secrets: {path}: not UTF-8 text") from None
+        raise GatewayUnusable("not UTF-8 text") from None

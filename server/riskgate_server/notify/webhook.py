@@ -81,9 +81,8 @@ class Webhook:
         authorities: Path | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        _require_address(url)
-        if not 1 <= len(secrets) <= SECRETS_MAX:
-            raise GatewayUnusable(f"the webhook needs 1 to {SECRETS_MAX} secrets")
+        require_address(url)
+        assert 1 <= len(secrets) <= SECRETS_MAX
         self._url = url
         self._secrets = tuple(secrets)
         self._now = now
@@ -195,6 +194,8 @@ def secrets_from(text: str) -> list[bytes]:
             size = f"{SECRET_BYTES_MIN} to {SECRET_BYTES_MAX}"
             raise GatewayUnusable(f"line {number}: no secret, which is {SECRET_PREFIX} and Base64 of {size} bytes")
         found.append(secret)
+    if not 1 <= len(found) <= SECRETS_MAX:
+        raise GatewayUnusable(f"{len(found)} secrets; the webhook needs 1 to {SECRETS_MAX}")
     return found
 
 
@@ -219,13 +220,14 @@ async def _read_some(response: httpx.Response) -> None:
                     return
 
 
-def _require_address(url: str) -> None:
+def require_address(url: str) -> None:
+    """Raise `GatewayUnusable` for an address that is no good. It is not repeated: it may have a token in it."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError:
-        raise GatewayUnusable("the webhook's address is no URL") from None
+        raise GatewayUnusable("no URL") from None
     if parts.username or parts.password:
-        raise GatewayUnusable("the webhook's address has a user in it: requests are signed instead")
+        raise GatewayUnusable("it has a user in it: requests are signed instead")
     if not host or parts.fragment or not (parts.scheme == "https" or (parts.scheme == "http" and host in _LOOPBACK)):
-        raise GatewayUnusable("the webhook's address must begin with https:// (http:// for this machine only)")
+        raise GatewayUnusable("must begin with https:// (http:// for this machine only)")

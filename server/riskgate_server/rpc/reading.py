@@ -102,7 +102,7 @@ def _rule(violation: Any) -> str:
         return in_words(violation.rule_value)
     if violation.proto.rule_id == "enum.not_in":
         return not_taken(violation.proto.field.elements[-1].field_name, violation.field_value)
-    return violation.proto.message
+    return str(violation.proto.message)
 
 
 def _fields_invalid(found: Sequence[FieldViolation]) -> InvalidRequest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from riskgate_server.cli import main
 from riskgate_server.cli.init import initialise
+from riskgate_server.stores.postgres.store import PostgresStore
 from tests import postgres
 from tests.acceptance.deployment import FREE_PORTS
 
@@ -92,3 +94,11 @@ def test_a_database_without_a_store_is_nothing_to_copy_from(data: Path, dsn: str
 
     assert result.exit_code == 1
     assert "there is no store in the database" in result.output
+
+
+def test_a_database_that_is_served_is_to_be_stopped_first(data: Path, dsn: str) -> None:
+    with closing(PostgresStore(dsn)):
+        result = copy("--from", f"sqlite:{data}", "--to", dsn)
+
+    assert result.exit_code == 1
+    assert result.output.strip().endswith(": stop it first")

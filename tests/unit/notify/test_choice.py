@@ -60,27 +60,37 @@ def test_a_file_with_codes_in_clear_is_not_left_beside_a_real_gateway(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("kind", "given"),
+    ("kind", "given", "told"),
     [
-        ("file", {"url": URL}),
-        ("file", {"authorities": "ca.pem"}),
-        ("file", {"secrets": "secrets"}),
-        ("webhook", {"url": URL}),
-        ("webhook", {"secrets": "good"}),
-        ("webhook", {"url": URL, "secrets": "absent"}),
-        ("webhook", {"url": URL, "secrets": "empty"}),
-        ("webhook", {"url": URL, "secrets": "open"}),
-        ("webhook", {"url": URL, "secrets": "bytes"}),
-        ("webhook", {"url": URL, "secrets": "addresses"}),
-        ("webhook", {"url": URL, "secrets": "good", "authorities": "empty"}),
-        ("apprise", {}),
-        ("apprise", {"secrets": "good"}),
-        ("apprise", {"secrets": "addresses", "url": URL}),
+        ("file", {"url": URL}, "RISKGATE_GATEWAY_URL and RISKGATE_GATEWAY_AUTHORITIES are for the webhook"),
+        (
+            "file",
+            {"authorities": "ca.pem"},
+            "RISKGATE_GATEWAY_URL and RISKGATE_GATEWAY_AUTHORITIES are for the webhook",
+        ),
+        ("file", {"secrets": "secrets"}, "--gateway-secrets is set"),
+        ("webhook", {"url": URL}, "--gateway-secrets is not set"),
+        ("webhook", {"secrets": "good"}, "RISKGATE_GATEWAY_URL is not set"),
+        ("webhook", {"url": "gateway.example", "secrets": "good"}, "RISKGATE_GATEWAY_URL: must begin with https://"),
+        ("webhook", {"url": URL, "secrets": "absent"}, "--gateway-secrets: FILE: No such file"),
+        ("webhook", {"url": URL, "secrets": "empty"}, "--gateway-secrets: FILE: 0 secrets"),
+        ("webhook", {"url": URL, "secrets": "open"}, "--gateway-secrets: FILE: open to other users"),
+        ("webhook", {"url": URL, "secrets": "bytes"}, "--gateway-secrets: FILE: not UTF-8 text"),
+        ("webhook", {"url": URL, "secrets": "addresses"}, "--gateway-secrets: FILE: line 1: no secret"),
+        (
+            "webhook",
+            {"url": URL, "secrets": "good", "authorities": "empty"},
+            "RISKGATE_GATEWAY_AUTHORITIES: FILE: no certificates",
+        ),
+        ("apprise", {}, "--gateway-secrets is not set"),
+        ("apprise", {"secrets": "good"}, "--gateway-secrets: FILE: line 1: not SMS"),
+        ("apprise", {"secrets": "addresses", "url": URL}, "RISKGATE_GATEWAY_URL and RISKGATE_GATEWAY_AUTHORITIES are"),
     ],
 )
 def test_what_does_not_fit_together_is_refused_and_no_secret_repeated(
-    tmp_path: Path, kind: str, given: dict[str, str]
+    tmp_path: Path, kind: str, given: dict[str, str], told: str
 ) -> None:
+    """And what is wrong is named as it was set, and nothing else."""
     private(tmp_path / "good", WRITTEN_SECRET)
     private(tmp_path / "open", WRITTEN_SECRET, 0o640)
     private(tmp_path / "empty", "")
@@ -91,6 +101,10 @@ def test_what_does_not_fit_together_is_refused_and_no_secret_repeated(
 
     with pytest.raises(GatewayUnusable) as caught:
         choose(tmp_path, kind, **found)
+    files = [found[name] for name in ("secrets", "authorities") if name in found]
+    assert str(caught.value).startswith(told) or any(
+        str(caught.value).startswith(told.replace("FILE", file)) for file in files
+    )
     assert "5f1e" not in str(caught.value)
     assert WRITTEN_SECRET not in str(caught.value)
 
