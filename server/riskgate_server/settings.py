@@ -70,7 +70,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     rp_id: str = "localhost"
     """Domain that customers' passkeys are bound to. Changing it makes every passkey worthless."""
     rp_name: Annotated[str, Meta(min_length=1, max_length=64)] = "Riskgate"
-    """What customers are shown beside it."""
+    """What customers are shown beside it, and in authenticator apps beside their codes."""
     origins: str = "http://localhost:8080"
     """Pages and apps that may use those passkeys, exact and comma-separated: https://… or android:apk-key-hash:…"""
     proof_audience: Annotated[str, Meta(max_length=256)] = "riskgate"

@@ -86,6 +86,8 @@ def enrolled_app(tenant: Tenant, grant: str = "") -> tuple[str, pyotp.TOTP]:
     request = pb.EnrollTotpRequest(**whose(), label="ada's phone", binding_grant=grant)
     enrolled = tenant.api.otp.EnrollTotp(request)
     app = pyotp.parse_uri(enrolled.otpauth_uri)
+    # What customers know, of the settings' making; the tenant's name is none of theirs.
+    assert (app.issuer, app.name) == ("Riskgate", "ada's phone")
     assert isinstance(app, pyotp.TOTP)
     assert app.secret == enrolled.seed_base32
     return enrolled.factor.factor_id, app

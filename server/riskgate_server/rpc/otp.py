@@ -107,9 +107,11 @@ class OtpServicer:
         reply = await self._factor(command)
         seed = _secret(self._rooms.secrets.seed, reply.key_id, reply.key, reply.request_id)
         written = base64.b32encode(seed).decode()
+        # The bank as customers know it from their passkeys: a tenant's name is between its services and us.
+        issuer = self._rooms.proofs.policy.rp_name
         return pb.EnrollTotpResponse(
             factor=_factor_to_proto(reply.factor),
-            otpauth_uri=self._rooms.secrets.otpauth_uri(seed, issuer=call.caller.tenant_id, label=request.label),
+            otpauth_uri=self._rooms.secrets.otpauth_uri(seed, issuer=issuer, label=request.label),
             seed_base32=written,
             expire_time=stamp(reply.expires_us),
         )

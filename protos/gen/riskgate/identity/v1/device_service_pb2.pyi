@@ -197,7 +197,7 @@ class BeginEnrollmentRequest(_message.Message):
     platform: Global___DevicePlatform.ValueType
     """Required. What kind of device it is; one of those the server is set up to take."""
     display_name: _builtins.str
-    """Required. What the customer calls the device, 1 to 64 characters."""
+    """Required. What the customer calls the device, 1 to 64 characters; authenticators list a passkey under it."""
     binding_grant: _builtins.str
     """A grant for PROOF_PURPOSE_BINDING of the customer's highest level. Required once the customer has a factor or a
     device; empty for the first.

@@ -272,7 +272,9 @@ class EnrollTotpResponse(_message.Message):
     SEED_BASE32_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     otpauth_uri: _builtins.str
-    """The same seed as an otpauth:// address, for a QR code. A secret: shown in this response only, never stored in clear."""
+    """The same seed as an otpauth:// address, for a QR code; its issuer is the name that customers know from passkeys.
+    A secret: shown in this response only, never stored in clear.
+    """
     seed_base32: _builtins.str
     """The seed in Base32 (RFC 4648, no padding), 160 bits. A secret, as otpauth_uri."""
     @_builtins.property
