@@ -11,8 +11,6 @@ import signal
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from importlib.resources import files
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -37,7 +35,6 @@ from riskgate_server.crypto.signing import (
 )
 from riskgate_server.crypto.tls import require_certificate, require_key_of
 from riskgate_server.datadir import DataDirectory, DataDirectoryError
-from riskgate_server.domain.fraud.ruleset import RulesetInvalid
 from riskgate_server.engine.clocks import DataClock, SystemClock
 from riskgate_server.engine.delivery import Delivery, Terms
 from riskgate_server.engine.envelopes import Envelopes
@@ -74,6 +71,7 @@ from riskgate_server.rpc.phones import PhoneBook
 from riskgate_server.rpc.server import RpcServer, ServerTLS
 from riskgate_server.rpc.service import Proofs, Readers, Rooms
 from riskgate_server.rules.loader import CompiledRuleset, declared_version, load_ruleset
+from riskgate_server.rules.reading import RulesetRefused, read_ruleset
 from riskgate_server.settings import Settings
 from riskgate_server.stores.access.registry import CallerRegistry, RegistryUnusable
 from riskgate_server.stores.erasures import Erasures
@@ -122,31 +120,6 @@ def _refuse_unusable_tls(directory: DataDirectory) -> None:
         require_key_of(certificate, where.read_bytes())
     except ValueError as error:
         raise DataDirectoryError(f"{where}: {error}; restore it from a backup") from error
-
-
-class RulesetRefused(Exception):
-    """The ruleset cannot be read or must not be loaded: all its faults, one per line, each with file and line."""
-
-
-def read_ruleset(path: str) -> tuple[CompiledRuleset, str]:
-    """
-    Return the ruleset to decide by, compiled, and its source text; an empty path is the built-in one.
-
-    Raises:
-        RulesetRefused: with everything that is wrong.
-    """
-    built_in = files("riskgate_server") / "rulesets" / "default.yaml"
-    try:
-        source = Path(path).read_text(encoding="utf-8") if path else built_in.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RulesetRefused(f"--ruleset: {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise RulesetRefused(f"--ruleset: {path}: not UTF-8 text (byte {error.start})") from error
-    try:
-        return load_ruleset(source), source
-    except RulesetInvalid as error:
-        faults = [f"{path or built_in}:{each.line}: {each.field}: {each.description}" for each in error.violations]
-        raise RulesetRefused("\n".join(["the ruleset is refused", *faults])) from error
 
 
 def _warn_of_same_version(rules: CompiledRuleset, sources: Mapping[bytes, str]) -> None:
@@ -224,7 +197,7 @@ class Server:
         alone = settings.process < 0
         _refuse_unusable_tls(directory)
         require_ports(settings)
-        rules, source = read_ruleset(settings.ruleset)
+        rules, source = read_ruleset(settings.ruleset, "--ruleset: ")
         messages = open_gateway(
             settings.gateway,
             outbox=directory.outbox,

@@ -8,7 +8,7 @@ The rules are those that come with Riskgate, or those of the file RULESET with t
 from __future__ import annotations
 
 import os
-from importlib.resources import files
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +20,66 @@ from riskgate_server.domain.fraud.features import LineFacts
 from riskgate_server.domain.fraud.profile import EMPTY_PROFILE, PurchaseFacts, observe
 from riskgate_server.domain.fraud.safety import Safety
 from riskgate_server.rules.loader import load_ruleset
+from riskgate_server.rules.reading import RulesetRefused, read_ruleset
 
 Scenario = dict[str, Any]
 
-BUILT_IN = files("riskgate_server").joinpath("rulesets/default.yaml")
 RULESET = os.environ.get("RULESET", "")
 FOLDER = Path(os.environ.get("SCENARIOS", "") or Path(__file__).parent)
 START_US = 1_775_000_000_000_000
 UNITS_US = {"s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
-DOCUMENT: Scenario = yaml.safe_load((Path(RULESET) if RULESET else BUILT_IN).read_text("utf-8"))
 
 
-def read_scenarios() -> dict[str, Scenario]:
+class ScenariosRefused(Exception):
+    """The files cannot be tried out; the message says why, in lines."""
+
+
+def read_document() -> Scenario:
+    try:
+        _, source = read_ruleset(RULESET)
+    except RulesetRefused as error:
+        raise ScenariosRefused(str(error)) from error
+    document: Scenario = yaml.safe_load(source)
+    return document
+
+
+def read_scenarios(rule_ids: set[str]) -> dict[str, Scenario]:
     scenarios: dict[str, Scenario] = {}
-    for path in sorted(FOLDER.glob("*.yaml")):
-        for rule_id, scenario in yaml.safe_load(path.read_text("utf-8")).items():
-            assert rule_id not in scenarios, f"{rule_id} has two scenarios"
+    paths = sorted(FOLDER.glob("*.yaml"))
+    if not paths:
+        raise ScenariosRefused(f"{FOLDER}: no scenarios, which are .yaml files")
+    for path in paths:
+        try:
+            found = yaml.safe_load(path.read_text("utf-8"))
+        except (yaml.YAMLError, ValueError) as error:
+            raise ScenariosRefused(f"{path}: no YAML: {error}") from error
+        if not isinstance(found, dict):
+            raise ScenariosRefused(f"{path}: not a mapping from rules to their scenarios")
+        for rule_id, scenario in found.items():
+            if fault := _fault(rule_id, scenario, rule_ids, scenarios):
+                raise ScenariosRefused(f"{path}: {rule_id}: {fault}")
             scenarios[rule_id] = scenario
     return scenarios
 
 
-SCENARIOS = read_scenarios()
+def _fault(rule_id: object, scenario: object, rule_ids: set[str], known: Scenario) -> str:
+    if rule_id not in rule_ids:
+        alike = get_close_matches(str(rule_id), rule_ids, 1)
+        return "the ruleset has no such rule" + (f"; did you mean {alike[0]}?" if alike else "")
+    if rule_id in known:
+        return "it has two scenarios"
+    given = scenario if isinstance(scenario, dict) else {}
+    lacking = [part for part in ("purchase", "expect", "below") if part not in given]
+    return f"it lacks {' and '.join(lacking)}" if lacking else ""
+
+
+try:
+    DOCUMENT = read_document()
+    RULE_IDS = {rule["id"] for rule in DOCUMENT["rules"]}
+    SCENARIOS = read_scenarios(RULE_IDS)
+except ScenariosRefused as refused:
+    # Which is shown without a trace: whoever writes rules wants to know what is wrong, and not how it was noticed.
+    raise pytest.Collector.CollectError(str(refused)) from None
 
 
 def span_us(text: str) -> int:
@@ -120,6 +159,5 @@ def test_the_rule_is_silent_just_below(rule_id: str) -> None:
 
 
 def test_every_rule_has_a_scenario_of_both_kinds() -> None:
-    assert set(SCENARIOS) == {rule["id"] for rule in DOCUMENT["rules"]}
-    assert all({"purchase", "expect", "below"} <= set(scenario) for scenario in SCENARIOS.values())
+    assert not (lacking := RULE_IDS - set(SCENARIOS)), f"rules without a scenario: {', '.join(sorted(lacking))}"
     assert all("expect" in scenario["below"] for scenario in SCENARIOS.values())

@@ -22,6 +22,10 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "riskgate_server.cli.copy:copy",
         "Move a store to another place, and prove that it arrived.",
     ),
+    "rules": (
+        "riskgate_server.cli.rules:rules",
+        "Look at rulesets before they are served: check.",
+    ),
     "ledger": (
         "riskgate_server.cli.ledger:ledger",
         "Prove that the books are right: verify.",
