@@ -74,7 +74,10 @@ class Shop:
     def begin_enrolment(self, customer_id: str) -> dict[str, Any]:
         """Return what the browser must be asked to make a passkey."""
         begun = self._gate.devices.begin_enrollment(
-            customer_id=customer_id, platform=DevicePlatform.WEBAUTHN, display_name=f"{customer_id}'s passkey"
+            customer_id=customer_id,
+            platform=DevicePlatform.WEBAUTHN,
+            display_name=f"{customer_id}'s passkey",
+            account_name=customer_id,
         )
         return {"enrollment_id": begun.enrollment_id, "options": begun.creation_options_json}
 

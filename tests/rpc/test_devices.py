@@ -331,6 +331,17 @@ def test_a_further_device_needs_a_grant(ada_at: Tenant) -> None:
     assert second.full_strength_time.seconds - second.enroll_time.seconds == 24 * 3600
 
 
+def test_a_passkey_is_listed_under_the_customers_account_and_else_as_the_device(ada_at: Tenant) -> None:
+    fields: dict[str, Any] = {"platform": pb.DEVICE_PLATFORM_WEBAUTHN, "display_name": "a phone"}
+    named = pb.BeginEnrollmentRequest(**{**whose(), **fields}, account_name="ada@bank.example")
+    unnamed = pb.BeginEnrollmentRequest(**{**whose(), **fields})
+
+    begun = [ada_at.api.devices.BeginEnrollment(request) for request in (named, named, unnamed)]
+    users = [json.loads(each.creation_options_json)["user"] for each in begun]
+    assert [user["name"] for user in users] == ["ada@bank.example", "ada@bank.example", "a phone"]
+    assert users[0] == users[1]
+
+
 def test_the_log_says_why_a_proof_was_refused_and_nothing_of_whose(ada_at: Tenant) -> None:
     """Its caller is told only that it is wrong, and who set RISKGATE_ORIGINS wrongly must learn it somewhere."""
     passkey, elsewhere = Passkey(WEB, sign_count=5), Passkey("https://localhost.example")

@@ -32,6 +32,7 @@ def begin_enrollment(
     platform: DevicePlatform,
     display_name: str,
     binding_grant: str = "",
+    account_name: str = "",
     **options: Unpack[CommandOptions],
 ) -> Call[EnrollmentChallenge]:
     """Make the challenge of a new key; once the customer has a factor or device it takes a grant for BINDING."""
@@ -40,6 +41,7 @@ def begin_enrollment(
         platform=number_of("platform", platform, DevicePlatform),  # type: ignore[arg-type]  # a number of the contract's
         display_name=display_name,
         binding_grant=binding_grant,
+        account_name=account_name,
     )
     return _devices.command("BeginEnrollment", request, reader(EnrollmentChallenge), options)
 

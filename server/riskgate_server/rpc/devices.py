@@ -83,9 +83,9 @@ class DeviceServicer:
         )
         reply = await self._rooms.gateway.submit(command)
         assert isinstance(reply, EnrolmentReply)
-        return self._enrolment_to_proto(reply)
+        return self._enrolment_to_proto(reply, request.account_name)
 
-    def _enrolment_to_proto(self, reply: EnrolmentReply) -> pb.BeginEnrollmentResponse:
+    def _enrolment_to_proto(self, reply: EnrolmentReply, account_name: str) -> pb.BeginEnrollmentResponse:
         enrolment, policy = reply.enrolment, self._proofs.policy
         asked = enrolment_asked(reply.key, enrolment, policy.audience)
         response = pb.BeginEnrollmentResponse(
@@ -102,7 +102,8 @@ class DeviceServicer:
             challenge=response.challenge,
             # The same for all passkeys of a customer, and it says nothing about them.
             user_handle=self._proofs.fingerprint(tenant_id, "user handle", customer_id),
-            user_name=enrolment.display_name,
+            # Of the request, not of what is kept: who repeats it says the same again.
+            user_name=account_name or enrolment.display_name,
             exclude=reply.known,
             timeout_seconds=_ENROLMENT_SECONDS,
         )

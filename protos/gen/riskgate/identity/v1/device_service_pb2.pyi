@@ -190,6 +190,7 @@ class BeginEnrollmentRequest(_message.Message):
     PLATFORM_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     BINDING_GRANT_FIELD_NUMBER: _builtins.int
+    ACCOUNT_NAME_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Required. Names this attempt; at most one effect ever follows from one (customer, request id)."""
     customer_id: _builtins.str
@@ -197,10 +198,14 @@ class BeginEnrollmentRequest(_message.Message):
     platform: Global___DevicePlatform.ValueType
     """Required. What kind of device it is; one of those the server is set up to take."""
     display_name: _builtins.str
-    """Required. What the customer calls the device, 1 to 64 characters; authenticators list a passkey under it."""
+    """Required. What the customer calls the device, 1 to 64 characters."""
     binding_grant: _builtins.str
     """A grant for PROOF_PURPOSE_BINDING of the customer's highest level. Required once the customer has a factor or a
     device; empty for the first.
+    """
+    account_name: _builtins.str
+    """Under what a customer's authenticator lists a passkey, such as the name they sign in with; at most 64 characters.
+    It is told to their browser and kept nowhere here. Empty takes display_name; without meaning for other platforms.
     """
     def __init__(
         self,
@@ -210,10 +215,11 @@ class BeginEnrollmentRequest(_message.Message):
         platform: Global___DevicePlatform.ValueType = ...,
         display_name: _builtins.str = ...,
         binding_grant: _builtins.str = ...,
+        account_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["binding_grant", b"binding_grant", "customer_id", b"customer_id", "display_name", b"display_name", "platform", b"platform", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_name", b"account_name", "binding_grant", b"binding_grant", "customer_id", b"customer_id", "display_name", b"display_name", "platform", b"platform", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
