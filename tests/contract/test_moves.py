@@ -666,6 +666,8 @@ def test_the_name_of_a_database_is_where_it_is_whatever_said_so(dsn: str, monkey
     for name in ("PGHOST", "PGPORT", "PGDATABASE", "PGUSER"):
         monkeypatch.delenv(name, raising=False)
     assert place_name("postgresql://db.example:5432/credit") == "postgresql://db.example/credit"
+    assert place_name("postgresql://a:6432,b/credit") == place_name("host=a,b port=6432,5432 dbname=credit")
+    assert place_name("postgresql://a:6432,b/credit") == "postgresql://a:6432,b/credit"
     assert place_name("postgresql:///credit?host=/run/db&port=6432") == "postgresql:///credit?host=/run/db&port=6432"
 
     with psycopg.connect(dsn) as db:

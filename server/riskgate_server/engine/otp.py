@@ -400,7 +400,7 @@ def revoke_factor(work: Work, command: RevokeFactor) -> RevokedReply:
         NotFound: the customer has no such factor.
         PreconditionFailed: it was revoked before.
     """
-    # Told here alone, where who exists is no secret: ids of factors can be guessed, and those of devices cannot.
+    # Told here alone, where who exists is no secret: where codes are asked for, one that is gone never was.
     if command.factor_id in work.identity.revoked_factors:
         raise PreconditionFailed("FACTOR_REVOKED", "the factor was revoked")
     factor = work.identity.factor(command.factor_id, work.now_us)

@@ -335,7 +335,7 @@ def test_a_revoked_phone_takes_its_codes_and_grants_with_it(bank: Bank) -> None:
 
 
 def test_a_factor_that_is_revoked_again_is_told_from_one_that_never_was(bank: Bank) -> None:
-    """As a device is; where codes are asked for, both are as unknown: ids of factors can be guessed."""
+    """As a device is. Where codes are asked for, and who exists is not told, both are as unknown."""
     factor_id = bank.phone()
 
     def revoke(factor_id: str) -> Reply:

@@ -187,7 +187,10 @@ def place_name(dsn: str) -> str:
     if host.startswith("/"):
         # The folder of a socket is no part of a URL's host.
         return f"postgresql:///{name}?host={host}" + (f"&port={port}" if port != _PORT else "")
-    return f"postgresql://{host}" + (f":{port}" if port != _PORT else "") + f"/{name}"
+    hosts, ports = host.split(","), port.split(",")
+    ports = ports if len(ports) == len(hosts) else ports * len(hosts)
+    where = (h if p in ("", _PORT) else f"{h}:{p}" for h, p in zip(hosts, ports, strict=False))
+    return f"postgresql://{','.join(where)}/{name}"
 
 
 _OR_CHANGE_KEY: Final = "ON CONFLICT (tenant_id, customer_id) DO UPDATE SET wrapped = excluded.wrapped"
