@@ -10,10 +10,10 @@ from typing import Any, Final
 from riskgate_server.crypto.derived import DerivedSecrets
 from riskgate_server.crypto.seal import Sealer
 from riskgate_server.domain.credit.line import BlockKind
+from riskgate_server.domain.events import Label
 from riskgate_server.domain.fraud.decision import CLEAN, Assessment
 from riskgate_server.domain.fraud.features import FeatureValues, LineFacts
 from riskgate_server.domain.fraud.profile import Profile, PurchaseFacts
-from riskgate_server.domain.journal import Label
 from riskgate_server.engine import commands as c
 from riskgate_server.engine.pipeline import Pipeline
 from riskgate_server.engine.ports import Store

@@ -28,22 +28,19 @@ from riskgate_server.crypto.keys import (
 from riskgate_server.crypto.proofs import ProofVerifier
 from riskgate_server.crypto.ringed import FingerprintKeys, RingTokens
 from riskgate_server.crypto.rings import Ring
-from riskgate_server.crypto.signing import (
-    HeadLog,
-    HeadsBroken,
-    HeadsInUse,
-)
+from riskgate_server.crypto.signing import HeadLog, HeadsBroken, HeadsInUse
 from riskgate_server.crypto.tls import require_certificate, require_key_of
 from riskgate_server.datadir import DataDirectory, DataDirectoryError
 from riskgate_server.engine.clocks import DataClock, SystemClock
 from riskgate_server.engine.delivery import Delivery, Terms
 from riskgate_server.engine.envelopes import Envelopes
 from riskgate_server.engine.erasure import erased
+from riskgate_server.engine.failures import ReadFailed, StoreBusy, StoreInUse
 from riskgate_server.engine.following import Follower
 from riskgate_server.engine.judging import Judge
 from riskgate_server.engine.pipeline import Pipeline
 from riskgate_server.engine.places import PlaceTokens
-from riskgate_server.engine.ports import ReadFailed, Store, StoreBusy, StoreInUse
+from riskgate_server.engine.ports import Store
 from riskgate_server.engine.queries import Queries
 from riskgate_server.engine.writer import Writer
 from riskgate_server.listening import METRICS_ADDRESS, Listening, ListenRefused, require_ports

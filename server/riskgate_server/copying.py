@@ -23,7 +23,7 @@ from riskgate_server.crypto.keys import HEADS, MasterKeyMismatch
 from riskgate_server.crypto.ringed import MasterKeys
 from riskgate_server.crypto.signing import HeadLog
 from riskgate_server.datadir import DataDirectory
-from riskgate_server.engine.ports import StoreInUse
+from riskgate_server.engine.failures import StoreInUse
 from riskgate_server.opening import driver, head_signers, master_keys, open_files, refuse_other_past, ring_file
 from riskgate_server.stores.moves import FILES, KEYS, TABLES, Cursor, Mark, Page, Place, Tally, date, why_not_served
 from riskgate_server.stores.refusals import MoveRefused, VaultUnusable

@@ -30,7 +30,7 @@ from riskgate_server.crypto.ringed import MasterKeys
 from riskgate_server.crypto.rings import Ring, in_force
 from riskgate_server.crypto.signing import End, HeadSigner, end_of
 from riskgate_server.datadir import DataDirectory, sync_directory, write_file
-from riskgate_server.engine.ports import ReadFailed, StoreBusy, StoreInUse
+from riskgate_server.engine.failures import ReadFailed, StoreBusy, StoreInUse
 from riskgate_server.engine.writer import REPLY_LIFETIME_US
 from riskgate_server.opening import driver, secret_ring
 from riskgate_server.stores.moves import why_not_served

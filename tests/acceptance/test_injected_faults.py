@@ -11,7 +11,7 @@ from itertools import count
 import psycopg
 import pytest
 
-from riskgate_server.engine.ports import OutcomeUnknown, StoreUnreachable
+from riskgate_server.engine.failures import OutcomeUnknown, StoreUnreachable
 from riskgate_server.stores.postgres import session
 from riskgate_server.stores.postgres.store import PostgresStore
 from tests.acceptance.conftest import Figures

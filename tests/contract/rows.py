@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from riskgate_server.engine.ports import (
+from riskgate_server.engine.ports import Store
+from riskgate_server.engine.rows import (
     BatchRow,
     BatchWrite,
     CustomerRow,
@@ -16,7 +17,6 @@ from riskgate_server.engine.ports import (
     PurchaseRow,
     RequestRow,
     ScopeRow,
-    Store,
 )
 
 Key = tuple[str, str]

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from riskgate_server.engine import following
+from riskgate_server.engine.failures import ReadFailed
 from riskgate_server.engine.following import Follower
 from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.engine.ports import ReadFailed
 from riskgate_server.stores.memory import MemoryVault
 from riskgate_server.stores.postgres.reads import PostgresSnapshot
 from riskgate_server.stores.postgres.store import PostgresStore

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from riskgate_server.crypto.seal import Sealer
-from riskgate_server.domain.journal import Outcome
+from riskgate_server.domain.events import Outcome
 from riskgate_server.engine import queries as queries_module
 from riskgate_server.engine.pipeline import Pipeline
 from riskgate_server.engine.ports import Store

@@ -18,8 +18,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from riskgate_server.engine.ports import (
-    Lane,
+from riskgate_server.engine.failures import (
     OutcomeUnknown,
     ReadFailed,
     StoreBroken,
@@ -29,6 +28,7 @@ from riskgate_server.engine.ports import (
     StoreInUse,
     StoreUnreachable,
 )
+from riskgate_server.engine.rows import Lane
 from riskgate_server.stores.postgres import session
 from riskgate_server.stores.postgres import store as store_module
 from riskgate_server.stores.postgres.reads import PostgresSnapshot

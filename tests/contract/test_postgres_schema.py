@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from riskgate_server.engine.ports import StoreUnreachable
+from riskgate_server.engine.failures import StoreUnreachable
 from riskgate_server.stores.postgres import session, transaction
 from riskgate_server.stores.postgres.arrays import Texts
 from riskgate_server.stores.postgres.reads import PostgresSnapshot

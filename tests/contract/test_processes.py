@@ -15,10 +15,11 @@ from psycopg import errors
 
 from riskgate_server.crypto.keys import MasterKey
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.domain.journal import Outcome
+from riskgate_server.domain.events import Outcome
 from riskgate_server.engine.clocks import DataClock
+from riskgate_server.engine.failures import StoreInUse
 from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.engine.ports import NoKey, StoreInUse
+from riskgate_server.engine.ports import NoKey
 from riskgate_server.engine.replies import DecisionReply, Failed, Reply
 from riskgate_server.engine.writer import Ticket, Writer
 from riskgate_server.rpc.metrics import Metrics

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from psycopg import errors
 
-from riskgate_server.domain.journal import Outcome
+from riskgate_server.domain.events import Outcome
 from riskgate_server.engine.pipeline import CONFLICTS_MAX, Pipeline
 from riskgate_server.engine.ports import Store
 from riskgate_server.engine.replies import DecisionReply, Failed, LineReply, Reply

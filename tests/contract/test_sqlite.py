@@ -17,17 +17,9 @@ from typing import Any
 
 import pytest
 
-from riskgate_server.engine.ports import (
-    PaymentRow,
-    PurchaseRow,
-    ReadFailed,
-    RequestRow,
-    StoreBroken,
-    StoreBusy,
-    StoreFull,
-    StoreInUse,
-)
+from riskgate_server.engine.failures import ReadFailed, StoreBroken, StoreBusy, StoreFull, StoreInUse
 from riskgate_server.engine.replies import DecisionReply, Failed
+from riskgate_server.engine.rows import PaymentRow, PurchaseRow, RequestRow
 from riskgate_server.stores.refusals import SchemaTooNew, SettingsRefused
 from riskgate_server.stores.sqlite import connections
 from riskgate_server.stores.sqlite import store as store_module
@@ -337,7 +329,7 @@ def test_a_file_that_cannot_grow_breaks_the_store(path: Path) -> None:
     script = """
 import resource, sys
 from pathlib import Path
-from riskgate_server.engine.ports import StoreBroken
+from riskgate_server.engine.failures import StoreBroken
 from riskgate_server.stores.sqlite.store import SQLiteStore
 from tests.contract.rows import commit, customer
 store = SQLiteStore(Path(sys.argv[1]))

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from riskgate_server.engine.ports import EntryRow, Lane, Store
+from riskgate_server.engine.ports import Store
+from riskgate_server.engine.rows import EntryRow, Lane
 from tests.contract.backends import BACKENDS
 from tests.contract.rows import (
     ADA,

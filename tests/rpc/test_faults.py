@@ -14,7 +14,7 @@ from riskgate.risk.v1 import risk_service_pb2 as risk_pb
 from riskgate_server.engine import pipeline
 from riskgate_server.engine.commands import CaptureHold
 from riskgate_server.engine.decide import USE_CASES
-from riskgate_server.engine.ports import ReadFailed
+from riskgate_server.engine.failures import ReadFailed
 from riskgate_server.engine.queries import Queries
 from riskgate_server.rpc import risk
 from riskgate_server.rpc.convert import check_command

@@ -12,7 +12,7 @@ import pytest
 
 from riskgate.credit.v1 import credit_line_service_pb2 as line_pb
 from riskgate.risk.v1 import risk_service_pb2 as pb
-from riskgate_server.domain.journal import PurchaseDecided
+from riskgate_server.domain.events import PurchaseDecided
 from riskgate_server.engine import sealing
 from riskgate_server.rpc.reading import RequestReader
 from riskgate_server.stores.sqlite.snapshots import SQLiteSnapshots

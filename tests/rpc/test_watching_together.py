@@ -10,7 +10,7 @@ import pytest
 
 from riskgate.credit.v1 import credit_line_service_pb2 as line_pb
 from riskgate.risk.v1 import risk_service_pb2 as risk_pb
-from riskgate_server.engine.ports import ReadFailed
+from riskgate_server.engine.failures import ReadFailed
 from riskgate_server.engine.queries import Queries
 from riskgate_server.rpc import door, service, watching
 from tests.rpc.calling import Api, refused

@@ -6,7 +6,7 @@ from random import Random
 from typing import Any, Final
 
 from riskgate_server.domain.credit.line import BlockKind
-from riskgate_server.domain.journal import Label
+from riskgate_server.domain.events import Label
 from riskgate_server.engine import commands as c
 from tests import factories as f
 from tests.simulation import model as m

@@ -8,17 +8,9 @@ from enum import Enum
 from typing import Any, Protocol
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import (
-    BatchWrite,
-    MessageRow,
-    OutcomeUnknown,
-    Snapshot,
-    Store,
-    StoreBroken,
-    StoreBusy,
-    StoreConflict,
-    StoreFull,
-)
+from riskgate_server.engine.failures import OutcomeUnknown, StoreBroken, StoreBusy, StoreConflict, StoreFull
+from riskgate_server.engine.ports import Snapshot, Store
+from riskgate_server.engine.rows import BatchWrite, MessageRow
 
 
 class Fault(Enum):

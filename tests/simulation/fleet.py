@@ -15,9 +15,10 @@ from typing import Any, Final
 
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine import commands as c
+from riskgate_server.engine.failures import StoreConflict
 from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.engine.ports import BatchWrite, Locked, StoreConflict
 from riskgate_server.engine.replies import Reply
+from riskgate_server.engine.rows import BatchWrite, Locked
 from riskgate_server.stores.postgres.store import PostgresStore
 from tests import postgres
 from tests.simulation import model as m

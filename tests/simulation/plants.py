@@ -10,15 +10,16 @@ import msgspec
 import pytest
 
 from riskgate_server.domain.credit import authorisation
-from riskgate_server.domain.journal import Happening, HoldExpired
+from riskgate_server.domain.events import Happening, HoldExpired
 from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState
 from riskgate_server.engine import commands as c
 from riskgate_server.engine import pipeline as pipeline_module
 from riskgate_server.engine import purchases, sealing, work
 from riskgate_server.engine.customers import Customers
-from riskgate_server.engine.ports import Locked, OutcomeUnknown, StoreBroken, StoreUnreachable
+from riskgate_server.engine.failures import OutcomeUnknown, StoreBroken, StoreUnreachable
 from riskgate_server.engine.replies import Reply
+from riskgate_server.engine.rows import Locked
 from riskgate_server.stores.postgres import session, transaction
 
 Plant = Callable[[pytest.MonkeyPatch], None]

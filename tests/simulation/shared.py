@@ -19,16 +19,10 @@ import psycopg
 
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine import commands as c
+from riskgate_server.engine.failures import OutcomeUnknown, StoreConflict, StoreUnreachable
 from riskgate_server.engine.pipeline import CONFLICTS_MAX
-from riskgate_server.engine.ports import (
-    BatchWrite,
-    Locked,
-    OutcomeUnknown,
-    Snapshot,
-    Store,
-    StoreConflict,
-    StoreUnreachable,
-)
+from riskgate_server.engine.ports import Snapshot, Store
+from riskgate_server.engine.rows import BatchWrite, Locked
 from riskgate_server.stores.postgres.store import PostgresStore
 from tests import postgres
 from tests.simulation import model as m

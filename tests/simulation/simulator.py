@@ -20,8 +20,8 @@ from structlog.testing import capture_logs
 
 from riskgate_server.crypto.seal import Sealer
 from riskgate_server.engine import commands as c
+from riskgate_server.engine.failures import StoreBroken
 from riskgate_server.engine.pipeline import CONFLICTS_MAX, Pipeline
-from riskgate_server.engine.ports import StoreBroken
 from riskgate_server.engine.replies import Reply
 from riskgate_server.engine.verify import verify
 from riskgate_server.stores.memory import MemoryVault

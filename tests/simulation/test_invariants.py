@@ -25,9 +25,10 @@ from structlog.testing import capture_logs
 
 from riskgate_server.crypto.seal import Sealer
 from riskgate_server.domain.credit.line import BlockKind
-from riskgate_server.domain.journal import Label
+from riskgate_server.domain.events import Label
 from riskgate_server.engine import commands as c
-from riskgate_server.engine.ports import EntryRow, Store
+from riskgate_server.engine.ports import Store
+from riskgate_server.engine.rows import EntryRow
 from riskgate_server.engine.verify import verify
 from riskgate_server.stores.memory import MemoryStore, MemoryVault
 from riskgate_server.stores.sqlite.store import SQLiteStore

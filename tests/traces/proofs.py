@@ -11,9 +11,9 @@ import msgspec
 import pyotp
 
 from riskgate_server.crypto.derived import DerivedSecrets
+from riskgate_server.domain.events import Outcome
 from riskgate_server.domain.fraud.profile import PurchaseFacts
 from riskgate_server.domain.identity.grants import Purpose
-from riskgate_server.domain.journal import Outcome
 from riskgate_server.engine import commands as c
 from riskgate_server.engine.grants import mark_of
 from riskgate_server.engine.replies import (

@@ -20,7 +20,7 @@ from riskgate_server.crypto.keys import HEADS
 from riskgate_server.crypto.signing import HeadLog, HeadSigner
 from riskgate_server.datadir import DataDirectory, DataDirectoryError
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import ReadFailed
+from riskgate_server.engine.failures import ReadFailed
 from riskgate_server.opening import (
     KEYS_OF_A_CRASH_MAX,
     OpenedStore,

@@ -34,7 +34,14 @@ def copy(source: str, target: str | None, data: Path | None, give_up: bool, as_j
     """
     from riskgate_server.copying import CopyDiffers, PlaceUnknown, give_up_copy, secrets_of
     from riskgate_server.copying import copy as copy_store
-    from riskgate_server.engine.ports import OutcomeUnknown, ReadFailed, StoreBroken, StoreBusy, StoreFull, StoreInUse
+    from riskgate_server.engine.failures import (
+        OutcomeUnknown,
+        ReadFailed,
+        StoreBroken,
+        StoreBusy,
+        StoreFull,
+        StoreInUse,
+    )
     from riskgate_server.opening import UNREADABLE, OtherPast
     from riskgate_server.stores.refusals import MoveRefused
 

@@ -20,7 +20,7 @@ from riskgate_server.domain.identity.factors import Factor
 from riskgate_server.domain.identity.identity import SENDS_PERIOD_US
 from riskgate_server.domain.identity.limits import HOUR_US
 from riskgate_server.engine.commands import EnrollPhone
-from riskgate_server.engine.ports import ScopeKey
+from riskgate_server.engine.rows import ScopeKey
 from riskgate_server.engine.work import Work
 
 

@@ -11,11 +11,11 @@ import msgspec
 
 from riskgate_server.domain.credit.line import BlockKind
 from riskgate_server.domain.customer import CustomerKey
+from riskgate_server.domain.events import Label
 from riskgate_server.domain.fraud.profile import PurchaseFacts
 from riskgate_server.domain.identity.devices import Platform, ProofVerdict, RegistrationVerdict
 from riskgate_server.domain.identity.enrolled import ProofFault
 from riskgate_server.domain.identity.grants import Purpose
-from riskgate_server.domain.journal import Label
 
 
 class Command(msgspec.Struct, frozen=True, gc=False, kw_only=True):

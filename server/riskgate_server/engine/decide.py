@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from riskgate_server.engine import commands, devices, erasure, foreseen, holds, lines, otp, payments, purchases
-from riskgate_server.engine.ports import RiskRules, ScopeKey
+from riskgate_server.engine.ports import RiskRules
 from riskgate_server.engine.replies import Reply, Settled
+from riskgate_server.engine.rows import ScopeKey
 from riskgate_server.engine.work import Batch, Work
 
 UseCase = Callable[[Work, Any, RiskRules], Reply]

@@ -33,6 +33,7 @@ from riskgate_server.domain.errors import (
 )
 from riskgate_server.engine.commands import Command, SettleMessage
 from riskgate_server.engine.envelopes import Opened
+from riskgate_server.engine.failures import ReadFailed, StoreBusy
 from riskgate_server.engine.messages import Channel
 from riskgate_server.engine.ports import (
     MESSAGE_LEASE_SECONDS,
@@ -41,10 +42,8 @@ from riskgate_server.engine.ports import (
     GatewayDown,
     MessageGateway,
     MessageRefused,
-    MessageRow,
-    ReadFailed,
-    StoreBusy,
 )
+from riskgate_server.engine.rows import MessageRow
 
 log = structlog.get_logger()
 

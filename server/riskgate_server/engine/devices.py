@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from riskgate_server.domain.errors import Conflict, NotFound, PreconditionFailed
+from riskgate_server.domain.events import Happening
 from riskgate_server.domain.identity.challenges import NONCE_BYTES, Transaction
 from riskgate_server.domain.identity.devices import Fault, Platform
 from riskgate_server.domain.identity.enrolled import (
@@ -34,7 +35,6 @@ from riskgate_server.domain.identity.events import (
 from riskgate_server.domain.identity.factors import lock_after
 from riskgate_server.domain.identity.grants import Method, Source, Use
 from riskgate_server.domain.identity.identity import Identity
-from riskgate_server.domain.journal import Happening
 from riskgate_server.engine import across, grants, proofs
 from riskgate_server.engine.commands import (
     BeginChallenge,

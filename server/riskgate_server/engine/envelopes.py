@@ -12,7 +12,8 @@ import structlog
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine import sealing
 from riskgate_server.engine.messages import Channel, CodeMessage, Message, NoticeMessage, Payload, decode_payload
-from riskgate_server.engine.ports import MessageRow, MessageTexts, NoKey, ProofSecrets, Sealer, Vault
+from riskgate_server.engine.ports import MessageTexts, NoKey, ProofSecrets, Sealer, Vault
+from riskgate_server.engine.rows import MessageRow
 
 log = structlog.get_logger()
 

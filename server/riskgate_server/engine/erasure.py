@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from riskgate_server.domain.credit.line import LifeCycle
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.errors import PreconditionFailed
-from riskgate_server.domain.journal import CustomerErased, Happening
+from riskgate_server.domain.events import CustomerErased, Happening
 from riskgate_server.engine.commands import EraseCustomer
 from riskgate_server.engine.ports import Snapshot
 from riskgate_server.engine.replies import RevokedReply

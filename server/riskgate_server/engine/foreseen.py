@@ -21,7 +21,7 @@ from riskgate_server.engine.commands import (
     SendCode,
     SettleMessage,
 )
-from riskgate_server.engine.ports import ScopeKey
+from riskgate_server.engine.rows import ScopeKey
 from riskgate_server.engine.work import Batch
 
 _Scopes = tuple[ScopeKey, ...]

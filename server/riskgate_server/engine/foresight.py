@@ -9,7 +9,8 @@ import structlog
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.commands import Command, PurchaseCommand
 from riskgate_server.engine.decide import scopes_of, touches
-from riskgate_server.engine.ports import ReadFailed, ScopeKey, StoreBroken, StoreBusy, StoreConflict, StoreFull
+from riskgate_server.engine.failures import ReadFailed, StoreBroken, StoreBusy, StoreConflict, StoreFull
+from riskgate_server.engine.rows import ScopeKey
 from riskgate_server.engine.work import Batch
 
 log = structlog.get_logger()

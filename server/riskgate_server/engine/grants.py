@@ -11,6 +11,7 @@ from riskgate_server.domain.errors import (
     PermissionRefused,
     PreconditionFailed,
 )
+from riskgate_server.domain.events import Happening
 from riskgate_server.domain.identity.events import GrantSpent, ProofPassed
 from riskgate_server.domain.identity.grants import (
     CODE_LEVEL,
@@ -28,7 +29,6 @@ from riskgate_server.domain.identity.grants import (
     of_methods,
     reaches_level_us,
 )
-from riskgate_server.domain.journal import Happening
 from riskgate_server.domain.ledger.holds import HoldState, Purchase
 from riskgate_server.engine import across
 from riskgate_server.engine.replies import GrantReply, Refusal, refusal_of, rfc3339

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from riskgate_server.domain.credit.line import require_spendable
 from riskgate_server.domain.errors import PreconditionFailed
-from riskgate_server.domain.journal import (
-    CaptureRefunded,
-    Happening,
-    HoldCaptured,
-    HoldIncremented,
-    HoldVoided,
-)
+from riskgate_server.domain.events import CaptureRefunded, Happening, HoldCaptured, HoldIncremented, HoldVoided
 from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import (
     Purchase,

@@ -13,7 +13,8 @@ from typing import Final
 import msgspec
 
 from riskgate_server.engine import sealing
-from riskgate_server.engine.ports import BatchRow, Lane, Snapshot
+from riskgate_server.engine.ports import Snapshot
+from riskgate_server.engine.rows import BatchRow, Lane
 
 BATCHES_AT_ONCE: Final = 200
 

@@ -14,8 +14,8 @@ from riskgate_server.domain.credit.line import (
     require_liftable,
 )
 from riskgate_server.domain.errors import AlreadyExists, FieldViolation, InvalidRequest, PreconditionFailed
+from riskgate_server.domain.events import BlockLifted, BlockPlaced, Happening, LineClosed, LineOpened, Note
 from riskgate_server.domain.identity.grants import Purpose, Use
-from riskgate_server.domain.journal import BlockLifted, BlockPlaced, Happening, LineClosed, LineOpened, Note
 from riskgate_server.domain.ledger import postings
 from riskgate_server.engine import grants
 from riskgate_server.engine.commands import CloseCreditLine, LiftBlock, OpenCreditLine, PlaceBlock

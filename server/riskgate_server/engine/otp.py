@@ -12,6 +12,7 @@ from riskgate_server.domain.errors import (
     PreconditionFailed,
     ResourceExhausted,
 )
+from riskgate_server.domain.events import Happening
 from riskgate_server.domain.identity.events import (
     CodeSent,
     CodeUnsent,
@@ -27,7 +28,6 @@ from riskgate_server.domain.identity.events import (
 from riskgate_server.domain.identity.factors import FOR_GOOD, CodeChallenge, Factor, lock_after
 from riskgate_server.domain.identity.grants import CODE_LEVEL, Method, Purpose, Source, Use
 from riskgate_server.domain.identity.identity import Identity, source_of
-from riskgate_server.domain.journal import Happening
 from riskgate_server.engine import across, grants, proofs
 from riskgate_server.engine.commands import (
     ConfirmFactor,

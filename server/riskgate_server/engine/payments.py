@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from riskgate_server.domain.errors import AlreadyExists, NotFound, PreconditionFailed
-from riskgate_server.domain.journal import CreditUsed, Happening, PaymentRecorded, PaymentReversed
+from riskgate_server.domain.events import CreditUsed, Happening, PaymentRecorded, PaymentReversed
 from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.repayment import Payment, PaymentState, allocate, plan_use
 from riskgate_server.engine.commands import RecordPayment, ReversePayment

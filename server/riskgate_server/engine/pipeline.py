@@ -16,7 +16,7 @@ import structlog
 
 from riskgate_server.domain import errors
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.domain.journal import CommandRefused, Happening
+from riskgate_server.domain.events import CommandRefused, Happening
 from riskgate_server.engine.bounds import Bounds
 from riskgate_server.engine.commands import (
     CheckTransaction,
@@ -28,29 +28,30 @@ from riskgate_server.engine.commands import (
 )
 from riskgate_server.engine.customers import Customers
 from riskgate_server.engine.decide import USE_CASES
-from riskgate_server.engine.foresight import foresee
-from riskgate_server.engine.ports import (
-    BatchRow,
-    Clock,
-    Entropy,
-    EntrySink,
-    Locked,
+from riskgate_server.engine.failures import (
     OutcomeUnknown,
-    Outgoing,
-    ProofSecrets,
-    RiskRules,
-    Sealer,
-    Store,
     StoreBroken,
     StoreBusy,
     StoreConflict,
     StoreFull,
     StoreUnreachable,
+)
+from riskgate_server.engine.foresight import foresee
+from riskgate_server.engine.ports import (
+    Clock,
+    Entropy,
+    EntrySink,
+    Outgoing,
+    ProofSecrets,
+    RiskRules,
+    Sealer,
+    Store,
     Transaction,
     Vault,
 )
 from riskgate_server.engine.repeats import remembered, repeated
 from riskgate_server.engine.replies import ERASED, STICKY, Refusal, Reply, Settled, failure_of, refusal_of
+from riskgate_server.engine.rows import BatchRow, Locked
 from riskgate_server.engine.work import Batch, Work
 
 log = structlog.get_logger()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from riskgate_server.domain.credit.line import BLOCKS_MAX, SOFT_BLOCK_LIFETIME_US, Block, BlockKind, LifeCycle
+from riskgate_server.domain.events import BlockPlaced, Happening
 from riskgate_server.domain.fraud.safety import UNTOUCHED, failed_since
 from riskgate_server.domain.identity.limits import HOUR_US
-from riskgate_server.domain.journal import BlockPlaced, Happening
 from riskgate_server.engine.work import Work
 
 BURST: Final = 8

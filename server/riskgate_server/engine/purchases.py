@@ -16,11 +16,7 @@ from riskgate_server.domain.errors import (
     NotFound,
     PreconditionFailed,
 )
-from riskgate_server.domain.fraud.decision import Assessment
-from riskgate_server.domain.fraud.features import LineFacts
-from riskgate_server.domain.identity.events import GrantSpent
-from riskgate_server.domain.identity.grants import ANY_METHOD, Purpose
-from riskgate_server.domain.journal import (
+from riskgate_server.domain.events import (
     BlockPlaced,
     DecisionAnnotated,
     Happening,
@@ -30,6 +26,10 @@ from riskgate_server.domain.journal import (
     PurchaseSecrets,
     ReviewPassed,
 )
+from riskgate_server.domain.fraud.decision import Assessment
+from riskgate_server.domain.fraud.features import LineFacts
+from riskgate_server.domain.identity.events import GrantSpent
+from riskgate_server.domain.identity.grants import ANY_METHOD, Purpose
 from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState, Purchase, require_pending
 from riskgate_server.engine import grants

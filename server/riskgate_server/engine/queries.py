@@ -16,10 +16,7 @@ import msgspec
 
 from riskgate_server.domain.customer import Customer, CustomerKey
 from riskgate_server.domain.errors import NotFound, PreconditionFailed, RiskgateError
-from riskgate_server.domain.identity.events import MessageSettled
-from riskgate_server.domain.identity.identity import EMPTY_IDENTITY, Identity
-from riskgate_server.domain.journal import (
-    Aggregate,
+from riskgate_server.domain.events import (
     DecisionAnnotated,
     Event,
     Happening,
@@ -27,8 +24,10 @@ from riskgate_server.domain.journal import (
     Outcome,
     PurchaseDecided,
     PurchaseSecrets,
-    evolve,
 )
+from riskgate_server.domain.identity.events import MessageSettled
+from riskgate_server.domain.identity.identity import EMPTY_IDENTITY, Identity
+from riskgate_server.domain.journal import Aggregate, evolve
 from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState, after_expiry
 from riskgate_server.engine import sealing
@@ -36,19 +35,7 @@ from riskgate_server.engine.devices import view as device_view
 from riskgate_server.engine.messages import entry_of
 from riskgate_server.engine.otp import view
 from riskgate_server.engine.places import Places, token_invalid
-from riskgate_server.engine.ports import (
-    Clock,
-    CustomerRow,
-    EntryRow,
-    NoKey,
-    RiskRules,
-    Rulesets,
-    RuleTrace,
-    Sealer,
-    Snapshot,
-    Store,
-    Vault,
-)
+from riskgate_server.engine.ports import Clock, NoKey, RiskRules, Rulesets, RuleTrace, Sealer, Snapshot, Store, Vault
 from riskgate_server.engine.replies import (
     ERASED,
     UNREADABLE,
@@ -59,6 +46,7 @@ from riskgate_server.engine.replies import (
     HoldReply,
     LineReply,
 )
+from riskgate_server.engine.rows import CustomerRow, EntryRow
 
 DECISION_TAG: Final = sealing.EVENT_TAGS[PurchaseDecided]
 ANNOTATION_TAG: Final = sealing.EVENT_TAGS[DecisionAnnotated]

@@ -11,15 +11,16 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from riskgate_server.domain.calendar import DAY_US
+from riskgate_server.domain.events import Event
 from riskgate_server.domain.identity.budgets import BUCKETS, UNSPENT, Budget
 from riskgate_server.domain.identity.events import CodeSent, CodeUnsent, ProofFailed
 from riskgate_server.domain.identity.identity import Identity
 from riskgate_server.domain.identity.limits import HOUR_US
-from riskgate_server.domain.journal import Event
 from riskgate_server.engine import across
 from riskgate_server.engine.across import ScopeKind
-from riskgate_server.engine.ports import ScopeKey, ScopeRow, Snapshot
+from riskgate_server.engine.ports import Snapshot
 from riskgate_server.engine.report import Report
+from riskgate_server.engine.rows import ScopeKey, ScopeRow
 
 CHUNK: Final = 2_000
 _LONGEST_US: Final = DAY_US + DAY_US // BUCKETS

@@ -13,17 +13,19 @@ from typing import Final
 import msgspec
 
 from riskgate_server.domain.customer import new_customer
+from riskgate_server.domain.events import CustomerErased, Event, Happening, PurchaseDecided
 from riskgate_server.domain.identity.events import CodeSent, DeviceEnrolled, MessageSettled
 from riskgate_server.domain.identity.identity import EMPTY_IDENTITY
-from riskgate_server.domain.journal import Aggregate, CustomerErased, Event, Happening, PurchaseDecided, evolve
+from riskgate_server.domain.journal import Aggregate, evolve
 from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState
 from riskgate_server.domain.ledger.postings import Account, Layer
 from riskgate_server.engine import across, sealing
 from riskgate_server.engine.messages import decode_payload, message_id_of
-from riskgate_server.engine.ports import CustomerRow, EntryRow, NoKey, PurchaseRow, RequestRow, Sealer, Snapshot
+from riskgate_server.engine.ports import NoKey, Sealer, Snapshot
 from riskgate_server.engine.recount import Recount
 from riskgate_server.engine.report import Report
+from riskgate_server.engine.rows import CustomerRow, EntryRow, PurchaseRow, RequestRow
 
 CHUNK: Final = 2_000
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from riskgate_server.domain import errors
-from riskgate_server.domain.journal import CommandRefused, PurchaseDecided
+from riskgate_server.domain.events import CommandRefused, PurchaseDecided
 from riskgate_server.engine import sealing
 from riskgate_server.engine.commands import Command
-from riskgate_server.engine.ports import RequestRow
 from riskgate_server.engine.replies import PRIVATE, STICKY, DecisionReply, Reply, forgotten, request_id_reused
+from riskgate_server.engine.rows import RequestRow
 from riskgate_server.engine.work import Batch, Work
 
 

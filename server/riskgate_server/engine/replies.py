@@ -7,15 +7,15 @@ from typing import Final
 
 import msgspec
 
-from riskgate_server.domain import errors, journal
+from riskgate_server.domain import errors, events
 from riskgate_server.domain.credit.line import Block, CreditLine
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.domain.identity import events
+from riskgate_server.domain.events import Event, Label, PurchaseDecided
+from riskgate_server.domain.identity import events as identity_events
 from riskgate_server.domain.identity.devices import Assurance, Platform
 from riskgate_server.domain.identity.enrolled import DeviceChallenge, Enrolment
 from riskgate_server.domain.identity.factors import FactorState
 from riskgate_server.domain.identity.grants import Method, Use
-from riskgate_server.domain.journal import Event, Label, PurchaseDecided
 from riskgate_server.domain.ledger.holds import Purchase
 from riskgate_server.domain.ledger.repayment import Payment
 
@@ -236,37 +236,37 @@ STICKY: Final[dict[str, type[errors.RiskgateError]]] = {
 """Families of refusals by the domain: they consume the request id."""
 
 KINDS: Final[dict[type[Event], str]] = {
-    journal.LineOpened: "LINE_OPENED",
-    journal.PurchaseDecided: "PURCHASE_DECIDED",
-    journal.HoldCaptured: "HOLD_CAPTURED",
-    journal.HoldIncremented: "HOLD_INCREMENTED",
-    journal.HoldVoided: "HOLD_VOIDED",
-    journal.HoldExpired: "HOLD_EXPIRED",
-    journal.CaptureRefunded: "CAPTURE_REFUNDED",
-    journal.PaymentRecorded: "PAYMENT_RECORDED",
-    journal.PaymentReversed: "PAYMENT_REVERSED",
-    journal.BlockPlaced: "BLOCK_PLACED",
-    journal.BlockLifted: "BLOCK_LIFTED",
-    journal.LineClosed: "LINE_CLOSED",
-    journal.DecisionAnnotated: "DECISION_ANNOTATED",
-    journal.ReviewPassed: "REVIEW_PASSED",
-    journal.CommandRefused: "COMMAND_REFUSED",
-    journal.CreditUsed: "CREDIT_USED",
-    journal.CustomerErased: "CUSTOMER_ERASED",
-    events.FactorEnrolled: "FACTOR_ENROLLED",
-    events.FactorConfirmed: "FACTOR_CONFIRMED",
-    events.FactorRevoked: "FACTOR_REVOKED",
-    events.CodeSent: "CODE_SENT",
-    events.CodeUnsent: "CODE_UNSENT",
-    events.ProofFailed: "PROOF_FAILED",
-    events.ProofPassed: "PROOF_PASSED",
-    events.GrantSpent: "GRANT_SPENT",
-    events.RecoveryCodesMade: "RECOVERY_CODES_MADE",
-    events.MessageSettled: "MESSAGE_SETTLED",
-    events.EnrolmentBegun: "ENROLMENT_BEGUN",
-    events.DeviceEnrolled: "DEVICE_ENROLLED",
-    events.DevicesRevoked: "DEVICES_REVOKED",
-    events.ChallengeIssued: "CHALLENGE_ISSUED",
+    events.LineOpened: "LINE_OPENED",
+    events.PurchaseDecided: "PURCHASE_DECIDED",
+    events.HoldCaptured: "HOLD_CAPTURED",
+    events.HoldIncremented: "HOLD_INCREMENTED",
+    events.HoldVoided: "HOLD_VOIDED",
+    events.HoldExpired: "HOLD_EXPIRED",
+    events.CaptureRefunded: "CAPTURE_REFUNDED",
+    events.PaymentRecorded: "PAYMENT_RECORDED",
+    events.PaymentReversed: "PAYMENT_REVERSED",
+    events.BlockPlaced: "BLOCK_PLACED",
+    events.BlockLifted: "BLOCK_LIFTED",
+    events.LineClosed: "LINE_CLOSED",
+    events.DecisionAnnotated: "DECISION_ANNOTATED",
+    events.ReviewPassed: "REVIEW_PASSED",
+    events.CommandRefused: "COMMAND_REFUSED",
+    events.CreditUsed: "CREDIT_USED",
+    events.CustomerErased: "CUSTOMER_ERASED",
+    identity_events.FactorEnrolled: "FACTOR_ENROLLED",
+    identity_events.FactorConfirmed: "FACTOR_CONFIRMED",
+    identity_events.FactorRevoked: "FACTOR_REVOKED",
+    identity_events.CodeSent: "CODE_SENT",
+    identity_events.CodeUnsent: "CODE_UNSENT",
+    identity_events.ProofFailed: "PROOF_FAILED",
+    identity_events.ProofPassed: "PROOF_PASSED",
+    identity_events.GrantSpent: "GRANT_SPENT",
+    identity_events.RecoveryCodesMade: "RECOVERY_CODES_MADE",
+    identity_events.MessageSettled: "MESSAGE_SETTLED",
+    identity_events.EnrolmentBegun: "ENROLMENT_BEGUN",
+    identity_events.DeviceEnrolled: "DEVICE_ENROLLED",
+    identity_events.DevicesRevoked: "DEVICES_REVOKED",
+    identity_events.ChallengeIssued: "CHALLENGE_ISSUED",
 }
 """What callers know the journal's events as."""
 

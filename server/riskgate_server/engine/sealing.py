@@ -15,24 +15,23 @@ import msgspec
 
 from riskgate_server.domain.credit.line import CreditLine
 from riskgate_server.domain.customer import Customer, CustomerKey
+from riskgate_server.domain.events import Event, Happening, Sealed
 from riskgate_server.domain.fraud.profile import EMPTY_PROFILE, Profile
 from riskgate_server.domain.identity.identity import Identity
-from riskgate_server.domain.journal import Event, Happening, Sealed
 from riskgate_server.domain.ledger.holds import HoldState, Purchase
 from riskgate_server.domain.ledger.postings import Transfer
 from riskgate_server.domain.ledger.repayment import Payment
-from riskgate_server.engine.ports import (
+from riskgate_server.engine.ports import NoKey, Sealer
+from riskgate_server.engine.replies import Reply
+from riskgate_server.engine.rows import (
     BatchRow,
     CustomerRow,
     EntryRow,
     IdentityRow,
     MessageRow,
-    NoKey,
     PaymentRow,
     PurchaseRow,
-    Sealer,
 )
-from riskgate_server.engine.replies import Reply
 
 NONCE_SIZE: Final = 12
 REPLY_DIGEST_SIZE: Final = 16

@@ -15,11 +15,13 @@ from hashlib import sha256
 from typing import Final, Protocol
 
 from riskgate_server.domain.customer import CustomerKey
+from riskgate_server.engine.failures import ReadFailed, StoreBusy
 from riskgate_server.engine.lanes import LaneReport, walk
-from riskgate_server.engine.ports import CustomerRow, ReadFailed, Sealer, Snapshot, Snapshots, StoreBusy, Vault
+from riskgate_server.engine.ports import Sealer, Snapshot, Snapshots, Vault
 from riskgate_server.engine.recount import Recount
 from riskgate_server.engine.refold import refold
 from riskgate_server.engine.report import Report
+from riskgate_server.engine.rows import CustomerRow
 from riskgate_server.engine.sealing import genesis
 
 CHUNK: Final = 2_000

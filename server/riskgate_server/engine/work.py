@@ -15,16 +15,10 @@ import msgspec
 from riskgate_server.domain.credit.line import CreditLine
 from riskgate_server.domain.customer import Customer, CustomerKey, new_customer
 from riskgate_server.domain.errors import NotFound
+from riskgate_server.domain.events import Happening, HoldExpired, PurchaseDecided, PurchaseSecrets
 from riskgate_server.domain.fraud.profile import PurchaseFacts
 from riskgate_server.domain.identity.identity import Identity
-from riskgate_server.domain.journal import (
-    Aggregate,
-    Happening,
-    HoldExpired,
-    PurchaseDecided,
-    PurchaseSecrets,
-    evolve,
-)
+from riskgate_server.domain.journal import Aggregate, evolve
 from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState, Purchase
 from riskgate_server.domain.ledger.repayment import Payment
@@ -32,20 +26,8 @@ from riskgate_server.engine import sealing
 from riskgate_server.engine.beside import Beside, Changes, Waiting
 from riskgate_server.engine.bounds import Bounds
 from riskgate_server.engine.messages import Payload, message_id_of
-from riskgate_server.engine.ports import (
-    BatchRow,
-    BatchWrite,
-    CustomerRow,
-    Entropy,
-    EntryRow,
-    ProofSecrets,
-    PurchaseRow,
-    RequestRow,
-    ScopeKey,
-    Sealer,
-    Transaction,
-    Vault,
-)
+from riskgate_server.engine.ports import Entropy, ProofSecrets, Sealer, Transaction, Vault
+from riskgate_server.engine.rows import BatchRow, BatchWrite, CustomerRow, EntryRow, PurchaseRow, RequestRow, ScopeKey
 
 DATA_KEY_SIZE: Final = 32
 

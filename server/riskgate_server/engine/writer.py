@@ -19,18 +19,9 @@ import structlog
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.errors import Unavailable
 from riskgate_server.engine.commands import Command, SettleLapsed
+from riskgate_server.engine.failures import OutcomeUnknown, ReadFailed, StoreBroken, StoreBusy, StoreConflict, StoreFull
 from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.engine.ports import (
-    Clock,
-    OutcomeUnknown,
-    Outgoing,
-    ReadFailed,
-    Store,
-    StoreBroken,
-    StoreBusy,
-    StoreConflict,
-    StoreFull,
-)
+from riskgate_server.engine.ports import Clock, Outgoing, Store
 from riskgate_server.engine.replies import Failed, Reply, failure_of
 
 log = structlog.get_logger()

@@ -20,9 +20,9 @@ from riskgate.credit.v1 import ledger_service_pb2 as ledger_pb
 from riskgate.risk.v1 import risk_service_pb2 as risk_pb
 from riskgate_server.domain.credit.line import Block
 from riskgate_server.domain.errors import FieldViolation, InvalidRequest
+from riskgate_server.domain.events import Outcome
 from riskgate_server.domain.fraud.profile import PurchaseFacts
 from riskgate_server.domain.identity.grants import Method, mask_of
-from riskgate_server.domain.journal import Outcome
 from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.ledger.holds import HoldState
 from riskgate_server.engine.commands import CheckTransaction

@@ -5,7 +5,7 @@ from __future__ import annotations
 from riskgate.operations.v1 import customer_service_pb2 as pb
 from riskgate_server.domain.errors import Unavailable
 from riskgate_server.engine.commands import EraseCustomer
-from riskgate_server.engine.ports import StoreInUse
+from riskgate_server.engine.failures import StoreInUse
 from riskgate_server.engine.replies import RevokedReply
 from riskgate_server.rpc.convert import stamp
 from riskgate_server.rpc.door import Call

@@ -15,7 +15,7 @@ from riskgate_server.domain.errors import (
     RiskgateError,
     Unauthenticated,
 )
-from riskgate_server.domain.journal import Label, Outcome
+from riskgate_server.domain.events import Label, Outcome
 from riskgate_server.engine import commands
 from riskgate_server.engine.places import token_invalid
 from riskgate_server.engine.replies import AnnotationReply, DecisionReply, Failed, Refusal, Reply, error_of

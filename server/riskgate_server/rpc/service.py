@@ -15,9 +15,10 @@ from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.errors import PermissionRefused, ResourceExhausted, Unavailable
 from riskgate_server.domain.identity.devices import ProofPolicy
 from riskgate_server.engine.delivery import Delivery
+from riskgate_server.engine.failures import ReadFailed, StoreBusy
 from riskgate_server.engine.judging import Judge
 from riskgate_server.engine.places import PlaceTokens
-from riskgate_server.engine.ports import Clock, ProofSecrets, ReadFailed, StoreBusy
+from riskgate_server.engine.ports import Clock, ProofSecrets
 from riskgate_server.engine.queries import Queries
 from riskgate_server.rpc.convert import DecisionWriter, invalid
 from riskgate_server.rpc.decoys import Nobody

@@ -16,7 +16,8 @@ import msgspec
 
 from riskgate_server.datadir import create_empty_private
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import NoKey, StoreInUse, Vault
+from riskgate_server.engine.failures import StoreInUse
+from riskgate_server.engine.ports import NoKey, Vault
 
 
 class _Line(msgspec.Struct):

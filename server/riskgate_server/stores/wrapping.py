@@ -9,7 +9,8 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import StoreBusy, StoreInUse, Vault
+from riskgate_server.engine.failures import StoreBusy, StoreInUse
+from riskgate_server.engine.ports import Vault
 from riskgate_server.stores.refusals import VaultUnusable
 
 HEADER_BYTES: Final = 5

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from riskgate_server.crypto.seal import Sealer
+from riskgate_server.domain.events import Outcome
 from riskgate_server.domain.identity.factors import FactorState
 from riskgate_server.domain.identity.grants import Method, Purpose
-from riskgate_server.domain.journal import Outcome
 from riskgate_server.engine import commands as c
 from riskgate_server.engine import sealing
 from riskgate_server.engine.messages import CodeMessage, NoticeMessage

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from riskgate_server.domain import errors
+from riskgate_server.domain.events import Outcome
 from riskgate_server.domain.identity.grants import Purpose
-from riskgate_server.domain.journal import Outcome
 from riskgate_server.engine import commands as c
 from riskgate_server.engine import delivery as delivery_module
 from riskgate_server.engine.delivery import Answer

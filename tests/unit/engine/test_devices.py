@@ -10,11 +10,11 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from riskgate_client.phone import AndroidPhone, IPhone, JoseApp, Passkey
 from riskgate_server.crypto.seal import Sealer
+from riskgate_server.domain.events import Outcome
 from riskgate_server.domain.identity import challenges
 from riskgate_server.domain.identity.devices import Fault, KeySignature, Platform, RawKeyRegistration
 from riskgate_server.domain.identity.enrolled import ProofFault, challenge_asked, challenge_judged, enrolment_asked
 from riskgate_server.domain.identity.grants import Method, Purpose
-from riskgate_server.domain.journal import Outcome
 from riskgate_server.engine import commands as c
 from riskgate_server.engine import sealing
 from riskgate_server.engine.messages import NoticeMessage

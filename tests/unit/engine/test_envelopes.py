@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from riskgate_server.engine.messages import CodeMessage, encode_payload
-from riskgate_server.engine.ports import MessageRow
+from riskgate_server.engine.rows import MessageRow
 from riskgate_server.engine.sealing import seal_message
 from tests import factories as f
 from tests.bank import KEY

@@ -14,8 +14,8 @@ from riskgate_server.domain.identity.grants import Purpose
 from riskgate_server.engine import across
 from riskgate_server.engine import commands as c
 from riskgate_server.engine.beside import Beside
-from riskgate_server.engine.ports import ScopeKey
 from riskgate_server.engine.replies import CodeReply, DeviceReply, Failed, Reply
+from riskgate_server.engine.rows import ScopeKey
 from tests import factories as f
 from tests.bank import KEY
 from tests.devices import DeviceBank

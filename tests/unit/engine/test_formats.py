@@ -9,11 +9,12 @@ import pytest
 
 from riskgate_server.domain import journal
 from riskgate_server.domain.customer import new_customer
-from riskgate_server.domain.journal import Aggregate, Event
+from riskgate_server.domain.events import Event
+from riskgate_server.domain.journal import Aggregate
 from riskgate_server.domain.ledger.holds import Purchase
 from riskgate_server.engine import commands, sealing
 from riskgate_server.engine.decide import USE_CASES
-from riskgate_server.engine.ports import BatchRow, EntryRow
+from riskgate_server.engine.rows import BatchRow, EntryRow
 
 LEAVES = [
     "",

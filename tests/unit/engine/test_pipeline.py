@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from riskgate_server.domain.credit.line import BlockKind
+from riskgate_server.domain.events import Outcome
 from riskgate_server.domain.fraud.features import FeatureValues, LineFacts
 from riskgate_server.domain.fraud.profile import Profile, PurchaseFacts
-from riskgate_server.domain.journal import Outcome
 from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.money import AMOUNT_MAX_MINOR, TURNOVER_MAX_MINOR
 from riskgate_server.engine.commands import Command
+from riskgate_server.engine.failures import StoreBroken
 from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.engine.ports import StoreBroken
 from riskgate_server.engine.replies import DecisionReply, Failed, HoldReply, LineReply, Refusal, Reply
 from riskgate_server.stores.memory import MemoryStore
 from tests import factories as f

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from riskgate_server.domain.credit.line import BlockKind
+from riskgate_server.domain.events import Outcome
 from riskgate_server.domain.fraud.safety import Safety
 from riskgate_server.domain.identity.grants import Purpose
-from riskgate_server.domain.journal import Outcome
 from riskgate_server.engine import commands as c
 from riskgate_server.engine import sealing
 from riskgate_server.engine.protection import BURST

@@ -8,11 +8,11 @@ import msgspec
 import pyotp
 import pytest
 
+from riskgate_server.domain.events import Outcome
 from riskgate_server.domain.fraud.profile import PurchaseFacts
 from riskgate_server.domain.identity.events import GrantSpent
 from riskgate_server.domain.identity.grants import Purpose
 from riskgate_server.domain.identity.limits import PROOF_LIMITS
-from riskgate_server.domain.journal import Outcome
 from riskgate_server.engine import across, sealing
 from riskgate_server.engine import commands as c
 from riskgate_server.engine.replies import DecisionReply, GrantReply, Reply

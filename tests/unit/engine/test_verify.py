@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from riskgate_server.crypto.seal import Sealer
 from riskgate_server.engine import sealing
-from riskgate_server.engine.ports import NoKey, ReadFailed
+from riskgate_server.engine.failures import ReadFailed
+from riskgate_server.engine.ports import NoKey
 from riskgate_server.engine.replies import DecisionReply, PaymentReply
 from riskgate_server.engine.report import Report
 from riskgate_server.engine.verify import verify

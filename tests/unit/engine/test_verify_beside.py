@@ -14,7 +14,7 @@ from riskgate_server.engine import commands as c
 from riskgate_server.engine import sealing
 from riskgate_server.engine.across import ScopeKind
 from riskgate_server.engine.messages import CodeMessage, NoticeMessage, decode_payload
-from riskgate_server.engine.ports import MessageRow
+from riskgate_server.engine.rows import MessageRow
 from tests import factories as f
 from tests.bank import KEY
 from tests.devices import DeviceBank

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import ReadFailed
+from riskgate_server.engine.failures import ReadFailed
 from riskgate_server.rpc import feed as feed_module
 from riskgate_server.rpc.feed import FOLLOW_SECONDS, Feed
 

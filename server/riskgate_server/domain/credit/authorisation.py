@@ -8,10 +8,10 @@ import msgspec
 
 from riskgate_server.domain.calendar import DAY_US, SECOND_US
 from riskgate_server.domain.credit.line import CreditLine, LifeCycle
+from riskgate_server.domain.events import Outcome
 from riskgate_server.domain.fraud.decision import Assessment
 from riskgate_server.domain.fraud.profile import Profile, PurchaseFacts
 from riskgate_server.domain.identity.grants import ANY_METHOD, Method, mask_of
-from riskgate_server.domain.journal import Outcome
 from riskgate_server.domain.ledger import postings
 
 HOLD_LIFETIME_US: Final = 7 * DAY_US

@@ -1,7 +1,7 @@
 """
 What can happen to a customer's proofs, as written for ever.
 
-Tags go on where `domain/journal.py` stops, and the same rule holds: fields may be added at the end with a default. No
+Tags go on where `domain/events.py` stops, and the same rule holds: fields may be added at the end with a default. No
 event has a code, a seed, a number or a token in clear: what is secret is sealed, or is not there at all.
 
 `told` is on how many phones the customer is told of it: so many messages wait in the store from this commit on, named

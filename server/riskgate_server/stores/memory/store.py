@@ -12,7 +12,7 @@ from typing import Final, Self, TypeVar
 import msgspec
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import (
+from riskgate_server.engine.rows import (
     BatchRow,
     BatchWrite,
     CustomerRow,

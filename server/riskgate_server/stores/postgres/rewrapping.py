@@ -8,7 +8,7 @@ from typing import Final, LiteralString
 import psycopg
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import StoreInUse
+from riskgate_server.engine.failures import StoreInUse
 from riskgate_server.stores.postgres import session
 from riskgate_server.stores.postgres.arrays import Blobs, Texts
 from riskgate_server.stores.postgres.session import translated

@@ -16,7 +16,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import conninfo, pq
 
-from riskgate_server.engine.ports import (
+from riskgate_server.engine.failures import (
     OutcomeUnknown,
     ReadFailed,
     StoreBroken,

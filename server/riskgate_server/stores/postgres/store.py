@@ -24,16 +24,9 @@ from typing import Any, Final
 import psycopg
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import (
-    JOB_LEASE_SECONDS,
-    WRITERS_MAX,
-    BatchRow,
-    MessageRow,
-    OutcomeUnknown,
-    StoreBroken,
-    StoreInUse,
-    StoreUnreachable,
-)
+from riskgate_server.engine.failures import OutcomeUnknown, StoreBroken, StoreInUse, StoreUnreachable
+from riskgate_server.engine.ports import JOB_LEASE_SECONDS, WRITERS_MAX
+from riskgate_server.engine.rows import BatchRow, MessageRow
 from riskgate_server.stores.moves import Mark, decode_mark
 from riskgate_server.stores.postgres import session
 from riskgate_server.stores.postgres.arrays import Numbers

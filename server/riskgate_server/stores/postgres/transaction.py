@@ -8,8 +8,9 @@ from typing import Any, Final
 import msgspec
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import (
-    MESSAGE_LEASE_SECONDS,
+from riskgate_server.engine.failures import StoreConflict
+from riskgate_server.engine.ports import MESSAGE_LEASE_SECONDS
+from riskgate_server.engine.rows import (
     BatchRow,
     BatchWrite,
     CustomerRow,
@@ -20,7 +21,6 @@ from riskgate_server.engine.ports import (
     RequestRow,
     ScopeKey,
     ScopeRow,
-    StoreConflict,
 )
 from riskgate_server.stores.postgres.arrays import Blobs, Numbers, Texts
 from riskgate_server.stores.postgres.reads import (

@@ -17,7 +17,8 @@ from typing import Final
 import psycopg
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import NoKey, StoreInUse
+from riskgate_server.engine.failures import StoreInUse
+from riskgate_server.engine.ports import NoKey
 from riskgate_server.stores.postgres import session
 from riskgate_server.stores.postgres.arrays import Blobs, Texts
 from riskgate_server.stores.postgres.schema import migrate

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from riskgate_server.engine.ports import ReadFailed, StoreBroken, StoreBusy, StoreFull
+from riskgate_server.engine.failures import ReadFailed, StoreBroken, StoreBusy, StoreFull
 
 LEND_SECONDS_MAX: Final = 5.0
 """How long a question waits for a connection when all are lent."""

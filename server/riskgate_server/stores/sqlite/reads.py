@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import (
+from riskgate_server.engine.rows import (
     BatchRow,
     CustomerRow,
     EntryRow,

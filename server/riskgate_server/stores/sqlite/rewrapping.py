@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import StoreInUse
+from riskgate_server.engine.failures import StoreInUse
 from riskgate_server.stores.refusals import VaultUnusable
 from riskgate_server.stores.sqlite.leftovers import holds_any
 from riskgate_server.stores.sqlite.resync import alone

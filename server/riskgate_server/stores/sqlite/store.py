@@ -21,7 +21,8 @@ import structlog
 
 from riskgate_server.datadir import create_empty_private
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import MessageRow, StoreBroken, StoreBusy, StoreFull, StoreInUse
+from riskgate_server.engine.failures import StoreBroken, StoreBusy, StoreFull, StoreInUse
+from riskgate_server.engine.rows import MessageRow
 from riskgate_server.stores.leases import Leases
 from riskgate_server.stores.moves import Mark
 from riskgate_server.stores.refusals import SettingsRefused

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import BatchWrite, CustomerRow, Locked, PurchaseRow, RequestRow
+from riskgate_server.engine.rows import BatchWrite, CustomerRow, Locked, PurchaseRow, RequestRow
 from riskgate_server.stores.leases import Leases
 from riskgate_server.stores.sqlite.connections import writing
 from riskgate_server.stores.sqlite.reads import (

@@ -22,7 +22,8 @@ from typing import Any, BinaryIO, Final
 
 from riskgate_server.datadir import create_empty_private
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import NoKey, StoreBroken, StoreBusy, StoreFull, StoreInUse
+from riskgate_server.engine.failures import StoreBroken, StoreBusy, StoreFull, StoreInUse
+from riskgate_server.engine.ports import NoKey
 from riskgate_server.stores.refusals import VaultUnusable
 from riskgate_server.stores.sqlite.leftovers import holds_any
 from riskgate_server.stores.sqlite.resync import alone, write_log_again

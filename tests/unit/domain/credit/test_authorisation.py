@@ -15,7 +15,7 @@ from riskgate_server.domain.credit.authorisation import (
     step_up_level,
 )
 from riskgate_server.domain.credit.line import Block, BlockKind, CreditLine, LifeCycle
-from riskgate_server.domain.journal import Outcome
+from riskgate_server.domain.events import Outcome
 from riskgate_server.domain.ledger import postings
 from riskgate_server.domain.money import TURNOVER_MAX_MINOR
 from tests.factories import ASSESSMENTS, HOUR_US, NOW_US
