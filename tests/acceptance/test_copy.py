@@ -26,7 +26,7 @@ from riskgate_server.stores.sqlite.reads import ENTRY
 from tests import postgres
 from tests.acceptance.conftest import Figures
 from tests.acceptance.deployment import FREE_PORTS, PYTHON, answer, environment, riskgate, until
-from tests.contract.test_moves import heads_of
+from tests.contract.moving import heads_of
 from tests.factories import CUSTOMER, check, make_customer, make_pipeline, open_line, pay
 
 pytestmark = pytest.mark.process

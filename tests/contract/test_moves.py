@@ -6,19 +6,17 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
-import psycopg
 import pytest
 
 from riskgate_server import copying
 from riskgate_server.cli.init import initialise
 from riskgate_server.copying import CopyDiffers, copy, give_up_copy
-from riskgate_server.crypto.keys import HEADS, MasterKeyMismatch
-from riskgate_server.crypto.signing import HeadLog, HeadSigner
+from riskgate_server.crypto.keys import MasterKeyMismatch
 from riskgate_server.datadir import DataDirectory, DataDirectoryError
 from riskgate_server.engine.failures import StoreInUse
 from riskgate_server.engine.ports import NoKey
@@ -27,16 +25,11 @@ from riskgate_server.opening import (
     OtherPast,
     master_keys,
     open_store,
-    refuse_other_past,
-    secret,
-    sign_head,
     verify_directory,
 )
 from riskgate_server.rotation import Rotation, RotationRefused
-from riskgate_server.stores.moves import NOT_COPIED, NOT_COPIED_COLUMNS, TABLES, Cursor, Place, Tally
-from riskgate_server.stores.postgres import moves as postgres_moves
 from riskgate_server.stores.postgres.moves import PostgresPlace, place_name
-from riskgate_server.stores.postgres.schema import SCHEMA, VAULT_SCHEMA
+from riskgate_server.stores.postgres.schema import VAULT_SCHEMA
 from riskgate_server.stores.postgres.store import PostgresStore
 from riskgate_server.stores.postgres.vault import PostgresVault
 from riskgate_server.stores.refusals import MoveRefused, StoreMoved, VaultUnusable
@@ -44,32 +37,9 @@ from riskgate_server.stores.sqlite import moves as sqlite_moves
 from riskgate_server.stores.sqlite.moves import SQLitePlace
 from riskgate_server.stores.sqlite.vault import SqliteVault
 from tests import postgres
-from tests.contract.rows import BO, commit, entry, identity, message, scope
+from tests.contract.moving import LOST, QUIET, faults_of, files, live, place, rows_in, with_everything
+from tests.contract.rows import BO, commit, entry
 from tests.contract.sessions import ask
-from tests.factories import capture, check, make_customer, make_pipeline, open_line, pay
-
-QUIET: Final = lambda *_: None  # noqa: E731
-LOST: Final = ("acme", "lost")
-
-
-def live(directory: DataDirectory, dsn: str = "", *, again: str = "") -> None:
-    """Serve for a while: two customers, an open hold, a capture, a payment, a key that was forgotten."""
-    with closing(open_store(directory, dsn)) as opened, closing(heads_of(directory)) as heads:
-        refuse_other_past(heads, opened.store)
-        sign_head(heads, opened.store)
-        pipeline = make_pipeline(opened.store, vault=opened.vault)
-        if not again:
-            make_customer(pipeline)
-            pipeline.run([open_line(customer_id="bo"), check("t1", 500), check("t1", 70, customer_id="bo")])
-            pipeline.run([capture("c1", "t1", 300), pay("p1", 100)])
-            opened.vault.create({LOST: bytes(32)})
-            opened.vault.forget(LOST)
-        pipeline.run([check(f"t2{again}", 50), check(f"t3{again}", 60, customer_id="bo")])
-        sign_head(heads, opened.store)
-
-
-def heads_of(directory: DataDirectory) -> HeadLog:
-    return HeadLog(directory.heads_of(0), HeadSigner(secret(HEADS, directory.heads_key)))
 
 
 @pytest.fixture(scope="module")
@@ -99,42 +69,6 @@ def dsn(tmp_path: Path) -> str:
 def another_dsn(tmp_path: Path) -> Iterator[str]:
     yield postgres.database(tmp_path / "another")
     postgres.give_back(tmp_path / "another")
-
-
-def files(directory: DataDirectory) -> str:
-    return f"sqlite:{directory.root}"
-
-
-@contextmanager
-def place(directory: DataDirectory, dsn: str = "") -> Iterator[Place]:
-    """One end of a move, opened as `riskgate copy` does."""
-    master = master_keys(directory)
-    with ExitStack() as closing:
-        if dsn:
-            yield copying._database(dsn, master, closing)
-        else:
-            yield copying._files(directory, master, closing)
-
-
-def rows_in(directory: DataDirectory, dsn: str = "") -> dict[str, list[Any]]:
-    """Every row of every table, sorted."""
-    found: dict[str, list[Any]] = {table: [] for table in TABLES}
-    with place(directory, dsn) as there:
-        for part in there.parts:
-            for table, rows in there.page(Cursor(part), 10_000).rows.items():
-                found[table] += rows
-    return {table: sorted(rows) for table, rows in found.items()}
-
-
-def faults_of(directory: DataDirectory, dsn: str = "") -> list[str]:
-    return verify_directory(directory, QUIET, dsn).faults
-
-
-def with_everything(directory: DataDirectory) -> DataDirectory:
-    """Rows of the kinds that a life of purchases alone does not leave; to a move they are bytes."""
-    with place(directory) as there:
-        commit(there.store, identity(), identity(BO), scope(), scope(b"\0\xff", kind=7), message(), message("m2", BO))
-    return directory
 
 
 # --- From files into a database, and back. ---
@@ -611,70 +545,3 @@ def test_a_target_in_files_whose_making_was_killed_is_made(directory: DataDirect
 
     live(directory, again="here")
     assert faults_of(directory) == []
-
-
-# --- What is copied. ---
-
-
-def test_every_table_of_a_database_is_copied_with_all_its_columns_or_stays_for_a_reason(dsn: str) -> None:
-    PostgresStore(dsn).close()
-    found = ask(
-        dsn,
-        "SELECT table_name, array_agg(column_name::text ORDER BY column_name), "
-        " array_agg(data_type::text ORDER BY column_name)"
-        " FROM information_schema.columns WHERE table_schema IN (%s, %s) GROUP BY 1",
-        SCHEMA,
-        VAULT_SCHEMA,
-    )
-
-    assert {name for name, _, _ in found} == {*TABLES, *NOT_COPIED}
-    kinds = {"text": postgres_moves._TEXTS, "bytea": postgres_moves._BLOBS}
-    for name, columns, types in found:
-        if name in TABLES:
-            assert {*TABLES[name].columns, *NOT_COPIED_COLUMNS.get(name, ())} == set(columns), name
-            for column, kind in zip(columns, types, strict=True):
-                assert column in kinds.get(kind, (column,)), (name, column, kind)
-
-
-def test_every_table_of_files_is_copied_with_all_its_columns_or_stays_for_a_reason(
-    directory: DataDirectory,
-) -> None:
-    found: dict[str, list[str]] = {}
-    for path in (directory.store, directory.vault):
-        with closing(sqlite3.connect(path)) as db:
-            for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
-                found[name] = [column[1] for column in db.execute(f"PRAGMA table_info({name})")]
-    del found["_sqlite_migrations"]
-
-    assert {*sqlite_moves.PARTS} <= set(found) <= {*sqlite_moves.PARTS, *NOT_COPIED}
-    for name, part in sqlite_moves.PARTS.items():
-        assert sorted(part.columns) == sorted(found[name]), name
-
-
-def test_a_tally_tells_other_rows_and_does_not_ask_for_an_order() -> None:
-    rows = [("a", 1, b"x"), ("b", 2, b"y"), ("b", 2, b"y")]
-
-    assert Tally().plus(rows) == Tally().plus(rows[:1]).plus(reversed(rows[1:]))
-    assert Tally().plus(rows) != Tally().plus([rows[0], rows[0], rows[1]])
-    assert Tally().plus([("a", "b")]) != Tally().plus([("ab", "")])
-
-
-def test_the_name_of_a_database_keeps_its_password() -> None:
-    assert place_name("postgresql://ada:secret@db.example:6432/credit") == "postgresql://db.example:6432/credit"
-
-
-def test_the_name_of_a_database_is_where_it_is_whatever_said_so(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read elsewhere, or with another environment, it still names that one."""
-    for name in ("PGHOST", "PGPORT", "PGDATABASE", "PGUSER"):
-        monkeypatch.delenv(name, raising=False)
-    assert place_name("postgresql://db.example:5432/credit") == "postgresql://db.example/credit"
-    assert place_name("postgresql://a:6432,b/credit") == place_name("host=a,b port=6432,5432 dbname=credit")
-    assert place_name("postgresql://a:6432,b/credit") == "postgresql://a:6432,b/credit"
-    assert place_name("postgresql:///credit?host=/run/db&port=6432") == "postgresql:///credit?host=/run/db&port=6432"
-
-    with psycopg.connect(dsn) as db:
-        socket, port, database = db.info.host, db.info.port, db.info.dbname
-    monkeypatch.setenv("PGHOST", socket)
-    monkeypatch.setenv("PGPORT", str(port))
-    with psycopg.connect(f"{place_name(f'postgresql:///{database}')}&user=postgres") as db:
-        assert (db.info.host, db.info.port, db.info.dbname) == (socket, port, database)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from typing import Any, Final
 
@@ -17,12 +16,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from riskgate_client.phone import Passkey
 from riskgate_server.domain.identity import challenges
 from riskgate_server.domain.identity.devices import (
-    DeviceKey,
     Fault,
     KeySignature,
-    PasskeyAssertion,
     PasskeyRegistration,
-    PaymentInstrument,
     Platform,
 )
 from tests.unit.crypto.proofs.asking import (
@@ -34,49 +30,23 @@ from tests.unit.crypto.proofs.asking import (
     WEB,
     answered,
     creation,
-    key_of,
     malformed,
     prove,
     refused,
     register,
-    request,
 )
-
-SIGN_IN: Final = msgspec.structs.replace(ASKED, purpose="SIGN_IN", transaction=None)
-FIELD: Final = "webauthn_assertion_json"
-P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-
-UP, UV, BE, BS, AT, ED = 0x01, 0x04, 0x08, 0x10, 0x40, 0x80
-
-
-def passkey(origin: str = WEB, **options: Any) -> tuple[Passkey, DeviceKey]:
-    made = Passkey(origin=origin, **options)
-    return made, key_of(made)
-
-
-def b64(value: bytes) -> str:
-    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
-
-
-def with_client_data(made: Passkey, client_data: bytes) -> PasskeyAssertion:
-    """An assertion over any client data, correctly signed."""
-    return PasskeyAssertion(made.assertion(client_data, made.authenticator_data(POLICY.rp_id)))
-
-
-def with_authenticator_data(made: Passkey, data: bytes) -> PasskeyAssertion:
-    """An assertion over any authenticator data, correctly signed."""
-    client_data = made.client_data("webauthn.get", b64(challenges.challenge(ASKED)))
-    return PasskeyAssertion(made.assertion(client_data, data))
-
-
-def changed(answer: PasskeyAssertion, **fields: Any) -> PasskeyAssertion:
-    """The answer with parts of its JSON replaced; `response_x` replaces `x` of the response."""
-    credential = json.loads(answer.response_json)
-    for name, value in fields.items():
-        inner = name.removeprefix("response_")
-        (credential["response"] if inner != name else credential)[inner] = value
-    return PasskeyAssertion(json.dumps(credential))
-
+from tests.unit.crypto.proofs.passkeys import (
+    BE,
+    BS,
+    P256_ORDER,
+    SIGN_IN,
+    UP,
+    UV,
+    b64,
+    changed,
+    passkey,
+    with_authenticator_data,
+)
 
 # --- what holds ---
 
@@ -347,126 +317,6 @@ def test_a_spoilt_signature_is_refused(spoilt: Any) -> None:
         prove(changed(answer, response_signature=b64(spoilt(r, s))), key)
 
 
-# --- what cannot be read ---
-
-
-def client_data_with(text: str) -> bytes:
-    whole = json.dumps({"type": "webauthn.get", "challenge": b64(challenges.challenge(ASKED)), "origin": WEB})
-    return whole.replace("{", "{" + text, 1).encode()
-
-
-@pytest.mark.parametrize(
-    "client_data",
-    [
-        client_data_with('"type":"webauthn.create",'),
-        client_data_with('"origin":"https://evil.example",'),
-        client_data_with('"a":' + "[" * 100_000 + "]" * 100_000 + ","),
-        client_data_with('"a":' + "[" * 8 + "]" * 8 + ","),
-        client_data_with('"a":NaN,'),
-        client_data_with('"a":' + "9" * 5000 + ","),
-        client_data_with('"a":"' + "x" * 4096 + '",'),
-        client_data_with('"crossOrigin":1,'),
-        client_data_with('"payment":[],'),
-        b"\xff" + client_data_with(""),
-        b"\xef\xbb\xbf" + client_data_with(""),
-        client_data_with("").decode().encode("utf-16"),
-        client_data_with("")[:-1],
-        client_data_with("") + b"x",
-        b"[]",
-        b'"text"',
-        b"null",
-        b"",
-        b"{}",
-        b'{"type":1,"challenge":"","origin":""}',
-        b'{"type":"webauthn.get","challenge":"","origin":"\\ud800"}',
-    ],
-    ids=lambda value: repr(value[:24]),
-)
-def test_client_data_that_is_not_strict_json_is_malformed(client_data: bytes) -> None:
-    made, key = passkey()
-
-    with malformed(FIELD):
-        prove(with_client_data(made, client_data), key)
-
-
-HEADER: Final = hashlib.sha256(POLICY.rp_id.encode()).digest()
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        HEADER + bytes([UP | UV]) + bytes(3),
-        HEADER + bytes([UP | UV]) + bytes(4) + b"\0",
-        HEADER + bytes([UP | UV | AT]) + bytes(4),
-        HEADER + bytes([UP | UV | ED]) + bytes(4),
-        HEADER + bytes([UP | UV | ED]) + bytes(4) + b"\xbb\xff\xff\xff\xff\xff\xff\xff\xff",
-        HEADER + bytes([UP | UV | ED]) + bytes(4) + b"\x5b\x7f\xff\xff\xff\xff\xff\xff\xff",
-        HEADER + bytes([UP | UV | ED]) + bytes(4) + b"\xa1\x01" + b"\x81" * 5000 + b"\0",
-        HEADER + bytes([UP | UV | ED]) + bytes(4) + b"\x9f\xff",
-        HEADER + bytes([UP | UV | ED]) + bytes(4) + b"\xa2\x01\x01\x01\x02",
-        HEADER + bytes([UP | UV | ED]) + bytes(4) + b"\xc2\x41\x01",
-        HEADER + bytes([UP | UV | ED]) + bytes(4) + b"\x80",
-        HEADER + bytes([UP | UV | ED]) + bytes(4) + b"\xa0\0",
-    ],
-    ids=lambda value: f"{len(value)}:{value[32:48].hex()}",
-)
-def test_authenticator_data_of_another_shape_is_malformed(data: bytes) -> None:
-    made, key = passkey()
-
-    with malformed(FIELD):
-        prove(with_authenticator_data(made, data), key)
-
-
-def test_extensions_are_read_over() -> None:
-    made, key = passkey()
-    data = HEADER + bytes([UP | UV | ED]) + bytes(4) + cbor2.dumps({"uvm": [[2, 4, 2]]})
-
-    assert prove(with_authenticator_data(made, data), key).user_verified
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"response_signature": ""},
-        {"response_signature": "AA=="},
-        {"response_signature": "AB"},
-        {"response_signature": "+/8"},
-        {"response_signature": None},
-        {"response_signature": "A" * 2000},
-        {"response_authenticatorData": 5},
-        {"response_clientDataJSON": "Ä"},
-        {"response_clientDataJSON": ["AA"]},
-        {"rawId": ""},
-        {"rawId": "AAAA"},
-        {"id": "AAAA"},
-        {"id": 7},
-        {"type": "password"},
-        {"type": None},
-        {"response": []},
-        {"response": None},
-        {"extra": [[[[[[[[[]]]]]]]]]},
-        {"extra": "x" * 16_384},
-    ],
-    ids=lambda change: repr(change)[:40],
-)
-def test_an_answer_of_another_form_is_malformed(change: dict[str, Any]) -> None:
-    made, key = passkey()
-
-    with malformed(FIELD):
-        prove(changed(answered(made), **change), key)
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"id":"a","id":"a"}', "\ud800", "[" * 10_000])
-def test_text_that_is_no_answer_is_malformed(text: str) -> None:
-    _, key = passkey()
-
-    with malformed(FIELD):
-        prove(PasskeyAssertion(text), key)
-    with malformed("webauthn_registration_json"):
-        register(PasskeyRegistration(text), Platform.WEBAUTHN)
-
-
 # --- what is enrolled ---
 
 P256: Final = {1: 2, 3: -7, -1: 1}
@@ -556,85 +406,3 @@ def test_one_key_has_one_fingerprint_whatever_id_it_comes_with() -> None:
 
     assert first.key.webauthn_id != second.key.webauthn_id
     assert first.fingerprint == second.fingerprint
-
-
-# --- Secure Payment Confirmation ---
-
-PAYING: Final = msgspec.structs.replace(
-    POLICY, payment_instrument=PaymentInstrument("Bank credit", "https://bank.example/i.png")
-)
-SHOWN: Final[dict[str, Any]] = {
-    "rpId": "bank.example",
-    "topOrigin": WEB,
-    "payeeName": "M1",
-    "total": {"currency": "CNY", "value": "129.00"},
-    "instrument": {"displayName": "Bank credit", "icon": "https://bank.example/i.png"},
-}
-
-
-def test_a_payment_window_that_showed_the_purchase_holds() -> None:
-    made, key = passkey()
-
-    proof = prove(answered(made, type="payment.get", payment=SHOWN), key, policy=PAYING)
-
-    assert proof.digest == challenges.transaction_digest("bank", PURCHASE)
-
-
-@pytest.mark.parametrize(
-    "shown",
-    [
-        SHOWN | {"total": {"currency": "CNY", "value": "12.90"}},
-        SHOWN | {"total": {"currency": "CNY", "value": "129.0"}},
-        SHOWN | {"total": {"currency": "USD", "value": "129.00"}},
-        SHOWN | {"payeeName": "M2"},
-        SHOWN | {"rpId": "evil.example"},
-        SHOWN | {"topOrigin": "https://evil.example"},
-        SHOWN | {"topOrigin": []},
-        SHOWN | {"instrument": {"displayName": "Bank credit", "icon": "https://evil.example/i.png"}},
-        SHOWN | {"payeeOrigin": "https://shop.example"},
-        {name: value for name, value in SHOWN.items() if name != "instrument"},
-        {},
-        None,
-    ],
-    ids=lambda shown: repr(shown)[-40:],
-)
-def test_a_payment_window_that_showed_anything_else_is_refused(shown: Any) -> None:
-    made, key = passkey()
-
-    with refused(Fault.PAYMENT_DIFFERS):
-        prove(answered(made, type="payment.get", payment=shown), key, policy=PAYING)
-
-
-def test_a_payment_is_no_sign_in_and_is_taken_only_where_it_was_set_up() -> None:
-    made, key = passkey()
-
-    with refused(Fault.TYPE_WRONG):
-        prove(answered(made, SIGN_IN, type="payment.get", payment=SHOWN), key, asked=SIGN_IN, policy=PAYING)
-    with refused(Fault.PAYMENT_DIFFERS):
-        prove(answered(made, type="payment.get", payment=SHOWN), key)
-
-
-@pytest.mark.parametrize(
-    ("currency", "minor", "value"), [("CNY", 5, "0.05"), ("JPY", 129, "129"), ("KWD", 12_900, "12.900")]
-)
-def test_the_amount_shown_has_the_digits_of_its_currency(currency: str, minor: int, value: str) -> None:
-    made, key = passkey()
-    purchase = msgspec.structs.replace(PURCHASE, currency=currency, amount_minor=minor)
-    asked = msgspec.structs.replace(ASKED, transaction=purchase)
-    shown = SHOWN | {"total": {"currency": currency, "value": value}}
-
-    proof = prove(answered(made, asked, type="payment.get", payment=shown), key, asked=asked, policy=PAYING)
-
-    assert proof.digest == challenges.transaction_digest("bank", purchase)
-
-
-def test_a_payment_needs_its_signature_too() -> None:
-    (owner, key), (thief, _) = passkey(), passkey()
-    thief.webauthn_id = owner.webauthn_id
-
-    with refused(Fault.SIGNATURE_WRONG):
-        prove(answered(thief, type="payment.get", payment=SHOWN), key, policy=PAYING)
-
-
-def test_the_request_names_the_challenge_that_is_answered() -> None:
-    assert json.loads(request())["challenge"] == b64(challenges.challenge(ASKED))
