@@ -71,6 +71,9 @@ class Batch:
         self.sealer = sealer
         self.entropy = entropy
         self.secrets = secrets
+        # Nearly every command seals an entry and a profile.
+        self.nonce: Final = _nonces(entropy, 2 * commands).__next__
+        """Returns a nonce nobody has seen."""
         self.beside = Beside(tx, sealer, self.nonce)
         self.now_us = now_us
         self.previous, self.position = tail
@@ -90,17 +93,6 @@ class Batch:
         self._asked_purchases: dict[tuple[CustomerKey, str], PurchaseRow | None] = {}
         self.entries: list[EntryRow] = []
         self._vault = vault
-        # Nearly every command seals an entry and a profile.
-        self._nonces_at_once = 2 * commands
-        self._nonces: Iterator[bytes] = iter(())
-
-    def nonce(self) -> bytes:
-        """Return a nonce nobody has seen. Fetched many at a time: asking the kernel costs more than sealing."""
-        for nonce in self._nonces:
-            return nonce
-        fetched = self.entropy(sealing.NONCE_SIZE * self._nonces_at_once)
-        self._nonces = (fetched[at : at + sealing.NONCE_SIZE] for at in range(0, len(fetched), sealing.NONCE_SIZE))
-        return next(self._nonces)
 
     def ask(
         self,
@@ -185,6 +177,14 @@ class Batch:
             messages=messages,
             settled=settled,
         )
+
+
+def _nonces(entropy: Entropy, at_once: int) -> Iterator[bytes]:
+    """Fetch many at a time: asking the kernel costs more than sealing. Knows no batch, which would outlive itself."""
+    while True:
+        fetched = entropy(sealing.NONCE_SIZE * at_once)
+        for at in range(0, len(fetched), sealing.NONCE_SIZE):
+            yield fetched[at : at + sealing.NONCE_SIZE]
 
 
 def _keep(customer: Customer, data_key: bytes, next_lapse_us: int, sealed_profile: bytes = b"") -> Kept:
