@@ -320,13 +320,15 @@ class SharedSimulation(Simulation):
         endings = tuple(log)
         *lost, last = endings
         expect(all(ending.name == CONFLICT for ending in lost), "a batch was run again that must not be", endings)
-        if last.name in (COMMITTED, UNKNOWN_DONE):
-            answers = [self._ask(command) for command in commands]
-            return Expected(answers if last.name == COMMITTED else [m.OUTCOME_UNKNOWN] * len(commands), survives=True)
-        if any(ending.decided for ending in endings):
+        done = last.name in (COMMITTED, UNKNOWN_DONE)
+        if any(ending.decided for ending in (lost if done else endings)):
+            # What broke the engine is remembered, whatever became of its batch.
             tried = self._model.trial()
             for command in commands:
                 self._ask(command, tried)
+        if done:
+            answers = [self._ask(command) for command in commands]
+            return Expected(answers if last.name == COMMITTED else [m.OUTCOME_UNKNOWN] * len(commands), survives=True)
         answer = {CONFLICT: m.STORE_BUSY, UNREACHABLE: m.STORE_UNREACHABLE, UNKNOWN_LOST: m.OUTCOME_UNKNOWN}.get(
             last.name
         )
