@@ -216,6 +216,13 @@ def test_a_server_that_crashes_leaves_no_memory_behind_whatever_the_system_would
     assert core.split()[4] == "0"
 
 
+def test_no_thread_of_a_server_interrupts_another_when_it_wakes(deployment: Deployment) -> None:
+    deployment.started()
+    threads = [int(task.name) for task in Path(f"/proc/{deployment.pid}/task").iterdir()]
+
+    assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_BATCH}
+
+
 def test_a_certificate_that_libraries_warn_of_leaves_lines_of_the_log_and_nothing_else(deployment: Deployment) -> None:
     """One with a serial number below 0. Anybody with a phone may send it, and who reads the log expects JSON."""
     caller = answer("callers", "add", "phones", "--data", deployment.root, "--scope", "admin", "--key")

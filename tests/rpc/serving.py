@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.request import urlopen
 
+import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
 from riskgate_server.bootstrap import Server
@@ -39,7 +40,7 @@ class Loop:
     """The one event loop that all servers of the tests share: grpc.aio likes no second one in a process."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="servers", daemon=True)
         self._thread.start()
 

@@ -31,7 +31,7 @@ _HELP: Final = {
     "metrics_port": "Prometheus on 127.0.0.1 (7445), each further process one port higher; -1 for none.",
     "clock": "system, or data: time is what the events say, for histories only.",
     "ruleset": "Decide by this ruleset instead of the built-in one.",
-    "cpu": "Stay on this processor: a fifth less work per decision; each further process on the next. -1 does not.",
+    "cpu": "Stay on this processor, each further process on the next: for a machine that is full. -1 does not.",
     "gateway": "What brings messages to phones; file, for development, is a file with codes in clear.",
     "gateway_secrets": "The webhook's signing secrets, or Apprise's addresses, one per line.",
     "message_language": "Of messages for which nobody chose one (en).",
@@ -98,21 +98,34 @@ def _one(settings: Settings) -> int:
     """Serve with this process and return its exit code."""
     if settings.process >= 0:
         end_with_supervisor(settings.ready_fd)
+    import uvloop
+
     from riskgate_server.bootstrap import REFUSALS_TO_START, Server
 
+    # Before any thread begins, so that it holds for all of them.
+    _interrupt_nobody()
     if settings.cpu >= 0:
-        # Before any thread begins, so that all of them stay there. As a batch, none of them interrupts another: each
-        # call wakes several, and every interruption would cost two changes of context.
         try:
             os.sched_setaffinity(0, {settings.cpu})
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         except OSError as error:
             raise click.UsageError(f"--cpu: this process may not run on processor {settings.cpu}") from error
     # A wish of the operator's that cannot be met is one line; anything else is a fault of ours, with its trace.
     try:
-        return asyncio.run(_run(Server, settings))
+        return uvloop.run(_run(Server, settings))
     except REFUSALS_TO_START as error:
         raise click.ClickException(str(error)) from error
+
+
+def _interrupt_nobody() -> None:
+    """
+    Have no thread of this process interrupt another when it wakes.
+
+    Each call wakes several of gRPC's, which then wait for Python's lock: two changes of context for nothing. An
+    operator who chose a way of scheduling keeps it, and so does a system that knows no other or allows none.
+    """
+    if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 async def _run(server: Callable[..., Any], settings: object) -> int:
