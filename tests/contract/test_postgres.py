@@ -244,7 +244,7 @@ def test_who_is_waited_for_comes_with_what_the_other_committed(
 
     def wait() -> None:
         with rival.transaction() as theirs:
-            found.append((theirs.lock([ADA, BO], wait={ADA}), theirs.customer(ADA)))
+            found.append((theirs.lock([ADA, BO], wait={ADA}, known={ADA: 1, BO: 1}), theirs.customer(ADA)))
 
     waiting = threading.Thread(target=wait)
     with store.transaction() as mine:
@@ -256,7 +256,7 @@ def test_who_is_waited_for_comes_with_what_the_other_committed(
 
     ((locked, read),) = found
     assert locked.versions == {ADA: 2, BO: 1}
-    assert read == customer(sequence=2)
+    assert list(locked.changed) == [customer(sequence=2)] == [read]
 
 
 def test_waiting_has_an_end_and_then_nothing_happened(store: PostgresStore, rival: PostgresStore) -> None:

@@ -383,6 +383,21 @@ def test_a_key_that_one_process_forgets_seals_nothing_more_in_another(
     assert bought(stores[0], ADA) == ["check t1"]
 
 
+def test_a_customer_whom_another_process_changed_needs_no_vault_to_be_read_again(
+    stores: list[PostgresStore], vaults: Callable[..., PostgresVault]
+) -> None:
+    vault, other_vault = vaults(), vaults()
+    one, other = (f.make_pipeline(store, vault=v) for store, v in zip(stores, (vault, other_vault), strict=True))
+    one.run([f.open_line()])
+    assert told(other.run([f.check("t1")])) == ["APPROVE"]
+    assert told(one.run([f.check("t2")])) == ["APPROVE"]
+
+    other_vault.close()
+
+    assert told(other.run([f.check("t3")])) == ["APPROVE"]
+    assert bought(stores[0], ADA) == ["check t1", "check t2", "check t3"]
+
+
 def test_a_key_that_one_process_forgets_is_read_with_in_another_for_ten_seconds_at_most(
     vaults: Callable[..., PostgresVault], dsn: str
 ) -> None:

@@ -181,6 +181,16 @@ def test_a_lock_tells_the_sequence_of_who_exists_and_says_nothing_of_who_does_no
     assert locked.elsewhere == frozenset()
 
 
+def test_a_lock_brings_the_states_of_those_who_are_not_known_as_they_stand(store: Store) -> None:
+    commit(store, customer(sequence=7), customer(BO, sequence=9), customer(ADA_ELSEWHERE, sequence=2))
+
+    with store.transaction() as tx:
+        locked = tx.lock([BO, ADA_ELSEWHERE, ADA], known={BO: 9, ADA: 6})
+
+    assert locked.versions == {ADA: 7, BO: 9, ADA_ELSEWHERE: 2}
+    assert sorted(locked.changed, key=repr) == [customer(sequence=7), customer(ADA_ELSEWHERE, sequence=2)]
+
+
 def test_a_lock_on_nobody_is_no_question(store: Store) -> None:
     with store.transaction() as tx:
         assert tx.lock([]).versions == {}

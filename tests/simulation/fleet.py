@@ -8,7 +8,7 @@ real transactions: who is locked is passed over, and who begins a customer secon
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -139,9 +139,9 @@ class _WovenTransaction:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def lock(self, keys: Sequence[CustomerKey], wait: Collection[CustomerKey] = frozenset()) -> Locked:
+    def lock(self, keys: Sequence[CustomerKey], **how: Any) -> Locked:
         self._fleet.meanwhile()
-        locked: Locked = self._inner.lock(keys, wait)
+        locked: Locked = self._inner.lock(keys, **how)
         self._fleet.locked(keys, locked)
         self._fleet.meanwhile()
         return locked

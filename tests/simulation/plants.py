@@ -145,8 +145,8 @@ def memory_trusted_over_the_row(patch: pytest.MonkeyPatch) -> None:
     def trusting(self: Any, *given: Any) -> Any:
         *others, locked = given
         assert isinstance(locked, Locked)
-        remembered = {key: kept.sequence for key, kept in self.kept.items() if key in locked.versions}
-        locked = msgspec.structs.replace(locked, versions=locked.versions | remembered)
+        news = [row for row in locked.changed if row.key not in self.kept]
+        locked = msgspec.structs.replace(locked, changed=news)
         return load(self, *others, locked)
 
     patch.setattr(Customers, "load", trusting)

@@ -8,7 +8,7 @@ the transaction writes or at its COMMIT, and some deadlocks are real, with a riv
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum
 from pathlib import Path
@@ -235,9 +235,9 @@ class _Seen:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def lock(self, keys: Sequence[CustomerKey], wait: Collection[CustomerKey] = frozenset()) -> Locked:
+    def lock(self, keys: Sequence[CustomerKey], **how: Any) -> Locked:
         self.before_lock()
-        locked: Locked = self._inner.lock(keys, wait)
+        locked: Locked = self._inner.lock(keys, **how)
         return locked
 
     def write(self, batch: BatchWrite) -> None:

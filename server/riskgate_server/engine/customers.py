@@ -49,6 +49,10 @@ class Customers:
         while len(kept) > self._kept_max:
             kept.popitem(last=False)
 
+    def sequences(self, keys: Iterable[CustomerKey]) -> dict[CustomerKey, int]:
+        """Return the sequences of those of the customers who are kept."""
+        return {key: self.kept[key].sequence for key in keys if key in self.kept}
+
     def distrust(self, keys: Iterable[CustomerKey]) -> None:
         """Have customers read again whom a batch that failed may have changed."""
         for key in keys:
@@ -63,24 +67,13 @@ class Customers:
         locked: Locked | None,
     ) -> Collection[CustomerKey]:
         """Give a batch the customers that its commands name, and return whom the store may know."""
-        missing = set()
         # Whoever was not there to be locked has not begun, even if by now another writer began them.
         there: Collection[CustomerKey] = named if locked is None else locked.versions
-        for key in there:
-            cached = self.kept.get(key)
-            if cached is None or (
-                locked is not None and (cached.sequence != locked.versions[key] or key in locked.forgotten)
-            ):
-                missing.add(key)
-            else:
-                batch.kept[key] = cached
-        if missing:
-            rows = tx.customers(sorted(missing))
-            forgotten: Collection[CustomerKey] = locked.forgotten if locked else ()
-            keys = self._vault.keys([row.key for row in rows])
-            for row in rows:
-                # The vault may remember what another process had forgotten; the customer's row does not.
-                self._open(batch, row, NoKey.FORGOTTEN if row.key in forgotten else keys[row.key])
+        changed = {row.key for row in locked.changed} if locked else ()
+        batch.kept.update((key, self.kept[key]) for key in there if key in self.kept and key not in changed)
+        if len(batch.kept) < len(there):
+            rows = locked.changed if locked else tx.customers(sorted(set(there) - batch.kept.keys()))
+            self._open_all(batch, rows, locked.forgotten if locked else ())
         new = {
             command.key
             for command in commands
@@ -91,6 +84,18 @@ class Customers:
         if new:
             self._begin(batch, new)
         return there
+
+    def _open_all(self, batch: Batch, rows: Sequence[CustomerRow], forgotten: Collection[CustomerKey]) -> None:
+        """Load customers whose state came from the store."""
+        # A key never changes, so whoever was kept brings theirs. The vault too may remember what another process had
+        # forgotten; the customer's row does not.
+        keys: dict[CustomerKey, bytes | NoKey] = dict.fromkeys(forgotten, NoKey.FORGOTTEN)
+        keys |= {row.key: self.kept[row.key].data_key for row in rows if row.key in self.kept and row.key not in keys}
+        unknown = [row.key for row in rows if row.key not in keys]
+        if unknown:
+            keys |= self._vault.keys(unknown)
+        for row in rows:
+            self._open(batch, row, keys[row.key])
 
     def _open(self, batch: Batch, row: CustomerRow, data_key: bytes | NoKey) -> None:
         """Load one customer, or have their commands refused: one who cannot be read must not fail the batch."""

@@ -267,7 +267,7 @@ class Pipeline:
     def _lock(self, tx: Transaction, keys: Collection[CustomerKey], wait: Collection[CustomerKey]) -> Locked:
         """Take the customers of a batch from other writers."""
         try:
-            locked = tx.lock(sorted(keys), wait=wait)
+            locked = tx.lock(sorted(keys), wait=wait, known=self._customers.sequences(keys))
         except StoreBusy as busy:
             if not wait or isinstance(busy, StoreUnreachable):
                 raise

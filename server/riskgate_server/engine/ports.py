@@ -28,6 +28,7 @@ from riskgate_server.domain.identity.devices import (
 )
 from riskgate_server.engine.messages import Message
 from riskgate_server.engine.rows import (
+    NOBODY,
     BatchRow,
     BatchWrite,
     CustomerRow,
@@ -98,11 +99,17 @@ class Reads(Protocol):
 class Transaction(Reads, Protocol):
     """One atomic unit of work of the only writer of its lane."""
 
-    def lock(self, keys: Sequence[CustomerKey], wait: Collection[CustomerKey] = frozenset()) -> Locked:
+    def lock(
+        self,
+        keys: Sequence[CustomerKey],
+        wait: Collection[CustomerKey] = frozenset(),
+        known: Mapping[CustomerKey, int] = NOBODY,
+    ) -> Locked:
         """
         Take customers for this transaction, before anything is read of them: once, and with all that will be named.
 
-        Those in `wait` are waited for, in key order; of the others, who is held elsewhere is left there.
+        Those in `wait` are waited for, in key order; of the others, who is held elsewhere is left there. `known` are
+        the sequences of those whose state is at hand already: of the others it comes along.
         """
 
     def customers(self, keys: Sequence[CustomerKey]) -> Sequence[CustomerRow]:

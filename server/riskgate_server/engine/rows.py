@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
 import msgspec
 
 from riskgate_server.domain.customer import CustomerKey
@@ -124,6 +128,18 @@ class Locked(msgspec.Struct, frozen=True):
     """Those that another writer holds right now. One that is in neither does not exist yet."""
     forgotten: frozenset[CustomerKey] = frozenset()
     """Those of the locked whose data key was destroyed, whatever a vault remembers of it."""
+    changed: Sequence[CustomerRow] = ()
+    """The states of those of the locked that are not as whoever asked knew them, or whose key was destroyed."""
+
+
+NOBODY: Final[Mapping[CustomerKey, int]] = MappingProxyType({})
+"""The sequences of no customers."""
+
+
+def locked_by_the_only_writer(rows: Sequence[CustomerRow], known: Mapping[CustomerKey, int]) -> Locked:
+    """Return what a lock of these customers comes to where nobody else writes."""
+    changed = [row for row in rows if known.get(row.key) != row.sequence]
+    return Locked({row.key: row.sequence for row in rows}, frozenset(), changed=changed)
 
 
 class BatchWrite(msgspec.Struct):

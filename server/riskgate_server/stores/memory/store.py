@@ -13,6 +13,7 @@ import msgspec
 
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.rows import (
+    NOBODY,
     BatchRow,
     BatchWrite,
     CustomerRow,
@@ -26,6 +27,7 @@ from riskgate_server.engine.rows import (
     RequestRow,
     ScopeKey,
     ScopeRow,
+    locked_by_the_only_writer,
 )
 from riskgate_server.stores.leases import Leases
 
@@ -174,10 +176,15 @@ class MemoryTransaction(_MemoryReads):
         self._position = len(tables.journal)
         self._batches = len(tables.batches)
 
-    def lock(self, keys: Sequence[CustomerKey], wait: Collection[CustomerKey] = frozenset()) -> Locked:
-        """Return the sequences of those of the customers that exist: the only writer has them all."""
+    def lock(
+        self,
+        keys: Sequence[CustomerKey],
+        wait: Collection[CustomerKey] = frozenset(),
+        known: Mapping[CustomerKey, int] = NOBODY,
+    ) -> Locked:
+        """Return those of the customers that exist: the only writer has them all."""
         del wait
-        return Locked({row.key: row.sequence for row in self.customers(keys)}, frozenset())
+        return locked_by_the_only_writer(self.customers(keys), known)
 
     def customers(self, keys: Sequence[CustomerKey]) -> Sequence[CustomerRow]:
         """Return the states of those of the customers that exist."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -11,6 +11,7 @@ from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.failures import StoreConflict
 from riskgate_server.engine.ports import MESSAGE_LEASE_SECONDS
 from riskgate_server.engine.rows import (
+    NOBODY,
     BatchRow,
     BatchWrite,
     CustomerRow,
@@ -74,7 +75,12 @@ class PostgresTransaction(PostgresReads):
         self.wrote = False
         """Whether the tail has moved."""
 
-    def lock(self, keys: Sequence[CustomerKey], wait: Collection[CustomerKey] = frozenset()) -> Locked:
+    def lock(
+        self,
+        keys: Sequence[CustomerKey],
+        wait: Collection[CustomerKey] = frozenset(),
+        known: Mapping[CustomerKey, int] = NOBODY,
+    ) -> Locked:
         """
         Lock the existing customers' rows in key order, passing over those that are locked elsewhere.
 
@@ -82,16 +88,22 @@ class PostgresTransaction(PostgresReads):
         """
         patient = [key for key in keys if key in wait]
         hasty = [key for key in keys if key not in wait]
-        rows = self._asked(_LOCK, patient) if patient else []
-        if hasty:
-            rows += self._asked(_LOCK_IF_FREE, hasty)
+        rows: list[tuple[Any, ...]] = []
+        for sql, some in ((_LOCK, patient), (_LOCK_IF_FREE, hasty)):
+            if some:
+                at_hand = Numbers(known.get(key, _UNKNOWN) for key in some)
+                rows += self._all(sql, (Texts(key[0] for key in some), Texts(key[1] for key in some), at_hand))
         versions: dict[CustomerKey, int] = {(row[0], row[1]): row[2] for row in rows}
         self._locked.update(versions)
-        forgotten = frozenset((row[0], row[1]) for row in rows if row[3])
         missing = [key for key in keys if key not in versions]
         # Whoever exists and was passed over is held elsewhere, or has begun since.
         held = self._asked(_EXISTING, missing) if missing else []
-        return Locked(versions, frozenset((row[0], row[1]) for row in held), forgotten)
+        return Locked(
+            versions,
+            elsewhere=frozenset((row[0], row[1]) for row in held),
+            forgotten=frozenset((row[0], row[1]) for row in rows if row[-1]),
+            changed=[as_customer(row[:-1]) for row in rows if row[_STATE] is not None],
+        )
 
     def _asked(self, sql: str, keys: Sequence[CustomerKey]) -> list[tuple[Any, ...]]:
         return self._all(sql, (Texts(key[0] for key in keys), Texts(key[1] for key in keys)))
@@ -253,10 +265,18 @@ _SAME_CUSTOMER: Final = "t.tenant_id = asked.tenant_id AND t.customer_id = asked
 
 _CUSTOMERS: Final = f"SELECT {_of('c', CUSTOMER)} FROM {_CUSTOMERS_ASKED}"
 _EXISTING: Final = f"SELECT c.tenant_id, c.customer_id FROM {_CUSTOMERS_ASKED}"
+_UNKNOWN: Final = -1
+"""A sequence that no customer has."""
+_STATE: Final = CUSTOMER.split(", ").index("state")
 _LOCK: Final = (
-    f"SELECT c.tenant_id, c.customer_id, c.sequence, c.forgotten FROM {_CUSTOMERS_ASKED}"
+    "SELECT c.tenant_id, c.customer_id, c.sequence, c.next_lapse_us,"
+    " CASE WHEN c.sequence <> asked.known OR c.forgotten THEN c.state END,"
+    " CASE WHEN c.sequence <> asked.known OR c.forgotten THEN c.profile END, c.forgotten"
+    " FROM unnest($1::text[], $2::text[], $3::bigint[]) AS asked (tenant_id, customer_id, known)"
+    " JOIN customers AS c ON c.tenant_id = asked.tenant_id AND c.customer_id = asked.customer_id"
     " ORDER BY c.tenant_id, c.customer_id FOR UPDATE OF c"
 )
+"""What is at hand already does not come along; what does is what the lock found, however long it waited."""
 _LOCK_IF_FREE: Final = f"{_LOCK} SKIP LOCKED"
 _REQUESTS: Final = (
     f"SELECT {_of('t', REQUEST)} FROM {_IDS_ASKED} JOIN requests AS t ON {_SAME_CUSTOMER} AND t.request_id = asked.id"

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.rows import BatchWrite, CustomerRow, Locked, PurchaseRow, RequestRow
+from riskgate_server.engine.rows import (
+    NOBODY,
+    BatchWrite,
+    CustomerRow,
+    Locked,
+    PurchaseRow,
+    RequestRow,
+    locked_by_the_only_writer,
+)
 from riskgate_server.stores.leases import Leases
 from riskgate_server.stores.sqlite.connections import writing
 from riskgate_server.stores.sqlite.reads import (
@@ -40,15 +48,15 @@ class SQLiteTransaction(SQLiteReads):
         # Of which kind the purchases were that were asked for, so that a write need not look again.
         self._seen: dict[tuple[CustomerKey, str], Kind | None] = {}
 
-    def lock(self, keys: Sequence[CustomerKey], wait: Collection[CustomerKey] = frozenset()) -> Locked:
-        """Return the sequences of those of the customers that exist: the only writer has them all."""
+    def lock(
+        self,
+        keys: Sequence[CustomerKey],
+        wait: Collection[CustomerKey] = frozenset(),
+        known: Mapping[CustomerKey, int] = NOBODY,
+    ) -> Locked:
+        """Return those of the customers that exist: the only writer has them all."""
         del wait
-        rows = self._all(
-            "SELECT tenant_id, customer_id, sequence FROM json_each(?) AS asked CROSS JOIN customers"
-            " ON tenant_id = asked.value ->> 0 AND customer_id = asked.value ->> 1",
-            (_as_json(keys),),
-        )
-        return Locked({(row[0], row[1]): row[2] for row in rows}, frozenset())
+        return locked_by_the_only_writer(self.customers(keys), known)
 
     def customers(self, keys: Sequence[CustomerKey]) -> Sequence[CustomerRow]:
         """Return the states of those of the customers that exist."""
