@@ -99,6 +99,20 @@ class Load:
 
         await asyncio.gather(*(work() for _ in range(in_flight)))
 
+    async def paced(self, total: int, *, rate: float) -> None:
+        """Begin `rate` calls a second, whatever becomes of the others, until `total` are answered."""
+
+        async def one(request: pb.CheckTransactionRequest) -> None:
+            answer = await next(self._risk).CheckTransaction(request, metadata=self._metadata, timeout=9)
+            self.outcomes[pb.Outcome.Name(answer.decision.outcome)] += 1
+
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        async with asyncio.TaskGroup() as calls:
+            for number, request in enumerate(self.requests(total)):
+                await asyncio.sleep(began + number / rate - loop.time())
+                calls.create_task(one(request))
+
     async def batches(self, total: int, *, size: int, in_flight: int) -> None:
         """The same in batches of `size`."""
         requests = self.requests(total)
