@@ -30,10 +30,10 @@ from riskgate_server.engine.failures import (
 )
 from riskgate_server.engine.rows import Lane
 from riskgate_server.stores.postgres import session
-from riskgate_server.stores.postgres import store as store_module
 from riskgate_server.stores.postgres.reads import PostgresSnapshot
 from riskgate_server.stores.postgres.session import Readers
 from riskgate_server.stores.postgres.store import PostgresStore
+from riskgate_server.stores.postgres.transaction import LEASE_SECONDS
 from tests import postgres
 from tests.contract.rows import ADA, BO, batch, batch_write, commit, customer, entry, purchase, request
 from tests.contract.sessions import Cut, ask, counted, fail_with, kill, until
@@ -177,7 +177,7 @@ def test_every_transaction_is_a_sign_of_life(store: PostgresStore, dsn: str, row
     commit(store, entry(), *rows) if rows else store.forget_replies(1, 1)
 
     ((left,),) = ask(dsn, "SELECT extract(epoch FROM lease_until - clock_timestamp())::float8 FROM writers")
-    assert left > store_module.LEASE_SECONDS - 5
+    assert left > LEASE_SECONDS - 5
 
 
 def test_each_server_writes_a_lane_of_its_own(store: PostgresStore, rival: PostgresStore) -> None:

@@ -457,11 +457,11 @@ def test_a_file_of_the_first_schema_is_brought_up_to_this_one_with_all_it_holds(
     open_one, owed = PurchaseRow(ADA, "open", 7, 0, b"\1"), PurchaseRow(ADA, "owed", 0, 3, b"\2")
     replied, done = RequestRow(ADA, "r1", b"\xaa", 1, 10, b"\xbb"), RequestRow(ADA, "r2", b"\xab", 2, 11, b"")
     with store.transaction() as tx:
-        assert tx.purchases([(ADA, "open"), (ADA, "owed")]) == [open_one, owed]
+        assert tx.found([], [(ADA, "open"), (ADA, "owed")])[1] == [open_one, owed]
         assert tx.lapsed(ADA, 7) == [open_one]
         assert tx.owed(ADA) == [owed]
         assert tx.payment(ADA, "p1") == PaymentRow(ADA, "p1", b"\3")
-        assert tx.requests([(ADA, "r1"), (ADA, "r2")]) == [replied, done]
+        assert tx.found([(ADA, "r1"), (ADA, "r2")], [])[0] == [replied, done]
     assert store.forget_replies(before_us=99, limit=9) == 1
     assert store._db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
     store.close()

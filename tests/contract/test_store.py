@@ -35,7 +35,7 @@ def assert_empty(store: Store) -> None:
         assert set(snapshot.counts().values()) == {0}
         assert snapshot.lanes() == [Lane(0, None, 0)]
     with store.transaction() as tx:
-        assert tx.requests([(ADA, "r1")]) == []
+        assert tx.found([(ADA, "r1")], [])[0] == []
         assert tx.tail() == (None, 0)
 
 
@@ -260,12 +260,12 @@ def test_ids_that_look_alike_are_distinct(store: Store, where: str) -> None:
         read = {
             "transaction": lambda name: tx.purchase(ADA, name),
             "payment": lambda name: tx.payment(ADA, name),
-            "request": lambda name: tx.requests([(ADA, name)])[0],
+            "request": lambda name: tx.found([(ADA, name)], [])[0][0],
         }.get(where, lambda name: tx.customer(key(name)))
         assert [read(name) for name in LOOK_ALIKES] == [row(name) for name in LOOK_ALIKES]
         many: dict[str, Callable[[], Any]] = {
-            "transaction": lambda: tx.purchases(asked),
-            "request": lambda: tx.requests(asked),
+            "transaction": lambda: tx.found([], asked)[1],
+            "request": lambda: tx.found(asked, [])[0],
             "customer": lambda: tx.customers([each for each, _ in asked]),
             "tenant": lambda: tx.customers([each for each, _ in asked]),
         }
@@ -278,9 +278,9 @@ def test_questions_about_many_answer_for_those_that_exist(store: Store) -> None:
 
     with store.transaction() as tx:
         assert sorted(tx.customers([ADA, ADA_ELSEWHERE, BO]), key=repr) == [customer(), customer(BO)]
-        assert tx.purchases([(ADA, "t1"), (ADA, "t2"), (BO, "t1")]) == [purchase()]
-        assert tx.requests([(ADA, "r1"), (ADA, "r2"), (BO, "r1")]) == [request()]
-        assert (tx.customers([]), tx.purchases([]), tx.requests([])) == ([], [], [])
+        assert tx.found([], [(ADA, "t1"), (ADA, "t2"), (BO, "t1")])[1] == [purchase()]
+        assert tx.found([(ADA, "r1"), (ADA, "r2"), (BO, "r1")], [])[0] == [request()]
+        assert (tx.customers([]), tx.found([], [])[1], tx.found([], [])[0]) == ([], [], [])
 
 
 def test_one_customers_rows_are_not_anothers(store: Store) -> None:
@@ -310,7 +310,7 @@ def test_microseconds_come_back_to_the_last_one(store: Store, at_us: int) -> Non
 
     with store.transaction() as tx:
         assert tx.entries(ADA, after=0, limit=1) == [row]
-        assert tx.requests([(ADA, "r1")]) == [request(at_us=at_us)]
+        assert tx.found([(ADA, "r1")], [])[0] == [request(at_us=at_us)]
 
 
 def test_bytes_come_back_bit_for_bit(store: Store) -> None:
@@ -340,8 +340,8 @@ def test_a_batch_of_many_rows_is_written_whole(store: Store) -> None:
         assert snapshot.counts() == dict.fromkeys(kinds, 700) | {"batches": 1, "identities": 0, "messages": 0}
         assert [e.sequence for e in snapshot.entries(ADA, after=0, limit=1_000)] == list(range(1, 701))
     with store.transaction() as tx:
-        assert len(tx.requests([(ADA, name) for name in names])) == 700
-        assert len(tx.purchases([(ADA, name) for name in names])) == 700
+        assert len(tx.found([(ADA, name) for name in names], [])[0]) == 700
+        assert len(tx.found([], [(ADA, name) for name in names])[1]) == 700
 
 
 def test_a_customers_requests_are_paged_by_id(store: Store) -> None:
@@ -416,7 +416,7 @@ def test_customers_with_a_lapsed_hold_are_due_earliest_first(store: Store) -> No
 
 def replies(store: Store) -> dict[str, bytes]:
     with store.transaction() as tx:
-        return {row.request_id: row.reply for row in tx.requests([(ADA, f"r{n}") for n in range(1, 6)])}
+        return {row.request_id: row.reply for row in tx.found([(ADA, f"r{n}") for n in range(1, 6)], [])[0]}
 
 
 def test_who_has_a_job_keeps_it(store: Store) -> None:

@@ -115,11 +115,10 @@ class Transaction(Reads, Protocol):
     def customers(self, keys: Sequence[CustomerKey]) -> Sequence[CustomerRow]:
         """Return the states of those of the customers that exist, in any order."""
 
-    def requests(self, ids: Sequence[tuple[CustomerKey, str]]) -> Sequence[RequestRow]:
-        """Return what those of the request ids that were used came to, in any order."""
-
-    def purchases(self, ids: Sequence[tuple[CustomerKey, str]]) -> Sequence[PurchaseRow]:
-        """Return those of the purchases that exist, in any order."""
+    def found(
+        self, requests: Sequence[tuple[CustomerKey, str]], purchases: Sequence[tuple[CustomerKey, str]]
+    ) -> tuple[Sequence[RequestRow], Sequence[PurchaseRow]]:
+        """Return what those of the request ids that were used came to, and the purchases that exist; in any order."""
 
     def scopes(self, keys: Sequence[ScopeKey]) -> Sequence[ScopeRow]:
         """

@@ -102,16 +102,19 @@ class Batch:
         there: Collection[CustomerKey],
     ) -> None:
         """
-        Fetch what the commands of the batch will ask for, in two questions instead of two for each.
+        Fetch what the commands of the batch will ask for, in one question instead of two for each.
 
         Only of those who are `there`: where nobody was, nothing was done, and what another writer has begun there since
         must not be seen beside it.
         """
         self._asked_requests = dict.fromkeys(requests)
         self._asked_purchases = dict.fromkeys(purchases)
-        for request in self.tx.requests([asked for asked in requests if asked[0] in there]):
+        used, bought = self.tx.found(
+            [asked for asked in requests if asked[0] in there], [asked for asked in purchases if asked[0] in there]
+        )
+        for request in used:
             self._asked_requests[request.key, request.request_id] = request
-        for purchase in self.tx.purchases([asked for asked in purchases if asked[0] in there]):
+        for purchase in bought:
             self._asked_purchases[purchase.key, purchase.transaction_id] = purchase
 
     def request(self, key: CustomerKey, request_id: str) -> RequestRow | None:

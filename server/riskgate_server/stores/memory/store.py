@@ -190,13 +190,12 @@ class MemoryTransaction(_MemoryReads):
         """Return the states of those of the customers that exist."""
         return [row for key in keys if (row := self.customer(key))]
 
-    def requests(self, ids: Sequence[tuple[CustomerKey, str]]) -> Sequence[RequestRow]:
-        """Return what those of the request ids that were used came to."""
-        return [row for asked in ids if (row := self._tables.requests.get(asked))]
-
-    def purchases(self, ids: Sequence[tuple[CustomerKey, str]]) -> Sequence[PurchaseRow]:
-        """Return those of the purchases that exist."""
-        return [row for key, transaction_id in ids if (row := self.purchase(key, transaction_id))]
+    def found(
+        self, requests: Sequence[tuple[CustomerKey, str]], purchases: Sequence[tuple[CustomerKey, str]]
+    ) -> tuple[Sequence[RequestRow], Sequence[PurchaseRow]]:
+        """Return what those of the request ids that were used came to, and those of the purchases that exist."""
+        used = [row for asked in requests if (row := self._tables.requests.get(asked))]
+        return used, [found for key, transaction_id in purchases if (found := self.purchase(key, transaction_id))]
 
     def owed(self, key: CustomerKey) -> Sequence[PurchaseRow]:
         """Return the purchases that owe principal."""

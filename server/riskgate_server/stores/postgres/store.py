@@ -34,11 +34,9 @@ from riskgate_server.stores.postgres.described import differences
 from riskgate_server.stores.postgres.reads import PostgresSnapshot
 from riskgate_server.stores.postgres.schema import migrate, refuse_newer
 from riskgate_server.stores.postgres.session import READERS, Connection, Readers, reading, translated
-from riskgate_server.stores.postgres.transaction import PostgresTransaction, Tail
+from riskgate_server.stores.postgres.transaction import LEASE_SECONDS, LIVES_ON, PostgresTransaction, Tail
 from riskgate_server.stores.refusals import SettingsRefused
 
-LEASE_SECONDS: Final = 15.0
-"""How long a number stays its owner's after the last sign of life."""
 CLAIM_SECONDS: Final = 1.0
 """How long an opening waits for a number whose owner may just be ending."""
 CLAIM_STEP_SECONDS: Final = 0.1
@@ -207,9 +205,7 @@ class PostgresStore:
             tx, ending = self._begin(db)
             yield tx
             with translated():
-                if tx.wrote:
-                    self._write_tail(db, *tx.tail())
-                elif ending:
+                if ending and not tx.wrote:
                     db.execute(_RENEW, (self.writer, LEASE_SECONDS))
             session.commit(db, self._warnings)
         except OutcomeUnknown:
@@ -223,10 +219,12 @@ class PostgresStore:
 
     def _begin(self, db: Connection) -> tuple[PostgresTransaction, bool]:
         """Begin, with this writer's row locked; also return whether the lease should be renewed."""
+        before = self._now()
         with translated():
-            db.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", prepare=False)
-            before = self._now()
-            row = db.execute(_LOCK_WRITER, (self.writer, LEASE_SECONDS / 2), binary=True).fetchone()
+            with db.pipeline():
+                db.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", prepare=False)
+                locked = db.execute(_LOCK_WRITER, (self.writer, LEASE_SECONDS / 2), binary=True)
+            row = locked.fetchone()
         if row is None or row[0] != self._owner:
             raise self._break(f"writer {self.writer} was taken over by another server")
         _, ending, position, server_time, *batch = row
@@ -235,13 +233,6 @@ class PostgresStore:
             raise StoreUnreachable(fault)
         last = BatchRow(*batch)
         return PostgresTransaction(db, self.writer, Tail(last if last.sequence else None, position)), ending
-
-    def _write_tail(self, db: Connection, batch: BatchRow | None, position: int) -> None:
-        b = batch or BatchRow(0, 0, 0, 0, b"", b"")
-        db.execute(
-            _MOVE_TAIL,
-            (self.writer, LEASE_SECONDS, position, b.sequence, b.at_us, b.first_position, b.count, b.root, b.hash),
-        )
 
     def snapshot(self) -> PostgresSnapshot:
         """A consistent view, on a connection of its own."""
@@ -343,8 +334,6 @@ def _move(snapshot: PostgresSnapshot) -> Mark | None:
     return decode_mark(row[0]) if row else None
 
 
-_LIVES_ON: Final = "lease_until = clock_timestamp() + make_interval(secs => $2)"
-
 _FREE: Final = """(
   owner IS NULL OR lease_until < clock_timestamp()
   OR NOT EXISTS (
@@ -371,15 +360,11 @@ UPDATE writers SET backend_pid = pg_backend_pid(),
 WHERE writer = $1 AND owner = $2
 """
 _RELEASE: Final = "UPDATE writers SET owner = NULL WHERE writer = $1 AND owner = $2"
-_RENEW: Final = f"UPDATE writers SET {_LIVES_ON} WHERE writer = $1"
+_RENEW: Final = f"UPDATE writers SET {LIVES_ON} WHERE writer = $1"
 _LOCK_WRITER: Final = (
     "SELECT owner, lease_until < clock_timestamp() + make_interval(secs => $2), position,"
     " extract(epoch FROM clock_timestamp())::float8, sequence,"
     " at_us, first_position, count, root, hash, writer FROM writers WHERE writer = $1 FOR UPDATE"
-)
-_MOVE_TAIL: Final = (
-    f"UPDATE writers SET {_LIVES_ON}, position = $3, sequence = $4, at_us = $5, first_position = $6, count = $7,"
-    " root = $8, hash = $9 WHERE writer = $1"
 )
 _KEEP_JOB: Final = (
     "UPDATE jobs SET owner = $2, lease_until = clock_timestamp() + make_interval(secs => $3)"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
+import psycopg
 
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.failures import StoreConflict
@@ -41,6 +42,8 @@ from riskgate_server.stores.postgres.reads import (
 from riskgate_server.stores.postgres.session import Connection, translated
 
 Columns = tuple[list[Any], ...]
+_Sent = tuple[psycopg.Cursor[Any], int]
+"""A statement whose answer comes later, and how many rows it is to change."""
 _Column = tuple[Callable[[Iterable[Any]], list[Any]], str]
 
 _TEXT: Final[_Column] = (Texts, "text[]")
@@ -53,6 +56,9 @@ _TYPES: Final[dict[str, _Column]] = {
     "clear": _BYTES, "nonce": _BYTES, "sealed": _BYTES, "hash": _BYTES,
 }  # fmt: skip
 """Every other column is a number."""
+
+LEASE_SECONDS: Final = 15.0
+"""How long a writer's number stays its owner's after the last sign of life."""
 
 
 class Tail(msgspec.Struct):
@@ -112,13 +118,15 @@ class PostgresTransaction(PostgresReads):
         """Return the states of those of the customers that exist."""
         return [as_customer(row) for row in self._asked(_CUSTOMERS, keys)]
 
-    def requests(self, ids: Sequence[tuple[CustomerKey, str]]) -> Sequence[RequestRow]:
-        """Return what those of the request ids that were used came to."""
-        return [as_request(row) for row in self._all(_REQUESTS, _as_columns(ids))]
-
-    def purchases(self, ids: Sequence[tuple[CustomerKey, str]]) -> Sequence[PurchaseRow]:
-        """Return those of the purchases that exist."""
-        return [as_purchase(row) for row in self._all(_PURCHASES, _as_columns(ids))]
+    def found(
+        self, requests: Sequence[tuple[CustomerKey, str]], purchases: Sequence[tuple[CustomerKey, str]]
+    ) -> tuple[Sequence[RequestRow], Sequence[PurchaseRow]]:
+        """Return what those of the request ids that were used came to, and those of the purchases that exist."""
+        with translated():
+            with self._db.pipeline():
+                used = self._db.execute(_REQUESTS, _as_columns(requests), binary=True)
+                bought = self._db.execute(_PURCHASES, _as_columns(purchases), binary=True)
+            return [as_request(row) for row in used], [as_purchase(row) for row in bought]
 
     def scopes(self, keys: Sequence[ScopeKey]) -> Sequence[ScopeRow]:
         """
@@ -160,35 +168,49 @@ class PostgresTransaction(PostgresReads):
         Add or replace everything in `batch`.
 
         Customers first, in key order: a new one is nobody's until its row is there, and whatever else belongs to it
-        is behind that row.
+        is behind that row. All of it is sent before the first answer is waited for: a database is often far away.
         """
         self._move_tail(batch)
-        with translated():
-            self._write_customers(batch.customers)
-            self._insert(_INTO_PURCHASES, [
-                (*r.key, r.transaction_id, r.lapses_us, r.owed_since, r.state) for r in batch.purchases
-            ])  # fmt: skip
-            self._insert(_INTO_PAYMENTS, [(*r.key, r.payment_id, r.state) for r in batch.payments])
-            self._insert(_INTO_REQUESTS, [
-                (*r.key, r.request_id, r.fingerprint, r.sequence, r.at_us, r.reply) for r in batch.requests
-            ])  # fmt: skip
-            self._insert(_INTO_ENTRIES, [
-                (
-                    *e.key, e.sequence, e.position, e.batch, e.at_us, e.tag, e.request_id, e.clear, e.nonce, e.sealed,
-                    e.hash, e.writer,
-                )
-                for e in batch.entries
-            ])  # fmt: skip
-            if (b := batch.batch) is not None:
-                self._db.execute(
-                    f"INSERT INTO batches ({BATCH}) VALUES ($1, $2, $3, $4, $5, $6, $7)",
-                    (b.sequence, b.at_us, b.first_position, b.count, b.root, b.hash, b.writer),
-                )
-            self._insert(_INTO_IDENTITIES, [(*r.key, r.state) for r in batch.identities])
-            self._insert(_INTO_SCOPES, [(*r.scope, r.state) for r in batch.scopes])
-            self._insert(_INTO_MESSAGES, [(*r.key, r.message_id, r.due_us, r.sealed) for r in batch.messages])
-            if batch.settled:
-                self._db.execute(_SETTLE, _as_columns(batch.settled))
+        with translated(), self._db.pipeline():
+            sent = [*self._write_customers(batch.customers), *self._write_others(batch)]
+            if self.wrote:
+                self._write_tail(*self.tail())
+        for changed, rows in sent:
+            if changed.rowcount != rows:
+                raise StoreConflict(f"{rows} rows were to be written, {changed.rowcount} were")
+
+    def _write_others(self, batch: BatchWrite) -> Iterator[_Sent]:
+        yield from self._insert(_INTO_PURCHASES, [
+            (*r.key, r.transaction_id, r.lapses_us, r.owed_since, r.state) for r in batch.purchases
+        ])  # fmt: skip
+        yield from self._insert(_INTO_PAYMENTS, [(*r.key, r.payment_id, r.state) for r in batch.payments])
+        yield from self._insert(_INTO_REQUESTS, [
+            (*r.key, r.request_id, r.fingerprint, r.sequence, r.at_us, r.reply) for r in batch.requests
+        ])  # fmt: skip
+        yield from self._insert(_INTO_ENTRIES, [
+            (
+                *e.key, e.sequence, e.position, e.batch, e.at_us, e.tag, e.request_id, e.clear, e.nonce, e.sealed,
+                e.hash, e.writer,
+            )
+            for e in batch.entries
+        ])  # fmt: skip
+        if (b := batch.batch) is not None:
+            self._db.execute(
+                f"INSERT INTO batches ({BATCH}) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+                (b.sequence, b.at_us, b.first_position, b.count, b.root, b.hash, b.writer),
+            )
+        yield from self._insert(_INTO_IDENTITIES, [(*r.key, r.state) for r in batch.identities])
+        yield from self._insert(_INTO_SCOPES, [(*r.scope, r.state) for r in batch.scopes])
+        yield from self._insert(_INTO_MESSAGES, [(*r.key, r.message_id, r.due_us, r.sealed) for r in batch.messages])
+        if batch.settled:
+            self._db.execute(_SETTLE, _as_columns(batch.settled))
+
+    def _write_tail(self, batch: BatchRow | None, position: int) -> None:
+        b = batch or BatchRow(0, 0, 0, 0, b"", b"")
+        self._db.execute(
+            _MOVE_TAIL,
+            (self._writer, LEASE_SECONDS, position, b.sequence, b.at_us, b.first_position, b.count, b.root, b.hash),
+        )
 
     def _move_tail(self, batch: BatchWrite) -> None:
         """Go on where the lane ends: its order is this row's, for positions have no key of their own."""
@@ -209,12 +231,14 @@ class PostgresTransaction(PostgresReads):
         self._tail = Tail(last, position)
         self.wrote = self.wrote or bool(rows)
 
-    def _write_customers(self, rows: Sequence[CustomerRow]) -> None:
+    def _write_customers(self, rows: Sequence[CustomerRow]) -> Iterator[_Sent]:
         ordered = sorted(rows, key=lambda row: row.key)
         old = [row for row in ordered if row.key in self._locked]
         new = [row for row in ordered if row.key not in self._locked]
         for statement, some in ((_UPDATE_CUSTOMERS, old), (_INTO_CUSTOMERS, new)):
-            self._insert(statement, [(*r.key, r.sequence, r.next_lapse_us, r.state, r.profile) for r in some])
+            yield from self._insert(
+                statement, [(*r.key, r.sequence, r.next_lapse_us, r.state, r.profile) for r in some]
+            )
         # They are ours from here on, in case the same transaction writes again.
         self._locked.update(row.key for row in new)
 
@@ -228,13 +252,10 @@ class PostgresTransaction(PostgresReads):
         with translated():
             return self._db.execute(statement, given).rowcount
 
-    def _insert(self, statement: Statement, rows: Sequence[tuple[Any, ...]]) -> None:
-        if not rows:
-            return
-        columns = [make(values) for make, values in zip(statement.makers, zip(*rows, strict=True), strict=True)]
-        changed = self._db.execute(statement.text, columns).rowcount
-        if changed != len(rows):
-            raise StoreConflict(f"{len(rows)} rows were to be written, {changed} were")
+    def _insert(self, statement: Statement, rows: Sequence[tuple[Any, ...]]) -> Iterator[_Sent]:
+        if rows:
+            columns = [make(values) for make, values in zip(statement.makers, zip(*rows, strict=True), strict=True)]
+            yield self._db.execute(statement.text, columns), len(rows)
 
 
 class Statement:
@@ -320,6 +341,11 @@ _INTO_SCOPES: Final = _into(
     "scopes",
     "tenant_id, kind, id, state",
     " ON CONFLICT (tenant_id, kind, id) DO UPDATE SET state = excluded.state",
+)
+LIVES_ON: Final = "lease_until = clock_timestamp() + make_interval(secs => $2)"
+_MOVE_TAIL: Final = (
+    f"UPDATE writers SET {LIVES_ON}, position = $3, sequence = $4, at_us = $5, first_position = $6, count = $7,"
+    " root = $8, hash = $9 WHERE writer = $1"
 )
 _LEASE: Final = f"clock_timestamp() + interval '{MESSAGE_LEASE_SECONDS} seconds'"
 _INTO_MESSAGES: Final = Statement(

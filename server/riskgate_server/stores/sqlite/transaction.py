@@ -67,16 +67,20 @@ class SQLiteTransaction(SQLiteReads):
         )
         return [customer_row(row) for row in rows]
 
-    def requests(self, ids: Sequence[tuple[CustomerKey, str]]) -> Sequence[RequestRow]:
-        """Return what those of the request ids that were used came to."""
+    def found(
+        self, requests: Sequence[tuple[CustomerKey, str]], purchases: Sequence[tuple[CustomerKey, str]]
+    ) -> tuple[Sequence[RequestRow], Sequence[PurchaseRow]]:
+        """Return what those of the request ids that were used came to, and those of the purchases that exist."""
+        return self._requests(requests), self._purchases(purchases)
+
+    def _requests(self, ids: Sequence[tuple[CustomerKey, str]]) -> Sequence[RequestRow]:
         rows = self._all(
             f"SELECT {_of('r', REQUEST)} FROM {_ASKED} AND r.kind = {Kind.REQUEST:d} AND r.id = asked.value ->> 2",
             (_as_json([(*key, request_id) for key, request_id in ids]),),
         )
         return [request_row(row) for row in rows]
 
-    def purchases(self, ids: Sequence[tuple[CustomerKey, str]]) -> Sequence[PurchaseRow]:
-        """Return those of the purchases that exist."""
+    def _purchases(self, ids: Sequence[tuple[CustomerKey, str]]) -> Sequence[PurchaseRow]:
         rows = self._all(
             f"SELECT {_of('r', PURCHASE)} FROM {_ASKED}"
             f" AND r.kind IN ({Kind.OPEN_PURCHASE:d}, {Kind.PURCHASE:d}) AND r.id = asked.value ->> 2",
