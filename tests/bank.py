@@ -17,8 +17,8 @@ from riskgate_server.engine import sealing
 from riskgate_server.engine.grants import mark_of
 from riskgate_server.engine.messages import CodeMessage, decode_payload
 from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.engine.ports import Store
 from riskgate_server.engine.replies import CodeReply, FactorReply, Failed, GrantReply, Refusal, Reply
+from riskgate_server.engine.storing import Store
 from riskgate_server.engine.verify import verify
 from riskgate_server.stores.memory import MemoryStore, MemoryVault
 from tests import factories as f

@@ -26,9 +26,9 @@ from riskgate_server.domain.identity.identity import Identity
 from riskgate_server.domain.identity.passkey_options import creation_options, request_options
 from riskgate_server.engine import commands as c
 from riskgate_server.engine.judging import Judge
-from riskgate_server.engine.ports import Store
 from riskgate_server.engine.queries import Queries
 from riskgate_server.engine.replies import ChallengeReply, DeviceReply, EnrolmentReply, Reply
+from riskgate_server.engine.storing import Store
 from tests import factories as f
 from tests.bank import KEY, Bank
 from tests.unit.crypto.proofs.asking import NOW_US

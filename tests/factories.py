@@ -16,7 +16,7 @@ from riskgate_server.domain.fraud.features import FeatureValues, LineFacts
 from riskgate_server.domain.fraud.profile import Profile, PurchaseFacts
 from riskgate_server.engine import commands as c
 from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.engine.ports import Store
+from riskgate_server.engine.storing import Store
 from riskgate_server.stores.memory import MemoryStore, MemoryVault
 
 SECOND_US: Final = 1_000_000

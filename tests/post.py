@@ -14,10 +14,11 @@ from riskgate_server.engine import commands as c
 from riskgate_server.engine.delivery import AT_ONCE, Answer, Delivery, Terms
 from riskgate_server.engine.envelopes import Envelopes, Opened
 from riskgate_server.engine.messages import Channel, Message
-from riskgate_server.engine.ports import DeliveryUnknown, GatewayDown, MessageRefused, Store
+from riskgate_server.engine.ports import DeliveryUnknown, GatewayDown, MessageRefused
 from riskgate_server.engine.queries import Queries
 from riskgate_server.engine.replies import CodeReply, FactorReply, Failed, Refusal, Reply, error_of
 from riskgate_server.engine.rows import MessageRow
+from riskgate_server.engine.storing import Store
 from riskgate_server.notify.texts import own_texts
 from riskgate_server.stores.leases import Leases
 from riskgate_server.stores.memory import MemoryStore

@@ -40,8 +40,8 @@ from riskgate_server.engine.following import Follower
 from riskgate_server.engine.judging import Judge
 from riskgate_server.engine.pipeline import Pipeline
 from riskgate_server.engine.places import PlaceTokens
-from riskgate_server.engine.ports import Store
 from riskgate_server.engine.queries import Queries
+from riskgate_server.engine.storing import Store
 from riskgate_server.engine.writer import Writer
 from riskgate_server.listening import METRICS_ADDRESS, Listening, ListenRefused, require_ports
 from riskgate_server.notify.choice import open_gateway

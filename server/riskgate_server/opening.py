@@ -34,9 +34,9 @@ from riskgate_server.crypto.signing import (
 from riskgate_server.datadir import DataDirectory, DataDirectoryError, create_empty_private
 from riskgate_server.engine.failures import ReadFailed, StoreBroken, StoreBusy
 from riskgate_server.engine.lanes import lane_of
-from riskgate_server.engine.ports import Snapshots, Store, Vault
 from riskgate_server.engine.report import Report
 from riskgate_server.engine.sealing import batch_hash, genesis, merkle_root
+from riskgate_server.engine.storing import Snapshots, Store, Vault
 from riskgate_server.engine.verify import Progress, verify
 from riskgate_server.engine.writer import BATCH_MAX
 from riskgate_server.stores.moves import FILES, Mark, why_not_served

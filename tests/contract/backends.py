@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from riskgate_server.crypto.keys import MasterKey
-from riskgate_server.engine.ports import Store, Vault
+from riskgate_server.engine.storing import Store, Vault
 from riskgate_server.stores.memory import MemoryStore, MemoryVault
 from riskgate_server.stores.postgres.store import PostgresStore
 from riskgate_server.stores.postgres.vault import PostgresVault

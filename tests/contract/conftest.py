@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from riskgate_server.engine.ports import Store, Vault
+from riskgate_server.engine.storing import Store, Vault
 from tests import postgres
 from tests.contract.backends import BACKENDS, OPTED_OUT, VAULTS
 

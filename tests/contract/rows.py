@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from riskgate_server.engine.ports import Store
 from riskgate_server.engine.rows import (
     BatchRow,
     BatchWrite,
@@ -18,6 +17,7 @@ from riskgate_server.engine.rows import (
     RequestRow,
     ScopeRow,
 )
+from riskgate_server.engine.storing import Store
 
 Key = tuple[str, str]
 ADA: Final = ("acme", "ada")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from riskgate_server.engine.ports import Store
 from riskgate_server.engine.rows import BatchWrite
+from riskgate_server.engine.storing import Store
 from riskgate_server.stores.postgres.store import PostgresStore
 from tests import postgres
 from tests.contract.rows import ADA, ADA_ELSEWHERE, BO, batch_write, commit, identity, message, scope

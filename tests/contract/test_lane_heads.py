@@ -13,8 +13,8 @@ from riskgate_server.crypto.keys import HEADS
 from riskgate_server.crypto.signing import HeadLog, HeadSigner
 from riskgate_server.datadir import DataDirectory
 from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.engine.ports import Store
 from riskgate_server.engine.report import Report
+from riskgate_server.engine.storing import Store
 from riskgate_server.opening import (
     LaneLogs,
     OtherPast,

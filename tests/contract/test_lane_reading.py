@@ -12,9 +12,9 @@ from riskgate_server.crypto.seal import Sealer
 from riskgate_server.domain.events import Outcome
 from riskgate_server.engine import queries as queries_module
 from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.engine.ports import Store
 from riskgate_server.engine.queries import Queries
 from riskgate_server.engine.replies import DecisionReply
+from riskgate_server.engine.storing import Store
 from riskgate_server.stores.memory import MemoryVault
 from riskgate_server.stores.postgres.store import PostgresStore
 from tests import factories as f

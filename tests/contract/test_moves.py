@@ -19,8 +19,8 @@ from riskgate_server.copying import CopyDiffers, copy, give_up_copy
 from riskgate_server.crypto.keys import MasterKeyMismatch
 from riskgate_server.datadir import DataDirectory, DataDirectoryError
 from riskgate_server.engine.failures import StoreInUse
-from riskgate_server.engine.ports import NoKey
 from riskgate_server.engine.rows import BatchRow
+from riskgate_server.engine.storing import NoKey
 from riskgate_server.opening import (
     OtherPast,
     master_keys,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from riskgate_server.engine.ports import MESSAGE_LEASE_SECONDS, Store
 from riskgate_server.engine.rows import MessageRow
+from riskgate_server.engine.storing import MESSAGE_LEASE_SECONDS, Store
 from riskgate_server.stores.leases import Leases
 from riskgate_server.stores.postgres.store import PostgresStore
 from tests import postgres

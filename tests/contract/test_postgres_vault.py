@@ -10,7 +10,7 @@ import pytest
 
 from riskgate_server.crypto.keys import MasterKey, MasterKeyMismatch
 from riskgate_server.engine.failures import StoreBusy, StoreInUse
-from riskgate_server.engine.ports import NoKey
+from riskgate_server.engine.storing import NoKey
 from riskgate_server.stores.postgres.store import PostgresStore
 from riskgate_server.stores.postgres.vault import PostgresVault, create_vault
 from riskgate_server.stores.refusals import VaultUnusable

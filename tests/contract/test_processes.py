@@ -19,8 +19,8 @@ from riskgate_server.domain.events import Outcome
 from riskgate_server.engine.clocks import DataClock
 from riskgate_server.engine.failures import StoreInUse
 from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.engine.ports import NoKey
 from riskgate_server.engine.replies import DecisionReply, Failed, Reply
+from riskgate_server.engine.storing import NoKey
 from riskgate_server.engine.writer import Ticket, Writer
 from riskgate_server.rpc.metrics import Metrics
 from riskgate_server.stores.memory import MemoryVault

@@ -12,7 +12,7 @@ from riskgate_server.crypto.ringed import MasterKeys
 from riskgate_server.crypto.rings import Ring
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.failures import StoreBusy
-from riskgate_server.engine.ports import NoKey, Vault
+from riskgate_server.engine.storing import NoKey, Vault
 from riskgate_server.stores.postgres.rewrapping import PostgresRewrapping
 from riskgate_server.stores.postgres.vault import PostgresVault
 from riskgate_server.stores.postgres.vault import create_vault as create_postgres_vault

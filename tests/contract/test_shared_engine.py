@@ -11,8 +11,8 @@ from psycopg import errors
 
 from riskgate_server.domain.events import Outcome
 from riskgate_server.engine.pipeline import CONFLICTS_MAX, Pipeline
-from riskgate_server.engine.ports import Store
 from riskgate_server.engine.replies import DecisionReply, Failed, LineReply, Reply
+from riskgate_server.engine.storing import Store
 from riskgate_server.stores.memory import MemoryVault
 from riskgate_server.stores.postgres.store import PostgresStore
 from tests import factories as f

@@ -1,4 +1,4 @@
-"""What `engine.ports.Store` promises, asked of every store."""
+"""What `engine.storing.Store` promises, asked of every store."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from riskgate_server.engine.ports import Store
 from riskgate_server.engine.rows import EntryRow, Lane
+from riskgate_server.engine.storing import Store
 from tests.contract.backends import BACKENDS
 from tests.contract.rows import (
     ADA,

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from riskgate_server.engine.ports import Snapshot, Store
 from riskgate_server.engine.rows import Lane
+from riskgate_server.engine.storing import Snapshot, Store
 from tests.contract.rows import (
     ADA,
     ADA_ELSEWHERE,

@@ -1,4 +1,4 @@
-"""What `engine.ports.Vault` promises, asked of every vault."""
+"""What `engine.storing.Vault` promises, asked of every vault."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from riskgate_server.engine.ports import NoKey, Vault
+from riskgate_server.engine.storing import NoKey, Vault
 from tests.contract.rows import ADA, ADA_ELSEWHERE, BO
 
 KEY, OTHER = bytes(range(32)), bytes(range(32, 64))

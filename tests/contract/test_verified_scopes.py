@@ -12,9 +12,9 @@ from riskgate_client.phone import AndroidPhone
 from riskgate_server.domain.identity.limits import PROOF_LIMITS
 from riskgate_server.engine import commands as c
 from riskgate_server.engine.across import ScopeKind, offered_scope
-from riskgate_server.engine.ports import Store
 from riskgate_server.engine.replies import CodeReply
 from riskgate_server.engine.rows import BatchWrite, ScopeKey, ScopeRow
+from riskgate_server.engine.storing import Store
 from tests import factories as f
 from tests.bank import KEY, NUMBER
 from tests.devices import DeviceBank

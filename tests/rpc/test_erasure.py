@@ -15,7 +15,7 @@ from riskgate.credit.v1 import credit_line_service_pb2 as line_pb
 from riskgate.identity.v1 import otp_service_pb2 as otp_pb
 from riskgate.operations.v1 import customer_service_pb2 as pb
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import NoKey
+from riskgate_server.engine.storing import NoKey
 from riskgate_server.opening import master_keys, verify_directory
 from riskgate_server.stores.sqlite.vault import SqliteVault
 from tests import postgres

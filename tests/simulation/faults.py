@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.failures import OutcomeUnknown, StoreBroken, StoreBusy, StoreConflict, StoreFull
-from riskgate_server.engine.ports import Snapshot, Store
 from riskgate_server.engine.rows import BatchWrite, MessageRow
+from riskgate_server.engine.storing import Snapshot, Store
 
 
 class Fault(Enum):
@@ -87,7 +87,7 @@ class Wire(Protocol):
 
 
 class FaultyStore:
-    """Keeps `engine.ports.Store` over a real one. `plan` is asked once per transaction what goes wrong with it."""
+    """Keeps `engine.storing.Store` over a real one. `plan` is asked once per transaction what goes wrong with it."""
 
     def __init__(
         self,

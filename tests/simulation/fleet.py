@@ -108,7 +108,7 @@ class Lanes:
 
 
 class Woven:
-    """Keeps `engine.ports.Store`: others' batches begin in the middle of its transactions."""
+    """Keeps `engine.storing.Store`: others' batches begin in the middle of its transactions."""
 
     def __init__(self, inner: FaultyStore, fleet: FleetSimulation) -> None:
         self._inner = inner

@@ -21,8 +21,8 @@ from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine import commands as c
 from riskgate_server.engine.failures import OutcomeUnknown, StoreConflict, StoreUnreachable
 from riskgate_server.engine.pipeline import CONFLICTS_MAX
-from riskgate_server.engine.ports import Snapshot, Store
 from riskgate_server.engine.rows import BatchWrite, Locked
+from riskgate_server.engine.storing import Snapshot, Store
 from riskgate_server.stores.postgres.store import PostgresStore
 from tests import postgres
 from tests.simulation import model as m
@@ -158,7 +158,7 @@ class Endangering:
 
 
 class Endangered:
-    """Keeps `engine.ports.Store` over the real one. `plan` is asked once per transaction what happens to it."""
+    """Keeps `engine.storing.Store` over the real one. `plan` is asked once per transaction what happens to it."""
 
     def __init__(self, inner: Store, database: Database, plan: Callable[[], tuple[Fault | None, int]]) -> None:
         self.inner = inner

@@ -27,8 +27,8 @@ from riskgate_server.crypto.seal import Sealer
 from riskgate_server.domain.credit.line import BlockKind
 from riskgate_server.domain.events import Label
 from riskgate_server.engine import commands as c
-from riskgate_server.engine.ports import Store
 from riskgate_server.engine.rows import EntryRow
+from riskgate_server.engine.storing import Store
 from riskgate_server.engine.verify import verify
 from riskgate_server.stores.memory import MemoryStore, MemoryVault
 from riskgate_server.stores.sqlite.store import SQLiteStore

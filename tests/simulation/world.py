@@ -13,8 +13,8 @@ from typing import Any, Final
 import msgspec
 
 from riskgate_server.engine import replies as r
-from riskgate_server.engine.ports import Snapshot
 from riskgate_server.engine.rows import EntryRow
+from riskgate_server.engine.storing import Snapshot
 from tests.simulation import model as m
 from tests.simulation.oracle import Model
 

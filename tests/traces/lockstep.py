@@ -18,8 +18,8 @@ from riskgate_server.crypto.seal import Sealer
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine import commands as c
 from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.engine.ports import Snapshot, Store, Vault
 from riskgate_server.engine.replies import Failed, Refusal, Reply
+from riskgate_server.engine.storing import Snapshot, Store, Vault
 from riskgate_server.engine.verify import verify
 from tests import factories as f
 from tests.contract.backends import BACKENDS, VAULTS

@@ -14,8 +14,9 @@ from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.identity.identity import EMPTY_IDENTITY, Identity
 from riskgate_server.engine import sealing
 from riskgate_server.engine.messages import Payload, encode_payload
-from riskgate_server.engine.ports import Sealer, Transaction
+from riskgate_server.engine.ports import Sealer
 from riskgate_server.engine.rows import IdentityRow, MessageRow, ScopeKey, ScopeRow
+from riskgate_server.engine.storing import Transaction
 
 
 class Waiting(msgspec.Struct, frozen=True, gc=False):

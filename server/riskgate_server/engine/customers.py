@@ -16,9 +16,10 @@ import structlog
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine import sealing
 from riskgate_server.engine.commands import Command, OpenCreditLine
-from riskgate_server.engine.ports import NoKey, Sealer, Transaction, Vault
+from riskgate_server.engine.ports import Sealer
 from riskgate_server.engine.replies import ERASED, UNREADABLE
 from riskgate_server.engine.rows import CustomerRow, Locked
+from riskgate_server.engine.storing import NoKey, Transaction, Vault
 from riskgate_server.engine.work import Batch, Kept
 
 log = structlog.get_logger()

@@ -35,15 +35,9 @@ from riskgate_server.engine.commands import Command, SettleMessage
 from riskgate_server.engine.envelopes import Opened
 from riskgate_server.engine.failures import ReadFailed, StoreBusy
 from riskgate_server.engine.messages import Channel
-from riskgate_server.engine.ports import (
-    MESSAGE_LEASE_SECONDS,
-    Clock,
-    DeliveryUnknown,
-    GatewayDown,
-    MessageGateway,
-    MessageRefused,
-)
+from riskgate_server.engine.ports import Clock, DeliveryUnknown, GatewayDown, MessageGateway, MessageRefused
 from riskgate_server.engine.rows import MessageRow
+from riskgate_server.engine.storing import MESSAGE_LEASE_SECONDS
 
 log = structlog.get_logger()
 

@@ -12,8 +12,9 @@ import structlog
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine import sealing
 from riskgate_server.engine.messages import Channel, CodeMessage, Message, NoticeMessage, Payload, decode_payload
-from riskgate_server.engine.ports import MessageTexts, NoKey, ProofSecrets, Sealer, Vault
+from riskgate_server.engine.ports import MessageTexts, ProofSecrets, Sealer
 from riskgate_server.engine.rows import MessageRow
+from riskgate_server.engine.storing import NoKey, Vault
 
 log = structlog.get_logger()
 

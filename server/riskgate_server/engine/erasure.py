@@ -13,9 +13,9 @@ from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.domain.errors import PreconditionFailed
 from riskgate_server.domain.events import CustomerErased, Happening
 from riskgate_server.engine.commands import EraseCustomer
-from riskgate_server.engine.ports import Snapshot
 from riskgate_server.engine.replies import RevokedReply
 from riskgate_server.engine.sealing import EVENT_TAGS
+from riskgate_server.engine.storing import Snapshot
 from riskgate_server.engine.work import Work
 
 

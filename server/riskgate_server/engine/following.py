@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Final
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import Store
+from riskgate_server.engine.storing import Store
 
 CHANGED_MAX: Final = 10_000
 """Entries that are looked at one by one between two questions; beyond, anybody may have changed."""

@@ -13,8 +13,8 @@ from typing import Final
 import msgspec
 
 from riskgate_server.engine import sealing
-from riskgate_server.engine.ports import Snapshot
 from riskgate_server.engine.rows import BatchRow, Lane
+from riskgate_server.engine.storing import Snapshot
 
 BATCHES_AT_ONCE: Final = 200
 

@@ -37,21 +37,11 @@ from riskgate_server.engine.failures import (
     StoreUnreachable,
 )
 from riskgate_server.engine.foresight import foresee
-from riskgate_server.engine.ports import (
-    Clock,
-    Entropy,
-    EntrySink,
-    Outgoing,
-    ProofSecrets,
-    RiskRules,
-    Sealer,
-    Store,
-    Transaction,
-    Vault,
-)
+from riskgate_server.engine.ports import Clock, Entropy, EntrySink, Outgoing, ProofSecrets, RiskRules, Sealer
 from riskgate_server.engine.repeats import remembered, repeated
 from riskgate_server.engine.replies import ERASED, STICKY, Refusal, Reply, Settled, failure_of, refusal_of
 from riskgate_server.engine.rows import BatchRow, Locked
+from riskgate_server.engine.storing import Store, Transaction, Vault
 from riskgate_server.engine.work import Batch, Work
 
 log = structlog.get_logger()

@@ -35,7 +35,7 @@ from riskgate_server.engine.devices import view as device_view
 from riskgate_server.engine.messages import entry_of
 from riskgate_server.engine.otp import view
 from riskgate_server.engine.places import Places, token_invalid
-from riskgate_server.engine.ports import Clock, NoKey, RiskRules, Rulesets, RuleTrace, Sealer, Snapshot, Store, Vault
+from riskgate_server.engine.ports import Clock, RiskRules, Rulesets, RuleTrace, Sealer
 from riskgate_server.engine.replies import (
     ERASED,
     UNREADABLE,
@@ -47,6 +47,7 @@ from riskgate_server.engine.replies import (
     LineReply,
 )
 from riskgate_server.engine.rows import CustomerRow, EntryRow
+from riskgate_server.engine.storing import NoKey, Snapshot, Store, Vault
 
 DECISION_TAG: Final = sealing.EVENT_TAGS[PurchaseDecided]
 ANNOTATION_TAG: Final = sealing.EVENT_TAGS[DecisionAnnotated]

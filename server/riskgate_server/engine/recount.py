@@ -18,9 +18,9 @@ from riskgate_server.domain.identity.identity import Identity
 from riskgate_server.domain.identity.limits import HOUR_US
 from riskgate_server.engine import across
 from riskgate_server.engine.across import ScopeKind
-from riskgate_server.engine.ports import Snapshot
 from riskgate_server.engine.report import Report
 from riskgate_server.engine.rows import ScopeKey, ScopeRow
+from riskgate_server.engine.storing import Snapshot
 
 CHUNK: Final = 2_000
 _LONGEST_US: Final = DAY_US + DAY_US // BUCKETS

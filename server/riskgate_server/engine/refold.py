@@ -22,10 +22,11 @@ from riskgate_server.domain.ledger.holds import HoldState
 from riskgate_server.domain.ledger.postings import Account, Layer
 from riskgate_server.engine import across, sealing
 from riskgate_server.engine.messages import decode_payload, message_id_of
-from riskgate_server.engine.ports import NoKey, Sealer, Snapshot
+from riskgate_server.engine.ports import Sealer
 from riskgate_server.engine.recount import Recount
 from riskgate_server.engine.report import Report
 from riskgate_server.engine.rows import CustomerRow, EntryRow, PurchaseRow, RequestRow
+from riskgate_server.engine.storing import NoKey, Snapshot
 
 CHUNK: Final = 2_000
 

@@ -21,7 +21,7 @@ from riskgate_server.domain.identity.identity import Identity
 from riskgate_server.domain.ledger.holds import HoldState, Purchase
 from riskgate_server.domain.ledger.postings import Transfer
 from riskgate_server.domain.ledger.repayment import Payment
-from riskgate_server.engine.ports import NoKey, Sealer
+from riskgate_server.engine.ports import Sealer
 from riskgate_server.engine.replies import Reply
 from riskgate_server.engine.rows import (
     BatchRow,
@@ -32,6 +32,7 @@ from riskgate_server.engine.rows import (
     PaymentRow,
     PurchaseRow,
 )
+from riskgate_server.engine.storing import NoKey
 
 NONCE_SIZE: Final = 12
 REPLY_DIGEST_SIZE: Final = 16

@@ -17,12 +17,13 @@ from typing import Final, Protocol
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.failures import ReadFailed, StoreBusy
 from riskgate_server.engine.lanes import LaneReport, walk
-from riskgate_server.engine.ports import Sealer, Snapshot, Snapshots, Vault
+from riskgate_server.engine.ports import Sealer
 from riskgate_server.engine.recount import Recount
 from riskgate_server.engine.refold import refold
 from riskgate_server.engine.report import Report
 from riskgate_server.engine.rows import CustomerRow
 from riskgate_server.engine.sealing import genesis
+from riskgate_server.engine.storing import Snapshot, Snapshots, Vault
 
 CHUNK: Final = 2_000
 Progress = Callable[[str, int, int], None]

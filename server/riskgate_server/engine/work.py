@@ -26,8 +26,9 @@ from riskgate_server.engine import sealing
 from riskgate_server.engine.beside import Beside, Changes, Waiting
 from riskgate_server.engine.bounds import Bounds
 from riskgate_server.engine.messages import Payload, message_id_of
-from riskgate_server.engine.ports import Entropy, ProofSecrets, Sealer, Transaction, Vault
+from riskgate_server.engine.ports import Entropy, ProofSecrets, Sealer
 from riskgate_server.engine.rows import BatchRow, BatchWrite, CustomerRow, EntryRow, PurchaseRow, RequestRow, ScopeKey
+from riskgate_server.engine.storing import Transaction, Vault
 
 DATA_KEY_SIZE: Final = 32
 

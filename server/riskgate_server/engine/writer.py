@@ -21,8 +21,9 @@ from riskgate_server.domain.errors import Unavailable
 from riskgate_server.engine.commands import Command, SettleLapsed
 from riskgate_server.engine.failures import OutcomeUnknown, ReadFailed, StoreBroken, StoreBusy, StoreConflict, StoreFull
 from riskgate_server.engine.pipeline import Pipeline
-from riskgate_server.engine.ports import Clock, Outgoing, Store
+from riskgate_server.engine.ports import Clock, Outgoing
 from riskgate_server.engine.replies import Failed, Reply, failure_of
+from riskgate_server.engine.storing import Store
 
 log = structlog.get_logger()
 

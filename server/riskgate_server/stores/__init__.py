@@ -1,1 +1,1 @@
-"""Where rows live. Every store keeps the promises of `engine/ports.py` and passes `tests/contract/`."""
+"""Where rows live. Every store keeps the promises of `engine/storing.py` and passes `tests/contract/`."""

@@ -17,7 +17,7 @@ import msgspec
 from riskgate_server.datadir import create_empty_private
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.failures import StoreInUse
-from riskgate_server.engine.ports import NoKey, Vault
+from riskgate_server.engine.storing import NoKey, Vault
 
 
 class _Line(msgspec.Struct):
@@ -27,7 +27,7 @@ class _Line(msgspec.Struct):
 
 
 class Erasures:
-    """Keeps `engine.ports.Eraser` over one vault and one file. Safe from any thread."""
+    """Destroys customers' keys in one vault, and writes each down in one file. Safe from any thread."""
 
     def __init__(self, path: Path, vault: Vault) -> None:
         self._path = path

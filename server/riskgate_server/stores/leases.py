@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Collection, Iterable
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import MESSAGE_LEASE_SECONDS
 from riskgate_server.engine.rows import MessageRow
+from riskgate_server.engine.storing import MESSAGE_LEASE_SECONDS
 
 
 class Leases:

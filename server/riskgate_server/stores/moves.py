@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
-from riskgate_server.engine.ports import Store
+from riskgate_server.engine.storing import Store
 
 FILES: Final = "sqlite:"
 """How the name of a place begins that is a store in files; any other is a database."""

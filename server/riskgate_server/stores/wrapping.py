@@ -10,7 +10,7 @@ import msgspec
 
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.failures import StoreBusy, StoreInUse
-from riskgate_server.engine.ports import Vault
+from riskgate_server.engine.storing import Vault
 from riskgate_server.stores.refusals import VaultUnusable
 
 HEADER_BYTES: Final = 5

@@ -16,8 +16,8 @@ from riskgate_server.domain.identity.grants import Purpose
 from riskgate_server.engine import commands as c
 from riskgate_server.engine import delivery as delivery_module
 from riskgate_server.engine.delivery import Answer
-from riskgate_server.engine.ports import MESSAGE_LEASE_SECONDS
 from riskgate_server.engine.replies import CodeReply, DecisionReply, GrantReply
+from riskgate_server.engine.storing import MESSAGE_LEASE_SECONDS
 from riskgate_server.stores.memory import MemoryStore
 from tests import factories as f
 from tests.bank import KEY, NUMBER, refused

@@ -5,7 +5,7 @@ import pytest
 from riskgate_server.crypto.tokens import SealedTokens
 from riskgate_server.domain.errors import InvalidRequest
 from riskgate_server.engine.places import TOKEN_CHARACTERS_MAX, PlaceTokens
-from riskgate_server.engine.ports import WRITERS_MAX
+from riskgate_server.engine.storing import WRITERS_MAX
 
 PURPOSE = ("WatchDecisions", "acme", "")
 SEALED = SealedTokens(bytes(32))

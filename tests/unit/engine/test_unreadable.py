@@ -15,9 +15,9 @@ from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine import pipeline as pipeline_module
 from riskgate_server.engine import writer as writer_module
 from riskgate_server.engine.decide import USE_CASES
-from riskgate_server.engine.ports import NoKey
 from riskgate_server.engine.replies import DecisionReply, Failed, Reply, Settled
 from riskgate_server.engine.rows import BatchWrite
+from riskgate_server.engine.storing import NoKey
 from riskgate_server.engine.verify import verify
 from riskgate_server.engine.writer import Writer
 from riskgate_server.stores.memory import MemoryStore, MemoryVault

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from riskgate_server.crypto.seal import Sealer
 from riskgate_server.engine import sealing
 from riskgate_server.engine.failures import ReadFailed
-from riskgate_server.engine.ports import NoKey
 from riskgate_server.engine.replies import DecisionReply, PaymentReply
 from riskgate_server.engine.report import Report
+from riskgate_server.engine.storing import NoKey
 from riskgate_server.engine.verify import verify
 from riskgate_server.stores.memory import MemoryStore, MemoryVault
 from riskgate_server.stores.memory.store import MemorySnapshot

@@ -17,8 +17,8 @@ from riskgate_server.domain.events import Outcome
 from riskgate_server.engine import writer as writer_module
 from riskgate_server.engine.commands import Command
 from riskgate_server.engine.failures import ReadFailed, StoreBroken, StoreBusy, StoreFull
-from riskgate_server.engine.ports import Store
 from riskgate_server.engine.replies import DecisionReply, Failed, HoldReply, Reply
+from riskgate_server.engine.storing import Store
 from riskgate_server.engine.verify import verify
 from riskgate_server.engine.writer import Writer
 from riskgate_server.stores.memory import MemoryStore, MemoryVault

@@ -11,7 +11,7 @@ import pytest
 
 from riskgate_server.crypto.keys import MasterKey, MasterKeyMismatch
 from riskgate_server.engine.failures import StoreFull, StoreInUse
-from riskgate_server.engine.ports import NoKey
+from riskgate_server.engine.storing import NoKey
 from riskgate_server.stores.refusals import VaultUnusable
 from riskgate_server.stores.sqlite import vault as module
 from riskgate_server.stores.sqlite.vault import SqliteVault, create_vault

@@ -52,7 +52,7 @@ class _Tables:
 
 
 class MemoryStore:
-    """Keeps `engine.ports.Store`. A lock makes each transaction and each snapshot's answers consistent."""
+    """Keeps `engine.storing.Store`. A lock makes each transaction and each snapshot's answers consistent."""
 
     shared: Final = False
     writer: Final = 0
@@ -165,7 +165,7 @@ class _MemoryReads:
 
 
 class MemoryTransaction(_MemoryReads):
-    """Keeps `engine.ports.Transaction`: reads what is committed, applies what is written at the end."""
+    """Keeps `engine.storing.Transaction`: reads what is committed, applies what is written at the end."""
 
     def __init__(self, tables: _Tables, leases: Leases) -> None:
         super().__init__(tables)
@@ -254,7 +254,7 @@ class MemoryTransaction(_MemoryReads):
 
 
 class MemorySnapshot(_MemoryReads):
-    """Keeps `engine.ports.Snapshot`: holds the lock, so nothing is committed while it is open."""
+    """Keeps `engine.storing.Snapshot`: holds the lock, so nothing is committed while it is open."""
 
     def __init__(self, tables: _Tables, lock: threading.RLock) -> None:
         super().__init__(tables)

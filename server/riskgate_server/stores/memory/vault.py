@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from riskgate_server.domain.customer import CustomerKey
-from riskgate_server.engine.ports import NoKey
+from riskgate_server.engine.storing import NoKey
 
 
 class MemoryVault:
-    """Keeps `engine.ports.Vault` for as long as the process lives."""
+    """Keeps `engine.storing.Vault` for as long as the process lives."""
 
     def __init__(self) -> None:
         self._keys: dict[CustomerKey, bytes | NoKey] = {}

@@ -128,7 +128,7 @@ class PostgresReads:
 
 
 class PostgresSnapshot(PostgresReads):
-    """Keeps `engine.ports.Snapshot`: one transaction that sees one moment, from enter to exit."""
+    """Keeps `engine.storing.Snapshot`: one transaction that sees one moment, from enter to exit."""
 
     _errors = staticmethod(reading)
 

@@ -25,8 +25,8 @@ import psycopg
 
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.failures import OutcomeUnknown, StoreBroken, StoreInUse, StoreUnreachable
-from riskgate_server.engine.ports import JOB_LEASE_SECONDS, WRITERS_MAX
 from riskgate_server.engine.rows import BatchRow, MessageRow
+from riskgate_server.engine.storing import JOB_LEASE_SECONDS, WRITERS_MAX
 from riskgate_server.stores.moves import Mark, decode_mark
 from riskgate_server.stores.postgres import session
 from riskgate_server.stores.postgres.arrays import Numbers
@@ -47,7 +47,7 @@ RETRY_SECONDS_MAX: Final = 5.0
 
 class PostgresStore:
     """
-    Keeps `engine.ports.Store` over one database, as the writer of one number: the lowest that is free for None.
+    Keeps `engine.storing.Store` over one database, as the writer of one number: the lowest that is free for None.
 
     `may_take` is asked before a free number is taken: False passes it over.
 
@@ -289,7 +289,7 @@ class PostgresStore:
 
 
 class PostgresSnapshots:
-    """Reads a database that servers may be writing; keeps `engine.ports.Snapshots`."""
+    """Reads a database that servers may be writing; keeps `engine.storing.Snapshots`."""
 
     def __init__(self, dsn: str) -> None:
         """

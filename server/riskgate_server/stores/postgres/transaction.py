@@ -10,7 +10,6 @@ import psycopg
 
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.failures import StoreConflict
-from riskgate_server.engine.ports import MESSAGE_LEASE_SECONDS
 from riskgate_server.engine.rows import (
     NOBODY,
     BatchRow,
@@ -24,6 +23,7 @@ from riskgate_server.engine.rows import (
     ScopeKey,
     ScopeRow,
 )
+from riskgate_server.engine.storing import MESSAGE_LEASE_SECONDS
 from riskgate_server.stores.postgres.arrays import Blobs, Numbers, Texts
 from riskgate_server.stores.postgres.reads import (
     BATCH,
@@ -69,7 +69,7 @@ class Tail(msgspec.Struct):
 
 
 class PostgresTransaction(PostgresReads):
-    """Keeps `engine.ports.Transaction`. The writer's own row is locked for as long as it lasts."""
+    """Keeps `engine.storing.Transaction`. The writer's own row is locked for as long as it lasts."""
 
     _errors = staticmethod(translated)
 

@@ -18,7 +18,7 @@ import psycopg
 
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.failures import StoreInUse
-from riskgate_server.engine.ports import NoKey
+from riskgate_server.engine.storing import NoKey
 from riskgate_server.stores.postgres import session
 from riskgate_server.stores.postgres.arrays import Blobs, Texts
 from riskgate_server.stores.postgres.schema import migrate
@@ -46,7 +46,7 @@ def create_vault(dsn: str, wrap: Wrap) -> None:
 
 
 class PostgresVault:
-    """Keeps the port `engine.ports.Vault`. Safe from any thread, beside other servers' vaults."""
+    """Keeps the port `engine.storing.Vault`. Safe from any thread, beside other servers' vaults."""
 
     def __init__(
         self,

@@ -152,7 +152,7 @@ def _page_of(kind: Kind) -> str:
 
 
 class SQLiteSnapshot(SQLiteReads):
-    """Keeps `engine.ports.Snapshot` on a reading connection: one read transaction from enter to exit."""
+    """Keeps `engine.storing.Snapshot` on a reading connection: one read transaction from enter to exit."""
 
     _errors = staticmethod(reading)
 

@@ -13,7 +13,7 @@ from riskgate_server.stores.sqlite.schema import Kind, differences, refuse_newer
 
 
 class SQLiteSnapshots:
-    """Reads a file that a live server may be writing; keeps `engine.ports.Snapshots`."""
+    """Reads a file that a live server may be writing; keeps `engine.storing.Snapshots`."""
 
     def __init__(self, path: Path) -> None:
         """

@@ -77,7 +77,7 @@ def create_store(path: Path, *, mark: int) -> None:
 
 
 class SQLiteStore:
-    """Keeps `engine.ports.Store` over one file. `synchronous` is for the test that shows why it must be FULL."""
+    """Keeps `engine.storing.Store` over one file. `synchronous` is for the test that shows why it must be FULL."""
 
     shared: Final = False
     writer: Final = WRITER

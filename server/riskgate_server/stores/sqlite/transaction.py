@@ -38,7 +38,7 @@ from riskgate_server.stores.sqlite.schema import Kind
 
 
 class SQLiteTransaction(SQLiteReads):
-    """Keeps `engine.ports.Transaction` on the writing connection."""
+    """Keeps `engine.storing.Transaction` on the writing connection."""
 
     _errors = staticmethod(writing)
 

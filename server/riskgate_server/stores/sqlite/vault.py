@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Final
 from riskgate_server.datadir import create_empty_private
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine.failures import StoreBroken, StoreBusy, StoreFull, StoreInUse
-from riskgate_server.engine.ports import NoKey
+from riskgate_server.engine.storing import NoKey
 from riskgate_server.stores.refusals import VaultUnusable
 from riskgate_server.stores.sqlite.leftovers import holds_any
 from riskgate_server.stores.sqlite.resync import alone, write_log_again
@@ -67,7 +67,7 @@ def create_vault(path: Path, wrap: Wrap, *, mark: int = 0) -> None:
 
 
 class SqliteVault:
-    """Keeps the port `engine.ports.Vault`. Safe from any thread."""
+    """Keeps the port `engine.storing.Vault`. Safe from any thread."""
 
     def __init__(self, path: Path, *, wrap: Wrap, unwrap: Unwrap, read_only: bool = False) -> None:
         """
