@@ -27,7 +27,7 @@ from riskgate_server.engine.failures import StoreInUse
 from riskgate_server.opening import driver, head_signers, master_keys, open_files, refuse_other_past, ring_file
 from riskgate_server.stores.moves import FILES, KEYS, TABLES, Cursor, Mark, Page, Place, Tally, date, why_not_served
 from riskgate_server.stores.refusals import MoveRefused, VaultUnusable
-from riskgate_server.stores.sqlite.moves import SQLitePlace, make_files
+from riskgate_server.stores.sqlite.moves import SQLitePlace, make_files, require_one_lane
 
 ROWS: Final = 2_000
 """In one commit: all that is in memory at a time, a few megabytes."""
@@ -273,6 +273,8 @@ def copy(directory: DataDirectory, source: str, target: str, progress: Progress)
         here = _open_source(directory, source, master, closing)
         _refuse_other_past(directory, here)
         if target.startswith(FILES):
+            # Before there are any: empty files that are left behind look like a store that was lost.
+            require_one_lane(here.lanes())
             make_files(directory.store, directory.vault, master.wrap)
             there = _files(directory, master, closing)
         else:

@@ -252,7 +252,9 @@ class DataDirectory(msgspec.Struct, frozen=True):
                 continue
             # Never made anew: a fresh master key beside an old store would look like total loss.
             if not path.is_file():
-                raise DataDirectoryError(f"{path} is missing: restore it from a backup")
+                database = ", or name the database that this directory has instead with --store"
+                what_to_do = f"restore it from a backup{database if path in (self.store, self.vault) else ''}"
+                raise DataDirectoryError(f"{path} is missing: {what_to_do}")
         for path in (self.root, self.secrets, self.tls, *self.private_files()):
             _refuse_if_open_to_others(path)
 

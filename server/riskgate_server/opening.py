@@ -33,7 +33,7 @@ from riskgate_server.crypto.signing import (
 )
 from riskgate_server.datadir import DataDirectory, DataDirectoryError, create_empty_private
 from riskgate_server.engine.failures import ReadFailed, StoreBroken, StoreBusy
-from riskgate_server.engine.lanes import lane_of
+from riskgate_server.engine.lanes import lane_of, nothing_committed
 from riskgate_server.engine.report import Report
 from riskgate_server.engine.sealing import batch_hash, genesis, merkle_root
 from riskgate_server.engine.storing import Snapshots, Store, Vault
@@ -224,7 +224,7 @@ def driver() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise SettingsRefused("a store in PostgreSQL needs its driver: install riskgate[postgres]") from error
+        raise SettingsRefused("a store in PostgreSQL needs its driver: install the extra `postgres` of riskgate") from error
 
 
 def _has_customers(store: Snapshots) -> bool:
@@ -264,7 +264,8 @@ def verify_directory(directory: DataDirectory, progress: Progress, dsn: str = ""
     faults: list[str] = []
     heads, empty = _signed_heads(directory, faults)
     if not dsn and not directory.store.exists():
-        return Report(heads=len(heads), faults=[*faults, f"{directory.store.name} is missing"])
+        missing = f"{directory.store.name} is missing; --store names the database of a directory that has one"
+        return Report(heads=len(heads), faults=[*faults, missing])
     master = master_keys(directory)
     with contextlib.ExitStack() as closing:
         try:
@@ -279,6 +280,9 @@ def verify_directory(directory: DataDirectory, progress: Progress, dsn: str = ""
         if broken:
             return Report(heads=len(heads), faults=faults)
         report = verify(snapshots, vault, Sealer(), progress, heads)
+        with snapshots.snapshot() as snapshot:
+            if any(head.batch for head in heads) and nothing_committed(snapshot):
+                faults.append(f"the store is another than the one whose heads were signed: {NOTHING_HERE}")
     # Every server signs where it begins, before anything is written. Others may serve from other directories.
     if not faults:
         written = [directory.heads_of(lane.writer).name for lane in report.lanes if lane.entries]
@@ -358,6 +362,12 @@ def _signed_heads(directory: DataDirectory, faults: list[str]) -> tuple[list[Hea
     return heads, empty
 
 
+NOTHING_HERE: Final = (
+    "nothing was ever committed to it; name the database that the directory was served from with --store, leave"
+    " --store away if it was served from its own files, or restore the right file"
+)
+
+
 class OtherPast(Exception):
     """The store is not the one whose heads were signed: it is missing, older, or was rewritten."""
 
@@ -390,9 +400,13 @@ def refuse_other_past(heads: HeadLog, store: Store) -> None:
         batches = snapshot.batches(writer, after=signed.batch - 2, limit=2)
         found = next((batch for batch in batches if batch.sequence == signed.batch), None)
         if found is None or found.hash != signed.batch_hash or end < signed.batch:
+            lost = f"the store does not hold commit {signed.batch}, whose head was signed"
+            if nothing_committed(snapshot):
+                # To accept this one would be to begin anew beside the one that has it all.
+                raise OtherPast(f"{lost}: {NOTHING_HERE}")
             raise OtherPast(
-                f"the store does not hold commit {signed.batch}, whose head was signed: it is missing, older or"
-                f" rewritten; restore the right file, or move {heads.name} away to accept this one"
+                f"{lost}: it is missing, older or rewritten; restore the right file, or move {heads.name} away to"
+                " accept this one"
             )
         before = batches[0].hash if signed.batch > 1 else genesis(writer)
         entries = snapshot.entries_by_position(writer, after=signed.entries - found.count, limit=found.count)

@@ -186,7 +186,7 @@ def test_the_lines_for_postgresql_work_as_pasted_and_take_along_what_was_bought(
             check=False,
         )
 
-    assert install.startswith('pip install "riskgate[postgres]"')
+    assert install.startswith('pip install ".[postgres]"')
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["clean"]

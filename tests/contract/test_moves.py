@@ -155,7 +155,7 @@ def test_a_store_moves_from_one_database_to_another_with_all_its_lanes(
     third.close()
 
 
-def test_a_journal_of_several_writers_does_not_go_into_files(
+def test_a_journal_of_several_writers_does_not_go_into_files_and_leaves_none_behind(
     directory: DataDirectory, dsn: str, tmp_path: Path
 ) -> None:
     copy(directory, files(directory), dsn, QUIET)
@@ -168,6 +168,7 @@ def test_a_journal_of_several_writers_does_not_go_into_files(
     with pytest.raises(MoveRefused, match="one lane"):
         copy(directory, dsn, files(directory), QUIET)
 
+    assert (directory.store.exists(), directory.vault.exists()) == (False, False)
     live(directory, dsn, again="later")
 
 

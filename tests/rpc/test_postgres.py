@@ -21,6 +21,7 @@ from riskgate_server.datadir import DataDirectoryError
 from riskgate_server.engine.clocks import SystemClock
 from riskgate_server.engine.pipeline import Pipeline
 from riskgate_server.engine.replies import DecisionReply
+from riskgate_server.opening import OtherPast, verify_directory
 from riskgate_server.rpc import feed, service
 from riskgate_server.stores.postgres.store import PostgresStore
 from riskgate_server.stores.postgres.vault import PostgresVault
@@ -199,12 +200,28 @@ def test_another_database_than_the_one_whose_heads_were_signed_is_refused(
     other = postgres.database(tmp_path / "other")
 
     with (
-        pytest.raises(Exception, match="does not hold commit 1, whose head was signed"),
+        pytest.raises(Exception, match="does not hold commit 1, whose head was signed: nothing was ever committed"),
         serving(loop, deployment, store=other),
     ):
         pass
 
     postgres.give_back(tmp_path / "other")
+
+
+def test_who_forgets_the_database_is_asked_for_it_and_begins_no_second_store(
+    loop: Loop, deployment: Deployment, dsn: str
+) -> None:
+    with serving(loop, deployment, store=dsn) as running:
+        open_line(running.keyed(deployment.admin_key))
+
+    with pytest.raises(OtherPast) as refused, serving(loop, deployment):
+        pass
+    report = verify_directory(deployment.directory, lambda *_: None)
+
+    assert "name the database" in str(refused.value)
+    assert "away to accept" not in str(refused.value)
+    assert "name the database" in report.faults[0]
+    assert verified(deployment, dsn)["clean"]
 
 
 def test_the_database_of_another_master_key_is_refused(

@@ -93,6 +93,11 @@ def _look_at_the_end(snapshot: Snapshot, report: LaneReport, position: int, faul
         fault(f"its writer would go on from another batch {end} than is stored")
 
 
+def nothing_committed(snapshot: Snapshot) -> bool:
+    """Whether no lane has a commit yet."""
+    return not any(lane.batch for lane in snapshot.lanes())
+
+
 def lane_of(snapshot: Snapshot, writer: int) -> Lane | None:
     """Return where a writer's lane ends; None when nothing says so."""
     return next((lane for lane in snapshot.lanes() if lane.writer == writer), None)

@@ -40,7 +40,7 @@ class AppriseServices:
         try:
             import apprise  # noqa: PLC0415 - an extra, and it reads a hundred modules
         except ModuleNotFoundError as error:
-            raise GatewayUnusable("this gateway needs Apprise: install riskgate[messages]") from error
+            raise GatewayUnusable("this gateway needs Apprise: install the extra `messages` of riskgate") from error
         # They tell of requests with numbers and answers in them.
         for library in ("apprise", "urllib3"):
             logging.getLogger(library).setLevel(logging.CRITICAL + 1)

@@ -131,9 +131,7 @@ class SQLitePlace:
 
     def take(self, lanes: Iterable[int]) -> None:
         """Refuse lanes beside the one."""
-        if others := sorted(set(lanes) - {0}):
-            numbers = ", ".join(map(str, others))
-            raise MoveRefused(f"a store in files has one lane, and the journal has those of writers {numbers} too")
+        require_one_lane(lanes)
 
     def page(self, cursor: Cursor, limit: int) -> Page:
         """Return rows behind a cursor."""
@@ -243,3 +241,10 @@ def _has_customers(path: Path) -> bool:
 def _remove(path: Path) -> None:
     for suffix in ("", "-wal", "-shm"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def require_one_lane(lanes: Iterable[int]) -> None:
+    """Raise `MoveRefused` for lanes beside the one that a store in files has."""
+    if others := sorted(set(lanes) - {0}):
+        numbers = ", ".join(map(str, others))
+        raise MoveRefused(f"a store in files has one lane, and the journal has those of writers {numbers} too")
