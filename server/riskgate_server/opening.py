@@ -224,7 +224,8 @@ def driver() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise SettingsRefused("a store in PostgreSQL needs its driver: install the extra `postgres` of riskgate") from error
+        message = "a store in PostgreSQL needs its driver: install the extra `postgres` of riskgate"
+        raise SettingsRefused(message) from error
 
 
 def _has_customers(store: Snapshots) -> bool:

@@ -87,7 +87,7 @@ def test_a_channel_without_an_address_is_refused() -> None:
 
 def test_who_has_not_installed_it_is_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "apprise", None)
-    with pytest.raises(GatewayUnusable, match=r"install riskgate\[messages\]"):
+    with pytest.raises(GatewayUnusable, match="the extra `messages`"):
         AppriseServices({Channel.SMS: "json://127.0.0.1/{destination}"})
 
 
