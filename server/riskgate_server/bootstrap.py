@@ -8,7 +8,7 @@ import gc
 import os
 import resource
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final
@@ -181,7 +181,11 @@ REFUSALS_TO_START: Final = (
 class Server:
     """The engine in one process, from opening the store to the last signed head."""
 
-    def __init__(self, settings: Settings, *, synchronous: str = "FULL") -> None:
+    def __init__(
+        self, settings: Settings, *, synchronous: str = "FULL", on_broken: Callable[[], object] = lambda: None
+    ) -> None:
+        """`on_broken` hears, from any thread, that the store failed: the process should not live long from then on."""
+        self._on_broken = on_broken
         self._settings = settings
         self._directory = DataDirectory(settings.root.absolute())
         self._synchronous = synchronous
@@ -321,7 +325,7 @@ class Server:
                 store,
                 clock,
                 deliver=gateway.deliver,
-                on_broken=partial(loop.call_soon_threadsafe, self._break),
+                on_broken=partial(self._break_from_the_writer, loop),
                 outgoing=delivery,
             )
             server = RpcServer(rooms, share_ports=not alone)
@@ -388,8 +392,13 @@ class Server:
         """Begin an orderly end."""
         self._stopping.set()
 
+    def _break_from_the_writer(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._on_broken()
+        loop.call_soon_threadsafe(self._break)
+
     def _break(self) -> None:
         """The store failed: nothing may be written any more, and a new process must find out what happened."""
+        self._on_broken()
         self._broken = True
         self._stopping.set()
 

@@ -18,12 +18,12 @@ from typing import Any, Final
 
 import msgspec
 
-from riskgate_server import bootstrap
+from riskgate_server import bootstrap, last_resort
 from riskgate_server.cli import main
 from riskgate_server.domain.credit import authorisation
 from riskgate_server.domain.credit.line import CreditLine
 from riskgate_server.engine import purchases
-from riskgate_server.engine.writer import Ticket
+from riskgate_server.engine.writer import Ticket, Writer
 from riskgate_server.rpc.gateway import Gateway
 from riskgate_server.stores.sqlite import store
 from riskgate_server.stores.sqlite.schema import Kind
@@ -145,6 +145,30 @@ def stale_limit() -> None:
     purchases.judge = judging  # type: ignore[attr-defined,assignment]  # imported there, and that is where it is called
 
 
+class BrokenDisk(HonestConnection):
+    """Fails at the first COMMIT of an entry."""
+
+    def changed(self, sql: str) -> str:
+        """Fail from now on."""
+        if sql.startswith("INSERT INTO entries"):
+            self.commit_it = self.fail  # type: ignore[method-assign]  # from now on
+        return sql
+
+    def fail(self) -> sqlite3.Cursor:
+        """Say what SQLite says of a disk that is gone."""
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorname = "SQLITE_IOERR_FSYNC"
+        raise error
+
+
+def endless_end() -> None:
+    """The disk fails, and the orderly end that follows never comes: as where no thread can begin for want of memory."""
+    connect_by(BrokenDisk)
+    Writer.stop = lambda _: threading.Event().wait()  # type: ignore[assignment,method-assign]  # that is the bug
+    # Only the patience is another.
+    last_resort.LastResort = functools.partial(last_resort.LastResort, patience_seconds=1.0)  # type: ignore[assignment,misc]
+
+
 def naive_futures() -> None:
     """Whoever delivers replies does not ask whether anybody still waits."""
 
@@ -193,6 +217,7 @@ BUGS: Final[dict[str, Callable[[], None]]] = {
     "ignored-error": functools.partial(connect_by, IgnoredError),
     "stale-limit": stale_limit,
     "naive-futures": naive_futures,
+    "endless-end": endless_end,
     "lazy-commit": lazy_commit,
     "no-row-lock": no_row_lock,
     "small-log": small_log,

@@ -25,6 +25,7 @@ from tests.acceptance import books, witness
 from tests.acceptance.calling import Backend, Told, check, connections, open_line
 from tests.acceptance.conftest import Figures
 from tests.acceptance.deployment import FREE_PORTS, PYTHON, Deployment, answer, environment, riskgate, until
+from tests.acceptance.planted import planted
 from tests.acceptance.shopping import Wallet
 from tests.unit.crypto.proofs.makers import issue
 
@@ -141,6 +142,11 @@ async def _one_call(deployment: Deployment, customer_id: str) -> None:
         assert (await backend.settle(open_line(customer_id, 1))).done
 
 
+async def _asked_once(deployment: Deployment, customer_id: str) -> Told:
+    async with Backend(deployment) as backend:
+        return await backend.once(open_line(customer_id, 1))
+
+
 def test_an_init_killed_at_any_point_is_finished_by_the_next(tmp_path: Path, figures: Figures) -> None:
     """Until it is finished nothing serves it, and once it is nothing is ever made anew."""
     unfinished = 0
@@ -214,6 +220,29 @@ def test_a_server_that_crashes_leaves_no_memory_behind_whatever_the_system_would
     (core,) = (line for line in limits.splitlines() if line.startswith("Max core file size"))
 
     assert core.split()[4] == "0"
+
+
+def test_a_server_whose_disk_failed_ends_though_its_orderly_end_never_comes(deployment: Deployment) -> None:
+    deployment.started(program=planted("endless-end"))
+
+    told = asyncio.run(_asked_once(deployment, "ada"))
+
+    assert told.reason == "OUTCOME_UNKNOWN"
+    assert deployment.wait(10) == 1
+    assert (deployment.events("stopping"), deployment.events("stopped")) == (1, 0)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_server_whose_standard_streams_are_closed_serves_and_ends_in_order(
+    deployment: Deployment, closed: str
+) -> None:
+    # Of the log there may be nothing, so that only an answer tells that it serves.
+    deployment.start(program=("sh", "-c", f'exec "$@" {closed}', "sh", *PYTHON))
+    asyncio.run(_one_call(deployment, "ada"))
+
+    deployment.send(signal.SIGTERM)
+
+    assert deployment.wait(20) == 0
 
 
 def test_no_thread_of_a_server_interrupts_another_when_it_wakes(deployment: Deployment) -> None:

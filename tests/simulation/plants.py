@@ -103,8 +103,8 @@ def commit_forgotten_by_the_cache(patch: pytest.MonkeyPatch) -> None:
     """A batch that was rolled back is remembered as if it had been committed."""
     keep = work.Batch.keep
 
-    def leaking(self: Any, done: Any) -> None:
-        keep(self, done)
+    def leaking(self: Any, done: Any, request: Any) -> None:
+        keep(self, done, request)
         caches[-1][done.key] = self.kept[done.key]
 
     caches: list[Any] = []

@@ -145,16 +145,15 @@ class _Link:
     def _falls(self, kind: bytes, message: bytes) -> Cut | None:
         """Return the cut that is due at this message."""
         wire = self._wire
-        if kind == b"Q":
-            self._writing = self._writing or message.endswith(_BEGIN)
-            if not self._writing or wire.cut is None:
-                return None
-            if message.endswith(_BEGIN):
-                return wire.cut if wire.cut is Cut.AT_BEGIN else None
-            if message.endswith(_COMMIT):
-                # A cut between statements that was still to come comes now.
-                return wire.cut if wire.cut in AT_COMMIT else Cut.BEFORE_COMMIT
-        if kind == b"S" and self._writing and wire.cut in (Cut.WHILE_LOCKING, Cut.WHILE_WRITING):
+        if kind == b"P" and _BEGIN in message:
+            self._writing = True
+            return wire.cut if wire.cut is Cut.AT_BEGIN else None
+        if not self._writing or wire.cut is None:
+            return None
+        if kind == b"Q" and message.endswith(_COMMIT):
+            # A cut between statements that was still to come comes now.
+            return wire.cut if wire.cut in AT_COMMIT else Cut.BEFORE_COMMIT
+        if kind == b"E" and wire.cut in (Cut.WHILE_LOCKING, Cut.WHILE_WRITING):
             wire.after -= 1
             return wire.cut if wire.after < 0 else None
         return None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import sys
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Final, cast
 
 import click
@@ -62,10 +65,27 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
+def _take_standard_streams() -> None:
+    """
+    Open what whoever started this process has closed of standard input, output and errors, on nothing.
+
+    The next file to be opened would be there instead, and a line of the log would be written into it.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest that is free is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - for as long as the process lives
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="riskgate")
 def main() -> None:
     """Decide about purchases, reserve the credit for them, and prove it."""
+    _take_standard_streams()
     # What lies in memory is in clear: keys, and what they opened. A dump would lie where others look.
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))

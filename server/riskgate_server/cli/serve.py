@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TextIO, cast, get_args, get_type_hints
 
@@ -101,6 +102,7 @@ def _one(settings: Settings) -> int:
     import uvloop
 
     from riskgate_server.bootstrap import REFUSALS_TO_START, Server
+    from riskgate_server.last_resort import LastResort
 
     # Before any thread begins, so that it holds for all of them.
     _interrupt_nobody()
@@ -111,7 +113,7 @@ def _one(settings: Settings) -> int:
             raise click.UsageError(f"--cpu: this process may not run on processor {settings.cpu}") from error
     # A wish of the operator's that cannot be met is one line; anything else is a fault of ours, with its trace.
     try:
-        return uvloop.run(_run(Server, settings))
+        return uvloop.run(_run(partial(Server, on_broken=LastResort().doom), settings))
     except REFUSALS_TO_START as error:
         raise click.ClickException(str(error)) from error
 
@@ -123,8 +125,8 @@ def _interrupt_nobody() -> None:
     Each call wakes several of gRPC's, which then wait for Python's lock: two changes of context for nothing. An
     operator who chose a way of scheduling keeps it, and so does a system that knows no other or allows none.
     """
-    if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
+        if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 

@@ -42,10 +42,11 @@ class Customers:
         """Keep what a batch made of its customers, now that it is durable, and no key of one who was erased."""
         kept = self.kept
         for key, customer in batch.kept.items():
-            if customer.sequence and customer.data_key and key not in batch.erased:
+            if customer.sequence and customer.data_key and not customer.erased:
                 kept[key] = customer
                 kept.move_to_end(key)
-            elif kept.pop(key, None):
+            elif kept.pop(key, None) or (customer.erased and customer.data_key):
+                # It was used just now, perhaps for the first time since the start.
                 self._sealer.forget()
         while len(kept) > self._kept_max:
             kept.popitem(last=False)
@@ -112,8 +113,8 @@ class Customers:
                 return
             profile = sealing.unseal_profile(row, data_key, self._sealer)
             # What cannot be decoded must be found out here: later it would be the command's fault.
-            sealing.decode_customer(key, row.state, profile)
-            batch.kept[key] = Kept(row.sequence, row.next_lapse_us, row.state, profile, data_key)
+            erased = sealing.decode_customer(key, row.state, profile).erased
+            batch.kept[key] = Kept(row.sequence, row.next_lapse_us, row.state, profile, data_key, erased)
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a damaged row breaks, it is this customer's alone

@@ -36,6 +36,5 @@ def erase_customer(work: Work, command: EraseCustomer) -> RevokedReply:
             reason, message = "LINE_IN_USE", "close the customer's lines first"
             raise PreconditionFailed(reason, message, line_id=line.line_id)
     work.drop_messages()
-    work.forget_customer()
     work.record(Happening(CustomerErased(command.reason_code, command.actor_id)))
     return RevokedReply(work.key, work.now_us, ())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import structlog
 
@@ -40,7 +40,7 @@ from riskgate_server.engine.foresight import foresee
 from riskgate_server.engine.ports import Clock, Entropy, EntrySink, Outgoing, ProofSecrets, RiskRules, Sealer
 from riskgate_server.engine.repeats import remembered, repeated
 from riskgate_server.engine.replies import ERASED, STICKY, Refusal, Reply, Settled, failure_of, refusal_of
-from riskgate_server.engine.rows import BatchRow, Locked
+from riskgate_server.engine.rows import BatchRow, Locked, RequestRow
 from riskgate_server.engine.storing import Store, Transaction, Vault
 from riskgate_server.engine.work import Batch, Work
 
@@ -65,6 +65,14 @@ _BUSY: Final = failure_of(errors.Conflict("WRITE_CONFLICT", "another program hel
 
 class _HeldTooLong(StoreBusy):
     """Another process held a customer for longer than one waits. Nothing happened."""
+
+
+class _Done(NamedTuple):
+    """What a command came to: its reply and, unless it left nothing, what is to be kept."""
+
+    reply: Reply
+    work: Work | None = None
+    request: RequestRow | None = None
 
 
 class BatchClock(Clock, Protocol):
@@ -284,7 +292,7 @@ class Pipeline:
 
     def _execute(self, batch: Batch, command: Command) -> Reply:
         try:
-            return self._answer(batch, command)
+            done = self._answer(batch, command)
         except errors.RiskgateError as error:
             return failure_of(error)
         except (StoreBroken, StoreBusy, StoreConflict, StoreFull):
@@ -296,8 +304,15 @@ class Pipeline:
         except Exception:
             log.exception("command failed", command=type(command).__name__)
             return self._quarantined(command)
+        if done.work:
+            # What goes wrong here may leave half a command behind, so it is the batch that fails.
+            batch.keep(done.work, done.request)
+            if done.work.recorded and not isinstance(done.reply, Refusal):
+                batch.now_us = self._clock.after(command, batch.now_us)
+        return done.reply
 
-    def _answer(self, batch: Batch, command: Command) -> Reply:
+    def _answer(self, batch: Batch, command: Command) -> _Done:
+        """Carry out a command, and leave nothing of it in the batch yet."""
         key, request_id = command.key, command.request_id
         if command.deadline_us and self._monotonic_us() >= command.deadline_us:
             reason, message = "DEADLINE_PASSED", "the deadline passed before the command started"
@@ -305,9 +320,9 @@ class Pipeline:
         remembers = bool(request_id) and not getattr(command, "validate_only", False)
         # First of all: what was done before is answered, whatever has become of the command or the customer since.
         if remembers and (known := batch.request(key, request_id)) is not None:
-            return repeated(batch, known, command)
+            return _Done(repeated(batch, known, command))
         if (key, request_id) in self._quarantine:
-            return self._quarantined(command)
+            return _Done(self._quarantined(command))
         kept = batch.kept.get(key)
         if key in batch.refused and (kept is None or not isinstance(command, SettleLapsed | SettleMessage)):
             raise errors.PreconditionFailed(*batch.refused[key])
@@ -334,19 +349,14 @@ class Pipeline:
         if isinstance(command, SettleLapsed):
             reply = Settled(settled)
         if isinstance(command, CheckTransaction) and command.validate_only:
-            return reply
-        stored = b""
+            return _Done(reply)
+        row = None
         if remembers:
             # A request that left no entry could be taken out of the store unseen.
             assert work.recorded
             row = remembered(batch, command, reply, work)
-            stored = row.reply
-            batch.requests[key, request_id] = row
-        work.seal(command.fingerprint, stored)
-        batch.keep(work)
-        if work.recorded and not isinstance(reply, Refusal):
-            batch.now_us = self._clock.after(command, batch.now_us)
-        return reply
+        work.seal(command.fingerprint, row.reply if row else b"")
+        return _Done(reply, work, row)
 
     def _quarantined(self, command: Command) -> Reply:
         """Refuse a command that broke us, now and whenever it comes back."""

@@ -22,3 +22,26 @@ def test_no_key_of_a_customer_stays_in_memory_after_their_erasure() -> None:
 
     assert {*pipeline._customers.kept} == {BO}
     assert sealer._cipher.cache_info().currsize == 0
+
+
+def test_who_is_erased_by_a_process_that_had_not_met_them_leaves_no_key_there() -> None:
+    store, vault, sealer = MemoryStore(), MemoryVault(), Sealer()
+    f.make_pipeline(store, vault=vault).run([f.open_line(), f.close()])
+
+    f.make_pipeline(store, vault=vault, sealer=sealer).run([f.erase()])
+
+    assert sealer._cipher.cache_info().currsize == 0
+
+
+def test_a_command_before_the_key_is_destroyed_brings_it_not_back() -> None:
+    sealer = Sealer()
+    pipeline = f.make_pipeline(MemoryStore(), vault=MemoryVault(), sealer=sealer)
+    pipeline.run([f.open_line()])
+    pipeline.run([f.close()])
+    pipeline.run([f.erase()])
+
+    for again in (f.check("t-1"), f.erase()):
+        pipeline.run([again])
+
+    assert not pipeline._customers.kept
+    assert sealer._cipher.cache_info().currsize == 0

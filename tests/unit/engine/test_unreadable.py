@@ -13,6 +13,7 @@ import pytest
 from riskgate_server.crypto.seal import Sealer
 from riskgate_server.domain.customer import CustomerKey
 from riskgate_server.engine import pipeline as pipeline_module
+from riskgate_server.engine import sealing
 from riskgate_server.engine import writer as writer_module
 from riskgate_server.engine.decide import USE_CASES
 from riskgate_server.engine.replies import DecisionReply, Failed, Reply, Settled
@@ -214,6 +215,47 @@ def test_a_command_for_which_there_was_no_memory_may_come_again(desk: Desk, monk
 
     assert reasons(replies) == ["OVERLOADED", ""]
     assert reasons(again) == [""]
+
+
+@pytest.mark.parametrize("at", ["seal_entry", "encode_state", "encode_reply"])
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError])
+def test_a_command_that_fails_after_it_was_decided_leaves_nothing_behind(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, at: str, error: type[Exception]
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        # Once, for the payment: what comes with it is sealed after it, and again when it runs by itself.
+        monkeypatch.setattr(sealing, at, real)
+        raise error("planted")
+
+    real = getattr(sealing, at)
+    monkeypatch.setattr(sealing, at, fail)
+    desk.run(f.pay("p1", 5), f.check("t2", customer_id="bo"))
+
+    desk.restart()
+    repeated = desk.run(f.pay("p1", 5), f.check("t2", customer_id="bo"))
+
+    assert reasons(repeated) == ["", ""]
+    assert verify(desk.store, desk.vault, Sealer()).faults == []
+    with desk.store.snapshot() as snapshot:
+        journal = snapshot.entries(ADA, after=0, limit=99)
+    assert [row.request_id for row in journal].count(f.pay("p1", 5).request_id) == 1
+
+
+def test_who_has_no_chance_left_is_alone_in_it(desk: Desk) -> None:
+    """Nonces are fetched for many commands at once."""
+    given = f.SeededEntropy()
+    shortages = [MemoryError()]
+
+    def entropy(size: int) -> bytes:
+        if shortages:
+            raise shortages.pop()
+        return given(size)
+
+    desk.pipeline = f.make_pipeline(desk.store, vault=desk.vault, clock=desk.clock, entropy=entropy)
+    replies = desk.run(*(f.check(f"t{n}", customer_id="bo") for n in range(2, 6)))
+
+    assert reasons(replies) == ["OVERLOADED", "", "", ""]
+    assert reasons(desk.run(f.check("t2", customer_id="bo"))) == [""]
 
 
 def test_an_id_that_was_committed_is_answered_though_it_was_taken_for_harmful(

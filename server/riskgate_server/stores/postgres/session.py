@@ -7,6 +7,7 @@ since they were taken would be read whole. Sessions are told so once, and every 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,9 @@ from riskgate_server.engine.failures import (
 from riskgate_server.stores.postgres import arrays
 from riskgate_server.stores.postgres.schema import SCHEMA
 from riskgate_server.stores.refusals import SettingsRefused
+
+# Of statements that were sent together it logs, in words of its own, that those behind the first error failed too.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
