@@ -171,12 +171,14 @@ def _server_credential() -> Credential:
     return issue_server(authority(), (), datetime.now(UTC))
 
 
-def serve(engine: ScriptedEngine, *, port: int = 0, certificates: bool = False) -> grpc.Server:
-    """Start serving; the caller stops it. `certificates` asks callers for theirs."""
+def serve(
+    engine: ScriptedEngine, *, port: int = 0, certificates: bool = False, own: Credential | None = None
+) -> grpc.Server:
+    """Start serving; the caller stops it. `certificates` asks callers for theirs; `own` replaces a good one."""
     server = grpc.server(
         ThreadPoolExecutor(max_workers=16), handlers=[_Handlers(engine)], options=[("grpc.so_reuseport", 0)]
     )
-    own = _server_credential()
+    own = own or _server_credential()
     proof = grpc.ssl_server_credentials(
         [(own.key_pem, own.certificate_pem)],
         root_certificates=authority().certificate_pem if certificates else None,

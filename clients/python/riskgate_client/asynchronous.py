@@ -13,7 +13,7 @@ import grpc
 from riskgate_client import risk
 from riskgate_client.call import Call, WatchStep, at_page, described, from_token
 from riskgate_client.caller import Caller, Service, presented_as
-from riskgate_client.errors import Cancelled, DeadlineExceeded, Internal, RiskgateError, Unavailable, error_from_rpc
+from riskgate_client.errors import Cancelled, DeadlineExceeded, Internal, RiskgateError, Unavailable
 from riskgate_client.in_flight import LEASE_SECONDS, SILENT_LEASES_MAX, InFlight
 from riskgate_client.values import CheckResult, Decision, Page
 
@@ -60,7 +60,7 @@ async def make(caller: Caller, call: Call[T]) -> T:
     attempts = caller.attempts(call)
     while True:
         try:
-            response = await _heard(method(call.request, timeout=attempts.remaining))
+            response = await _heard(caller, method(call.request, timeout=attempts.remaining))
         except RiskgateError as failed:
             error = attempts.concluded(failed)
         else:
@@ -174,7 +174,7 @@ class Watch(Generic[T]):
         try:
             if self._stream is None:
                 return await self._open()
-            return await _heard(anext(self._messages))
+            return await _heard(self._caller, anext(self._messages))
         except StopAsyncIteration:
             raise Unavailable("the watch ended", status=grpc.StatusCode.UNAVAILABLE) from None
 
@@ -186,7 +186,7 @@ class Watch(Generic[T]):
         self._messages = aiter(self._stream)
         try:
             async with asyncio.timeout(seconds):
-                return await _heard(anext(self._messages))
+                return await _heard(self._caller, anext(self._messages))
         except TimeoutError:
             raise self._late(seconds) from None
 
@@ -282,7 +282,7 @@ class CheckStream:
             try:
                 if self._stream is None:
                     await self._open()
-                result = self._call.read(await _heard(anext(self._messages)))
+                result = self._call.read(await _heard(self._caller, anext(self._messages)))
             except StopAsyncIteration:
                 error: RiskgateError = Unavailable("the stream ended", status=grpc.StatusCode.UNAVAILABLE)
             except RiskgateError as failed:
@@ -349,12 +349,12 @@ async def _each(
             yield described
 
 
-async def _heard(answer: Awaitable[T]) -> T:
+async def _heard(caller: Caller, answer: Awaitable[T]) -> T:
     """Await something of gRPC, and raise errors of ours."""
     try:
         return await answer
     except grpc.RpcError as failure:
-        raise error_from_rpc(failure) from failure
+        raise caller.error(failure) from failure
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is None or task.cancelling():

@@ -13,7 +13,7 @@ import grpc
 from riskgate_client import risk
 from riskgate_client.call import Call, WatchStep, at_page, described, from_token
 from riskgate_client.caller import Caller, Service, presented_as
-from riskgate_client.errors import DeadlineExceeded, RiskgateError, Unavailable, error_from_rpc
+from riskgate_client.errors import DeadlineExceeded, RiskgateError, Unavailable
 from riskgate_client.in_flight import LEASE_SECONDS, SILENT_LEASES_MAX, InFlight
 from riskgate_client.values import CheckResult, Decision, Page
 
@@ -59,7 +59,7 @@ def make(caller: Caller, call: Call[T]) -> T:
         try:
             response = method(call.request, timeout=attempts.remaining)
         except grpc.RpcError as failure:
-            error = attempts.concluded(error_from_rpc(failure))
+            error = attempts.concluded(caller.error(failure))
         else:
             return attempts.answered(call.read(response))
         pause = attempts.pause_after(error)
@@ -169,7 +169,7 @@ class Watch(Generic[T]):
         except StopIteration:
             raise Unavailable("the watch ended", status=grpc.StatusCode.UNAVAILABLE) from None
         except grpc.RpcError as failure:
-            raise error_from_rpc(failure) from failure
+            raise self._caller.error(failure) from failure
 
     def _open(self) -> Any:
         """Return the first message, which comes at once or not at all; the later ones have no deadline."""
@@ -278,7 +278,7 @@ class CheckStream:
             except StopIteration:
                 error: RiskgateError = Unavailable("the stream ended", status=grpc.StatusCode.UNAVAILABLE)
             except grpc.RpcError as failure:
-                error = error_from_rpc(failure)
+                error = self._caller.error(failure)
             else:
                 if self._accept(result):
                     return result

@@ -7,7 +7,11 @@ from collections.abc import Callable
 from functools import update_wrapper
 from typing import Any, Final, TypeVar
 
+import grpc
+
 from riskgate_client.call import Call
+from riskgate_client.certificates import OwnCertificate
+from riskgate_client.errors import RiskgateError, error_of_client
 from riskgate_client.retry import Attempts, Retry
 from riskgate_client.transport import AuthenticatedChannel
 
@@ -20,10 +24,17 @@ _UNCOUNTED: Final = 1_000_000
 class Caller:
     """Finds the methods of one channel, and says how calls are tried."""
 
-    def __init__(self, channel: AuthenticatedChannel, policy: Retry, timeout_seconds: float | None) -> None:
+    def __init__(
+        self,
+        channel: AuthenticatedChannel,
+        policy: Retry,
+        timeout_seconds: float | None,
+        own: OwnCertificate | None,
+    ) -> None:
         self._channel = channel
         self._policy = policy
         self._timeout_seconds = timeout_seconds
+        self._own = own
         self._stubs: dict[Any, Any] = {}
 
     def method(self, call: Call[Any]) -> Any:
@@ -32,6 +43,10 @@ class Caller:
         if stub is None:
             stub = self._stubs[call.stub] = call.stub(self._channel)
         return getattr(stub, call.method)
+
+    def error(self, failure: grpc.RpcError) -> RiskgateError:
+        """Return what a failed try means for this client."""
+        return error_of_client(failure, self._own)
 
     def attempts(self, call: Call[Any]) -> Attempts:
         """Return the tries of a call that has just begun."""

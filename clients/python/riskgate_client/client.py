@@ -220,7 +220,8 @@ class Riskgate:
         options: further gRPC channel options; they win over ours.
 
     Raises:
-        ValueError: there is not exactly one credential, or `api_key`, `ca` or `certificate` is none.
+        ValueError: there is not exactly one credential, `api_key`, `ca`, `certificate` or `key` is none, or `key` is
+            another certificate's.
     """
 
     def __init__(
@@ -235,13 +236,13 @@ class Riskgate:
         retry: Retry | None = None,
         options: Sequence[tuple[str, Any]] = (),
     ) -> None:
-        proof, metadata = credentials(ca=ca, api_key=api_key, certificate=certificate, key=key)
+        proof = credentials(ca=ca, api_key=api_key, certificate=certificate, key=key)
         self._target = target
-        self._channel = grpc.secure_channel(target, proof, options=(*OPTIONS, *options))
+        self._channel = grpc.secure_channel(target, proof.tls, options=(*OPTIONS, *options))
         self._stubs_channel = AuthenticatedChannel(
-            self._channel, metadata, TIMEOUT_SECONDS if timeout is None else timeout
+            self._channel, proof.metadata, TIMEOUT_SECONDS if timeout is None else timeout
         )
-        caller = Caller(self._stubs_channel, retry or Retry(), timeout)
+        caller = Caller(self._stubs_channel, retry or Retry(), timeout, proof.own)
         self.risk = Risk(caller)
         self.lines = Lines(caller)
         self.ledger = Ledger(caller)
@@ -309,13 +310,13 @@ class AsyncRiskgate:
         retry: Retry | None = None,
         options: Sequence[tuple[str, Any]] = (),
     ) -> None:
-        proof, metadata = credentials(ca=ca, api_key=api_key, certificate=certificate, key=key)
+        proof = credentials(ca=ca, api_key=api_key, certificate=certificate, key=key)
         self._target = target
-        self._channel = grpc.aio.secure_channel(target, proof, options=(*OPTIONS, *options))
+        self._channel = grpc.aio.secure_channel(target, proof.tls, options=(*OPTIONS, *options))
         self._stubs_channel = AuthenticatedChannel(
-            self._channel, metadata, TIMEOUT_SECONDS if timeout is None else timeout
+            self._channel, proof.metadata, TIMEOUT_SECONDS if timeout is None else timeout
         )
-        caller = Caller(self._stubs_channel, retry or Retry(), timeout)
+        caller = Caller(self._stubs_channel, retry or Retry(), timeout, proof.own)
         self.risk = AsyncRisk(caller)
         self.lines = AsyncLines(caller)
         self.ledger = AsyncLedger(caller)

@@ -14,6 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
+from riskgate_client.certificates import OwnCertificate
 from riskgate_client.unreached import explained
 
 DOMAIN: Final = "riskgate"
@@ -161,6 +162,11 @@ _FAMILIES: Final[dict[grpc.StatusCode, type[RiskgateError]]] = {
 
 def error_from_rpc(failure: grpc.RpcError) -> RiskgateError:
     """Return what a failed gRPC call means, for instance one made with a generated stub."""
+    return error_of_client(failure, None)
+
+
+def error_of_client(failure: grpc.RpcError, own: OwnCertificate | None) -> RiskgateError:
+    """Return what a failed gRPC call means for a client that presents its `own` certificate, or none."""
     call: Any = failure
     code: grpc.StatusCode = call.code() or grpc.StatusCode.UNKNOWN
     for key, value in call.trailing_metadata() or ():
@@ -169,7 +175,8 @@ def error_from_rpc(failure: grpc.RpcError) -> RiskgateError:
             # A status that contradicts the call's own code was not written for this call.
             if status is not None and status.code == code.value[0]:
                 return _caused(error_from_status(status), failure)
-    return _caused(_family(code, "")(explained(call.details() or "no details"), status=code), failure)
+    message = explained(call.details() or "no details", own)
+    return _caused(_family(code, "")(message, status=code), failure)
 
 
 def error_from_status(status: Any) -> RiskgateError:

@@ -6,11 +6,14 @@ import os
 import re
 import ssl
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
+
+from riskgate_client.certificates import OwnCertificate
 
 __version__: Final = version("riskgate")
 USER_AGENT: Final = f"riskgate-python/{__version__}"
@@ -38,6 +41,7 @@ OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.max_send_message_length", SEND_BYTES_MAX),
 )
 
+_PRIVATE_KEY: Final = b"PRIVATE KEY-----"
 _API_KEY: Final = re.compile(r"rgk_[A-Za-z0-9_-]+")
 
 Pem = str | os.PathLike[str] | bytes
@@ -45,9 +49,16 @@ Pem = str | os.PathLike[str] | bytes
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 
-def credentials(
-    *, ca: Pem | None, api_key: str | None, certificate: Pem | None, key: Pem | None
-) -> tuple[grpc.ChannelCredentials, Metadata]:
+@dataclass(frozen=True, slots=True, repr=False)
+class Credentials:
+    """What proves who is who: TLS, what goes with every call, and the certificate of this client if it has one."""
+
+    tls: grpc.ChannelCredentials
+    metadata: Metadata
+    own: OwnCertificate | None
+
+
+def credentials(*, ca: Pem | None, api_key: str | None, certificate: Pem | None, key: Pem | None) -> Credentials:
     """
     Return what proves who is who: TLS both ways, or TLS one way and a key with every call.
 
@@ -62,7 +73,14 @@ def credentials(
     # As plain metadata: gRPC's own call credentials start a thread for every call. Nothing here is ever
     # sent without TLS, for there is no way to make a channel without.
     metadata = (("authorization", f"Bearer {_api_key(api_key)}"),) if api_key is not None else ()
-    return grpc.ssl_channel_credentials(authority, _pem(key), own_certificate), metadata
+    own_key = _pem(key)
+    own = None
+    if own_certificate is not None and own_key is not None:
+        try:
+            own = OwnCertificate(own_certificate, own_key, authority)
+        except ValueError as fault:
+            raise ValueError(f"key {fault}: {_named(key)}") from None
+    return Credentials(grpc.ssl_channel_credentials(authority, own_key, own_certificate), metadata, own)
 
 
 def _api_key(given: str) -> str:
@@ -81,7 +99,8 @@ def _certificate(name: str, source: Pem | None) -> bytes | None:
             # gRPC itself would only say, at every call, that it could not connect.
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem.decode("ascii"))
         except (ssl.SSLError, ValueError):
-            raise ValueError(f"{name} is no certificate in PEM: {_named(source)}") from None
+            fault = "is a private key, not a certificate" if _PRIVATE_KEY in pem else "is no certificate in PEM"
+            raise ValueError(f"{name} {fault}: {_named(source)}") from None
     return pem
 
 

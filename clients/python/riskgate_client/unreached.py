@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from riskgate_client.certificates import OwnCertificate
+
 _NEVER_SENT: Final = (
     "failed to connect to all addresses",
     "DNS resolution failed",
@@ -16,29 +18,44 @@ _NEVER_SENT: Final = (
     "no children in",
 )
 _NOBODY_THERE: Final = "Failed to connect to remote host"
-_UNTRUSTED: Final = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed", "is not in peer certificate")
-_UNTRUSTED_HINT: Final = "the engine's certificate is none that `ca` vouches for, or is for another host"
+_UNTRUSTED: Final = "the engine's certificate"
+_OTHER_HOST: Final = f"{_UNTRUSTED} is for another host"
+_UNTRUSTED_HINTS: Final = {
+    "certificate has expired": f"{_UNTRUSTED}, or that of its authority, has expired by this host's clock",
+    "certificate is not yet valid": f"{_UNTRUSTED}, or that of its authority, is not yet valid by this host's clock",
+    "Hostname Verification Check failed": _OTHER_HOST,
+    "is not in peer certificate": _OTHER_HOST,
+    "CERTIFICATE_VERIFY_FAILED": f"{_UNTRUSTED} is none that `ca` vouches for",
+}
+"""What gRPC says → what it means; the first that is found counts."""
 _CLOSED: Final = "Socket closed"
+_CLOSED_BY: Final = "the engine closed the connection"
 _CLOSED_HINT: Final = (
-    "the engine closed the connection, as its port for certificates does to callers without one: an API key goes to"
-    " the other port"
+    f"{_CLOSED_BY}, as its port for certificates does to callers without a good one: an API key goes to the other port"
 )
 
 
-def explained(message: str) -> str:
-    """Return what gRPC says of a failed call, with what it means for whoever made it where that is known."""
+def explained(message: str, own: OwnCertificate | None = None) -> str:
+    """
+    Return what gRPC says of a failed call, with what it means for whoever made it where that is known.
+
+    `own` is the certificate that was presented.
+    """
     if never_sent(message):
-        if any(text in message for text in _UNTRUSTED):
-            return f"{_UNTRUSTED_HINT} ({message})"
+        for said, hint in _UNTRUSTED_HINTS.items():
+            if said in message:
+                return f"{hint} ({message})"
         if message.endswith(_CLOSED):
-            return f"{_CLOSED_HINT} ({message})"
+            hint = _CLOSED_HINT if own is None else f"{_CLOSED_BY}: {own.fault()}"
+            return f"{hint} ({message})"
     return message
 
 
 def never_sent(message: str) -> bool:
     """Whether the call never left this process."""
-    for hint in (_UNTRUSTED_HINT, _CLOSED_HINT):
-        message = message.removeprefix(f"{hint} (")
+    if message.startswith((_UNTRUSTED, _CLOSED_BY)):
+        # No hint has a bracket in it.
+        message = message.partition(" (")[2]
     return message.startswith(_NEVER_SENT)
 
 
@@ -49,4 +66,4 @@ def nobody_there(message: str) -> bool:
 
 def untrusted(message: str) -> bool:
     """Whether whoever is there is not the engine, as far as `ca` tells: that does not change by waiting."""
-    return message.startswith(_UNTRUSTED_HINT)
+    return message.startswith(_UNTRUSTED)
