@@ -22,10 +22,10 @@ from riskgate_server.bootstrap import Server
 from riskgate_server.cli.init import initialise
 from riskgate_server.crypto import tls
 from riskgate_server.datadir import DataDirectory
-from riskgate_server.engine.callers import caller_uri
+from riskgate_server.engine.callers import caller_uri, certificate_id
 from riskgate_server.listening import Listening
 from riskgate_server.settings import Settings
-from riskgate_server.stores.access.editor import CallerEditor, IssuedKey
+from riskgate_server.stores.access.editor import CallerEditor, IssuedCertificate, IssuedKey
 from tests.rpc.calling import Api, Channels
 
 RULES: Final = Path(__file__).with_name("steered.yaml")
@@ -96,6 +96,20 @@ class Deployment:
 
     def revoke(self, tenant: str, caller: str) -> None:
         self._editor.revoke_caller((tenant, caller))
+
+    def revoke_credential(self, credential_id: str) -> None:
+        self._editor.revoke_credential(credential_id)
+
+    def end_key(self, tenant: str, caller: str) -> None:
+        """Give the caller another key, and its present one an end that is now."""
+        self._editor.rotate((tenant, caller), grace_us=0)
+
+    def register(self, tenant: str, caller: str, credential: tls.Credential) -> str:
+        """Note a certificate as issued to a caller, and return its id."""
+        sha256, ends = credential.certificate_sha256(), credential.expires()
+        issued = IssuedCertificate(sha256, int(ends.timestamp() * 1_000_000))
+        self._editor.register_certificate((tenant, caller), issued)
+        return certificate_id(sha256)
 
     def certificate(self, tenant: str, caller: str) -> tls.Credential:
         return tls.issue_client(self.authority, caller_uri(tenant, caller), datetime.now(UTC))

@@ -3,7 +3,7 @@ Who calls: from a verified certificate or an API key to a `Caller`, and how much
 
 On the port for certificates TLS has verified the chain, and the certificate's only URI SAN is the
 identity; metadata counts for nothing there. On the other port the identity is the one API key in
-`authorization`. All the ways in which a credential is no good get one and the same answer.
+`authorization`. All the ways in which a credential is no good get one and the same answer; which it was, the log says.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, Final, NoReturn, Protocol
 
 import msgspec
@@ -21,8 +22,11 @@ import msgspec
 from riskgate_server.domain.errors import ResourceExhausted, Unauthenticated
 from riskgate_server.engine.callers import (
     CallerDirectory,
+    CallerKey,
     CallerRecord,
     CallersSnapshot,
+    CertificateRecord,
+    KeyRecord,
     certificate_id,
     parse_api_key,
     parse_caller_uri,
@@ -41,6 +45,9 @@ _AUTHORIZATION: Final = "authorization"
 _BEARER: Final = "bearer "
 _PEM_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
 _PEM_END: Final = b"-----END CERTIFICATE-----"
+_NO_KEY: Final = "not of a key's form"
+_UNREADABLE: Final = "unreadable certificate"
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 AuthContext = Mapping[str, Iterable[bytes]]
 Metadata = Iterable[tuple[str, str | bytes]]
@@ -59,6 +66,19 @@ class Caller(msgspec.Struct, frozen=True):
     def may(self, scope: str) -> bool:
         """Whether the caller holds `scope`. Administrators hold every one; the empty scope nobody has."""
         return bool(scope) and (scope in self.scopes or ADMIN in self.scopes)
+
+
+class CredentialInvalid(Unauthenticated):
+    """
+    A credential that is no good, in the words that every such caller hears.
+
+    `facts` say which it is and why. They are for the log alone: ids and names, never a secret, and of what a stranger
+    sent nothing but a key's id.
+    """
+
+    def __init__(self, why: str, facts: Mapping[str, str]) -> None:
+        super().__init__("CREDENTIAL_INVALID", "the credential is unknown, wrong, expired or revoked")
+        self.facts: Final = {"why": why, **facts}
 
 
 class CallContext(Protocol):
@@ -120,7 +140,7 @@ class Authenticator:
             known = _known_by_certificate(snapshot, pem, list(auth_context.get("peer_uri", ())))
             _remember(self._by_certificate, pem, known)
         if self._clock() >= known.expires_us:
-            _refuse_invalid()
+            _refuse_invalid("expired", _certificate_of(known.caller))
         return known.caller
 
     def by_key(self, metadata: Metadata | None) -> Caller:
@@ -139,16 +159,17 @@ class Authenticator:
                     raise Unauthenticated("CREDENTIAL_AMBIGUOUS", "more than one credential was sent")
                 presented = value
         if presented is None:
-            _refuse_missing()
+            # Of a certificate nothing is seen here: this port asks for none.
+            _refuse_missing("no API key was sent, and a certificate counts only on the port for certificates")
         if not isinstance(presented, str):
-            _refuse_invalid()
+            _refuse_invalid(_NO_KEY)
         digest = hashlib.sha256(presented.encode("utf-8", "surrogatepass")).digest()
         known = self._by_key.get(digest)
         if known is None:
             known = _known_by_key(snapshot, presented)
             _remember(self._by_key, digest, known)
         if self._clock() >= known.expires_us:
-            _refuse_invalid()
+            _refuse_invalid("expired", _key_of(known.caller))
         return known.caller
 
     def confirm(self, caller: Caller) -> Caller:
@@ -159,24 +180,23 @@ class Authenticator:
             Unauthenticated: it or its credential was revoked or has expired since.
         """
         snapshot = self._current()
-        record = snapshot.callers.get((caller.tenant_id, caller.caller_id))
         key = snapshot.keys.get(caller.credential_id)
-        if record is None or not record.enabled:
-            _refuse_invalid()
-        if key is not None:
-            if not key.usable(self._clock()):
-                _refuse_invalid()
-        elif not self._certificate_stands(snapshot, record, caller.credential_id):
-            _refuse_invalid()
+        facts = _certificate_of(caller) if key is None else _key_of(caller)
+        record = _enabled(snapshot, (caller.tenant_id, caller.caller_id), facts)
+        if key is None:
+            _require_certificates(record, facts)
+            for certificate in snapshot.certificates.values():
+                if certificate.certificate_id == caller.credential_id:
+                    self._require_standing(certificate, facts)
+        else:
+            self._require_standing(key, facts)
         return _caller(record, caller.credential_id)
 
-    def _certificate_stands(self, snapshot: CallersSnapshot, record: CallerRecord, credential_id: str) -> bool:
-        if not record.certificates_allowed:
-            return False
-        for certificate in snapshot.certificates.values():
-            if certificate.certificate_id == credential_id:
-                return certificate.active and self._clock() < certificate.expires_us
-        return True
+    def _require_standing(self, credential: KeyRecord | CertificateRecord, facts: Mapping[str, str]) -> None:
+        if not credential.active:
+            _refuse_invalid("revoked", facts)
+        if self._clock() >= (credential.expires_us or _NEVER_US):
+            _refuse_invalid("expired", facts)
 
     def _current(self) -> CallersSnapshot:
         snapshot = self._directory.refresh()
@@ -271,48 +291,67 @@ class OpenStreams:
 
 def _known_by_key(snapshot: CallersSnapshot, presented: str) -> _Known:
     if presented[: len(_BEARER)].lower() != _BEARER:
-        _refuse_invalid()
+        _refuse_invalid(_NO_KEY)
     parsed = parse_api_key(presented[len(_BEARER) :])
     if parsed is None:
-        _refuse_invalid()
+        _refuse_invalid(_NO_KEY)
     key_id, secret = parsed
     key = snapshot.keys.get(key_id)
-    if key is None or not secret_matches(secret, key.secret_sha256) or not key.active:
-        _refuse_invalid()
-    record = snapshot.callers.get((key.tenant_id, key.caller_id))
-    if record is None or not record.enabled:
-        _refuse_invalid()
-    return _Known(_caller(record, key_id), key.expires_us or _NEVER_US)
+    if key is None:
+        _refuse_invalid("unknown", {"key": key_id})
+    if not secret_matches(secret, key.secret_sha256):
+        # Whoever sends it need not be the caller that the key is of.
+        _refuse_invalid("wrong secret", {"key": key_id})
+    named = (key.tenant_id, key.caller_id)
+    facts = _facts("key", key_id, named)
+    if not key.active:
+        _refuse_invalid("revoked", facts)
+    return _Known(_caller(_enabled(snapshot, named, facts), key_id), key.expires_us or _NEVER_US)
 
 
 def _known_by_certificate(snapshot: CallersSnapshot, pem: bytes, uris: Sequence[bytes]) -> _Known:
-    # A certificate with two names would let its holder choose whom to be.
-    if len(uris) != 1:
-        _refuse_invalid()
-    named = parse_caller_uri(uris[0].decode("ascii", "replace"))
-    if named is None:
-        _refuse_invalid()
-    record = snapshot.callers.get(named)
-    if record is None or not record.enabled or not record.certificates_allowed:
-        _refuse_invalid()
     sha256 = _certificate_sha256(pem)
+    own_id = certificate_id(sha256)
+    # A certificate with two names would let its holder choose whom to be.
+    named = parse_caller_uri(uris[0].decode("ascii", "replace")) if len(uris) == 1 else None
+    if named is None:
+        _refuse_invalid("names no caller", {"certificate": own_id})
+    facts = _facts("certificate", own_id, named)
+    record = _enabled(snapshot, named, facts)
+    _require_certificates(record, facts)
     issued = snapshot.certificates.get(sha256)
-    if issued is not None and (not issued.active or (issued.tenant_id, issued.caller_id) != named):
-        _refuse_invalid()
+    if issued is not None and (issued.tenant_id, issued.caller_id) != named:
+        _refuse_invalid("issued to another caller", facts)
+    if issued is not None and not issued.active:
+        _refuse_invalid("revoked", facts)
     # TLS looks at the dates only when a connection begins, and connections live long.
     expires_us = _NEVER_US if issued is None else issued.expires_us
-    return _Known(_caller(record, certificate_id(sha256)), expires_us)
+    return _Known(_caller(record, own_id), expires_us)
+
+
+def _enabled(snapshot: CallersSnapshot, named: CallerKey, facts: Mapping[str, str]) -> CallerRecord:
+    record = snapshot.callers.get(named)
+    if record is None:
+        _refuse_invalid("unknown caller", facts)
+    if not record.enabled:
+        _refuse_invalid("revoked caller", facts)
+    return record
+
+
+def _require_certificates(record: CallerRecord, facts: Mapping[str, str]) -> None:
+    if not record.certificates_allowed:
+        _refuse_invalid("caller may use no certificates", facts)
 
 
 def _certificate_sha256(pem: bytes) -> bytes:
     """Hash the DER form of the first certificate in `pem`."""
     start, end = pem.find(_PEM_BEGIN), pem.find(_PEM_END)
     if start < 0 or end < start:
-        _refuse_invalid()
+        _refuse_invalid(_UNREADABLE)
     try:
         return hashlib.sha256(base64.b64decode(pem[start + len(_PEM_BEGIN) : end])).digest()
     except binascii.Error:
-        _refuse_invalid()
+        _refuse_invalid(_UNREADABLE)
 
 
 def _caller(record: CallerRecord, credential_id: str) -> Caller:
@@ -332,9 +371,21 @@ def _remember(answers: dict[bytes, _Known], presented: bytes, known: _Known) -> 
     answers[presented] = known
 
 
-def _refuse_missing() -> NoReturn:
-    raise Unauthenticated("CREDENTIAL_MISSING", "no credential was sent")
+def _key_of(caller: Caller) -> Mapping[str, str]:
+    return _facts("key", caller.credential_id, (caller.tenant_id, caller.caller_id))
 
 
-def _refuse_invalid() -> NoReturn:
-    raise Unauthenticated("CREDENTIAL_INVALID", "the credential is unknown, wrong, expired or revoked")
+def _certificate_of(caller: Caller) -> Mapping[str, str]:
+    return _facts("certificate", caller.credential_id, (caller.tenant_id, caller.caller_id))
+
+
+def _facts(kind: str, credential_id: str, named: CallerKey) -> Mapping[str, str]:
+    return {kind: credential_id, "tenant": named[0], "caller": named[1]}
+
+
+def _refuse_missing(message: str = "no credential was sent") -> NoReturn:
+    raise Unauthenticated("CREDENTIAL_MISSING", message)
+
+
+def _refuse_invalid(why: str, facts: Mapping[str, str] = _NOTHING) -> NoReturn:
+    raise CredentialInvalid(why, facts)

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc
@@ -32,7 +33,7 @@ from riskgate_server.domain.errors import (
     Unavailable,
     Unimplemented,
 )
-from riskgate_server.rpc.callers import Authenticator, Caller, OpenStreams, RateLimits
+from riskgate_server.rpc.callers import Authenticator, Caller, CredentialInvalid, OpenStreams, RateLimits
 from riskgate_server.rpc.reading import RequestReader, parsed
 from riskgate_server.rpc.refusals import RefusalLog
 from riskgate_server.rpc.status import grpc_status_of, name_of, status_of
@@ -151,17 +152,15 @@ class Door:
             methods[method.name] = wrap(method, implementation, allowed, to_the_end=scopes is not None)
         return grpc.method_handlers_generic_handler(service.full_name, methods)
 
-    def enter(self, scopes: frozenset[str], context: Context, *, to_the_end: bool = False) -> Call:
+    def enter(self, caller: Caller, scopes: frozenset[str], context: Context, *, to_the_end: bool = False) -> Call:
         """
-        Let a caller in who proves itself, is within its rate and holds one of the scopes.
+        Let a caller in who has proved itself, is within its rate and holds one of the scopes.
 
         Raises:
-            Unauthenticated: nobody we know.
             ResourceExhausted: the caller is above its rate.
             PermissionRefused: the caller lacks the scope.
             Unavailable: the door is closed, except `to_the_end`.
         """
-        caller = self._authenticator.authenticate(context)
         # What is refused for want of a scope was work too.
         self._limits.take(caller)
         _require_scope(caller, scopes)
@@ -199,15 +198,19 @@ class Door:
         _require_scope(now, scopes)
         return now
 
-    def refusal(self, error: Exception, method: str, context: Context) -> RiskgateError:
-        """Return what a caller may be told: a refusal as it is, any other error as an id that finds it in the log."""
+    def refusal(self, error: Exception, method: str, context: Context, caller: Caller | None) -> RiskgateError:
+        """
+        Return what a caller may be told: a refusal as it is, any other error as an id that finds it in the log.
+
+        `caller` is None for who has not proved who they are; the log has the caller, and why a credential is no good.
+        """
         if not isinstance(error, RiskgateError):
             return _logged_bug(method, error)
         if isinstance(error, InternalError) and "error_id" not in error.details:
             # The engine logged what happened when it happened; this line leads there.
             return _logged_bug(method, None)
-        if status_of(error) in _LOGGED:
-            self._refusals.note(method=method, reason=error.reason, peer=context.peer())
+        if status_of(error) in _LOGGED or error.reason in _LOGGED_TOO:
+            self._refusals.note(method=method, reason=error.reason, peer=context.peer(), **_facts(error, caller))
         return error
 
     def _unary(
@@ -222,13 +225,12 @@ class Door:
         name = _metric_name(method)
         read = parsed if getattr(implementation, "sorts_out", False) else self.reader.decode
 
-        async def answer(raw: bytes, context: Context) -> Message:
-            call = self.enter(scopes, context, to_the_end=to_the_end)
+        async def answer(raw: bytes, call: Call) -> Message:
             answering = _served(implementation)(read(request_class, raw), call)
             return await (_in_time(answering) if call.capped else answering)
 
         async def handle(raw: bytes, context: Context) -> Message:
-            return await self._to_the_status(name, context, answer(raw, context))
+            return await self._to_the_status(name, context, scopes, partial(answer, raw), to_the_end=to_the_end)
 
         return grpc.unary_unary_rpc_method_handler(
             handle,
@@ -246,18 +248,17 @@ class Door:
         request_class = GetMessageClass(method.input_type)
         name = _metric_name(method)
 
-        async def answer(incoming: Any, context: Context) -> None:
-            call = self.enter(scopes, context, to_the_end=to_the_end)
+        async def answer(incoming: Any, call: Call) -> None:
             # A stream of requests decodes each as it arrives: one bad item spoils only itself.
             request = incoming if method.client_streaming else self.reader.decode(request_class, incoming)
             with self._streams.one_more(call.caller):
                 # Closed at once when a write fails: what the method listens to it must let go of.
                 async with aclosing(_served(implementation)(request, call)) as responses:
                     async for response in responses:
-                        await _write(response, name, context)
+                        await _write(response, name, call.context)
 
         async def handle(incoming: Any, context: Context) -> None:
-            await self._to_the_status(name, context, answer(incoming, context))
+            await self._to_the_status(name, context, scopes, partial(answer, incoming), to_the_end=to_the_end)
 
         serializer = GetMessageClass(method.output_type).SerializeToString
         make = (
@@ -265,18 +266,28 @@ class Door:
         )
         return make(handle, response_serializer=serializer)
 
-    async def _to_the_status(self, name: str, context: Context, answering: Awaitable[_Answer]) -> _Answer:
-        """Answer a call and note how it ended; whatever goes wrong in it becomes a status."""
+    async def _to_the_status(
+        self,
+        name: str,
+        context: Context,
+        scopes: frozenset[str],
+        answer: Callable[[Call], Awaitable[_Answer]],
+        *,
+        to_the_end: bool,
+    ) -> _Answer:
+        """Let a call in, answer it and note how it ended; whatever goes wrong in it becomes a status."""
         began = time.perf_counter()
         status = "OK"
+        caller: Caller | None = None
         self._inside += 1
         try:
-            return await answering
+            caller = self._authenticator.authenticate(context)
+            return await answer(self.enter(caller, scopes, context, to_the_end=to_the_end))
         except grpc.aio.AbortError:
             status = code_pb2.Code.Name(context.code())
             raise
         except Exception as error:  # noqa: BLE001 - the last line: everything becomes a status
-            refusal = self.refusal(error, name, context)
+            refusal = self.refusal(error, name, context, caller)
             status = name_of(refusal)
             await context.abort_with_status(grpc_status_of(refusal))
         except asyncio.CancelledError:
@@ -331,6 +342,19 @@ async def _in_time(answering: Awaitable[Message]) -> Message:
 
 
 _LOGGED: Final = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+_LOGGED_TOO: Final = frozenset({"RATE_LIMITED", "TOO_MANY_STREAMS"})
+"""What is refused for its caller's sake rather than for the request's."""
+
+
+def _facts(error: RiskgateError, caller: Caller | None) -> Mapping[str, str]:
+    """Return what the log says of a refusal beyond its reason, all of it names and ids of ours."""
+    if isinstance(error, CredentialInvalid):
+        return error.facts
+    if caller is None:
+        return {}
+    whose = {"tenant": caller.tenant_id, "caller": caller.caller_id}
+    scope = error.details.get("scope")
+    return {**whose, "scope": scope} if scope else whose
 
 
 def is_being_cancelled() -> bool:

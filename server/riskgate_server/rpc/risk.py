@@ -107,7 +107,7 @@ class RiskServicer:
             self._rooms.write_decision(reply, result.decision)
 
     def _refuse(self, result: pb.CheckResult, error: Exception, call: Call) -> None:
-        result.error.CopyFrom(proto_of(self._rooms.door.refusal(error, ITEM, call.context)))
+        result.error.CopyFrom(proto_of(self._rooms.door.refusal(error, ITEM, call.context, call.caller)))
 
     async def StreamCheckTransactions(
         self, incoming: Any, call: Call
