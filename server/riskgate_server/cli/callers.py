@@ -222,7 +222,7 @@ def change(  # noqa: PLR0917  as above
 @click.option(
     "--grace-hours",
     type=click.IntRange(0, HOURS_MAX),
-    help="End the old key after so many hours. Without it the old key stays until it is rotated out.",
+    help="End the old key after so many hours, 0 at once. Without it the old key stays until it is rotated out.",
 )
 @_out_option
 @_expires_option
@@ -260,12 +260,14 @@ def rotate(  # noqa: PLR0917  as above
             done = editor.rotate(caller, expires_us=_key_expiry(expires_days), grace_us=grace_us)
             answer["key"] = _key_answer(done.issued)
             answer["still_active"] = [_old_key(key) for key in done.still_active]
+            answer["ended"] = list(done.ended)
             answer["revoked"] = list(done.revoked)
             kept = [
                 f"Key {key.key_id} stays active" + (f" until {show_time(key.expires_us)}." if key.expires_us else ".")
                 for key in done.still_active
             ]
-            gone = [f"Key {key_id} is revoked." for key_id in done.revoked]
+            gone = [f"Key {key_id} has ended." for key_id in done.ended]
+            gone += [f"Key {key_id} is revoked." for key_id in done.revoked]
             text = "\n".join([_key_text(done.issued), *kept, *gone])
     say(answer, text, as_json=as_json)
 
@@ -332,7 +334,7 @@ def log(data: Path, limit: int, as_json: bool) -> None:
             "what": each.what,
             "tenant": each.tenant_id,
             "caller": each.caller_id,
-            "details": each.details,
+            "details": _details_answer(each.details),
         }
         for each in changes
     ]
@@ -458,6 +460,8 @@ _DETAILS: Final[dict[str, Callable[[Any], str]]] = {
     "certificate_id": "certificate {}".format,
     "keys": lambda keys: f"with {'keys' if len(keys) > 1 else 'key'} {', '.join(keys)}",
     "kept": lambda keys: f"{', '.join(keys)} still works",
+    "kept_until": lambda ends: ", ".join(f"{key} works until {show_time(us)}" for key, us in ends.items()),
+    "ended": lambda keys: f"{', '.join(keys)} ended",
     "revoked": lambda keys: f"{', '.join(keys)} revoked",
     "scopes": lambda scopes: f"may {' '.join(scopes)}",
     "rate_per_second": lambda rate: f"{counted(rate, 'call')} per second",
@@ -467,9 +471,14 @@ _DETAILS: Final[dict[str, Callable[[Any], str]]] = {
 """What a change says of itself → the words for it, in the order of the sentence."""
 
 
+def _details_answer(details: Mapping[str, Any]) -> dict[str, Any]:
+    ends = {key: show_time(us) for key, us in details.get("kept_until", {}).items()}
+    return {name: ends if name == "kept_until" else value for name, value in details.items()}
+
+
 def _details_text(details: Mapping[str, Any]) -> str:
     known = [(name, details[name]) for name in _DETAILS if name in details]
-    return ", ".join(_DETAILS[name](value) for name, value in known if value not in (None, []))
+    return ", ".join(_DETAILS[name](value) for name, value in known if value not in (None, [], {}))
 
 
 def _state(*, active: bool, expires_us: int, at_us: int) -> str:

@@ -186,9 +186,10 @@ def test_the_old_key_works_until_the_second_rotation(data: Path) -> None:
 
 def test_without_grace_the_old_key_stops_at_once_when_told_zero_hours(data: Path) -> None:
     first = add(data)["key"]["api_key"]
-    answered(data, "rotate", "backend", "--grace-hours", "0")
+    rotated = answered(data, "rotate", "backend", "--grace-hours", "0")
 
     assert refused(data, first)
+    assert (rotated["still_active"], rotated["ended"], rotated["revoked"]) == ([], [first[4:16]], [])
 
 
 def test_a_key_can_be_given_an_end(data: Path) -> None:
@@ -279,6 +280,27 @@ def test_the_log_is_in_words(data: Path, out: Path) -> None:
         f"certificate {certificate}",
         f"with keys {second}, {third}",
     ]
+
+
+def test_the_log_tells_until_when_an_older_key_works(data: Path) -> None:
+    first = add(data)["key"]["key_id"]
+    rotated = answered(data, "rotate", "backend", "--grace-hours", "24")
+    second, ends = rotated["key"]["key_id"], rotated["still_active"][0]["expires"]
+    third = callers(data, "rotate", "backend", "--grace-hours", "0").stdout
+
+    details = [change["details"] for change in answered(data, "log")["changes"][-2:]]
+    said = [line.split("bank/backend")[1].strip() for line in callers(data, "log").stdout.splitlines()[-2:]]
+
+    assert said == [
+        f"key {second}, {first} works until {ends}",
+        f"key {details[1]['key_id']}, {second} ended, {first} revoked",
+    ]
+    assert [(each["kept"], each["kept_until"], each["ended"]) for each in details] == [
+        ([], {first: ends}, []),
+        ([], {}, [second]),
+    ]
+    assert f"Key {second} has ended." in third
+    assert "stays active" not in third
 
 
 def test_the_list_tells_when_a_credential_ends(data: Path, out: Path) -> None:

@@ -67,10 +67,11 @@ class IssuedCertificate(msgspec.Struct, frozen=True):
 
 
 class Rotation(msgspec.Struct, frozen=True):
-    """What a rotation did: the new key, the older one still accepted, and those that no longer are."""
+    """What a rotation did: the new key, the older one still accepted, and those that ended with it or were revoked."""
 
     issued: IssuedKey
     still_active: tuple[KeyRecord, ...]
+    ended: tuple[str, ...]
     revoked: tuple[str, ...]
 
 
@@ -235,7 +236,7 @@ class CallerEditor:
             return self.snapshot().callers[caller]
 
     def rotate(self, caller: CallerKey, *, expires_us: int = 0, grace_us: int | None = None) -> Rotation:
-        """Issue a new key. The newest older one stays active, for `grace_us` if given; others are revoked."""
+        """Issue a new key. The newest older one stays, or ends `grace_us` from now if given; others are revoked."""
         with self._changing() as at_us:
             self._enabled(caller)
             _check_expiry(expires_us, at_us)
@@ -248,16 +249,20 @@ class CallerEditor:
                     if key.expires_us == 0 or key.expires_us > ends_us:
                         self._db.table("keys").update(key.key_id, {"expires_us": ends_us})
             issued = self._issue_key(caller, at_us, expires_us)
-            still_active = tuple(key for key in self._keys_of(caller) if key.key_id in {k.key_id for k in kept})
+            left = [key for key in self._keys_of(caller) if key.key_id in {k.key_id for k in kept}]
+            still_active = tuple(key for key in left if key.usable(at_us))
+            ended = tuple(key.key_id for key in left if not key.usable(at_us))
             self._note(
                 at_us,
                 "key rotated",
                 caller,
                 key_id=issued.key_id,
-                kept=[key.key_id for key in still_active],
+                kept=[key.key_id for key in still_active if key.expires_us == 0],
+                kept_until={key.key_id: key.expires_us for key in still_active if key.expires_us},
+                ended=list(ended),
                 revoked=revoked,
             )
-        return Rotation(issued=issued, still_active=still_active, revoked=tuple(revoked))
+        return Rotation(issued=issued, still_active=still_active, ended=ended, revoked=tuple(revoked))
 
     def register_certificate(self, caller: CallerKey, certificate: IssuedCertificate) -> None:
         """Remember a certificate issued to a caller, so that it can be revoked, and allow certificates."""
