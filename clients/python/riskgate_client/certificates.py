@@ -23,6 +23,7 @@ _OTHER_KEY: Final = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_C
 _NOT_YET_VALID: Final = 9
 _EXPIRED: Final = 10
 _NOT_ITS_PURPOSE: Final = 26
+_OF_OTHERS: Final = frozenset({2, 7, 18, 19, 20, 21})
 _NO_CHECK_TIME: Final = 0x200000
 """A flag of OpenSSL for which Python has no name."""
 
@@ -75,7 +76,7 @@ class OwnCertificate:
             return f"the client's own certificate expired at {dates['notAfter']}"
         if wrong == _NOT_YET_VALID:
             return f"the client's own certificate is not valid before {dates['notBefore']}, by this host's clock"
-        if self._authorities is not None and self._wrong(self._authorities):
+        if self._authorities is not None and self._wrong(self._authorities) in _OF_OTHERS:
             return (
                 "the client's own certificate was not issued by the authority in `ca`, and the engine takes only those"
                 " of its own authority"
