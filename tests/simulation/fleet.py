@@ -58,6 +58,8 @@ class Process:
         """Named by the batch, and not there when it locked its customers."""
         self.beginning: frozenset[CustomerKey] = frozenset()
         """Those of them whose rows it may have written."""
+        self.to_break: set[tuple[m.Key, str]] = set()
+        """Requests that will break the engine in the batch under way, and did not in one before it."""
         self.begun_meanwhile: set[CustomerKey] = set()
         """Those of the unheard of whom others have begun since."""
 
@@ -260,7 +262,9 @@ class FleetSimulation(Simulation):
         now.begun_meanwhile = set()
         if locked.elsewhere != now.passed_over & frozenset(keys):
             self._wrong.append(f"passed over {sorted(locked.elsewhere)}, held are {sorted(now.passed_over)}")
+        before = set(self._model.harmful)
         super()._try(now.commands)
+        now.to_break = self._model.harmful - before
 
     def lost_race(self, planned: Fault) -> Fault:
         """Tell a real race from one that was planned."""
@@ -293,6 +297,10 @@ class FleetSimulation(Simulation):
         now = self._at_work[-1]
         if command.key in now.passed_over:
             return LEFT
+        if model is None and (mark := (command.key, command.request_id)) in now.to_break:
+            # It will: an earlier copy of the same request need not.
+            now.to_break.discard(mark)
+            self._model.harmful.discard(mark)
         if command.key not in now.begun_meanwhile:
             return super()._ask(command, model)
         # Decided before they were begun: whoever begins them as well cannot commit.
