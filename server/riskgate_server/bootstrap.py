@@ -10,12 +10,14 @@ import resource
 import signal
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
 import msgspec
 import structlog
 
+from riskgate_server.certificate import read_pair, require_usable, watch
 from riskgate_server.crypto.derived import DerivedSecrets
 from riskgate_server.crypto.keys import (
     FINGERPRINT,
@@ -29,7 +31,6 @@ from riskgate_server.crypto.proofs import ProofVerifier
 from riskgate_server.crypto.ringed import FingerprintKeys, RingTokens
 from riskgate_server.crypto.rings import Ring
 from riskgate_server.crypto.signing import HeadLog, HeadsBroken, HeadsInUse
-from riskgate_server.crypto.tls import require_certificate, require_key_of
 from riskgate_server.datadir import DataDirectory, DataDirectoryError
 from riskgate_server.engine.clocks import DataClock, SystemClock
 from riskgate_server.engine.delivery import Delivery, Terms
@@ -105,20 +106,6 @@ FIRST_HEAD_SECONDS: Final = 0.25
 
 BROKEN_DRAIN_SECONDS: Final = 1.0
 """How long calls in flight may take to be answered after the store has failed."""
-
-
-def _refuse_unusable_tls(directory: DataDirectory) -> None:
-    """Name the file that is no good: the RPC library only says that it could not listen."""
-    try:
-        where = directory.ca_certificate
-        require_certificate(where.read_bytes())
-        where = directory.server_certificate
-        certificate = where.read_bytes()
-        require_certificate(certificate)
-        where = directory.server_key
-        require_key_of(certificate, where.read_bytes())
-    except ValueError as error:
-        raise DataDirectoryError(f"{where}: {error}; restore it from a backup") from error
 
 
 def _warn_of_same_version(rules: CompiledRuleset, sources: Mapping[bytes, str]) -> None:
@@ -198,7 +185,7 @@ class Server:
         make_room_for_files()
         directory.check(store_here=not settings.store)
         alone = settings.process < 0
-        _refuse_unusable_tls(directory)
+        require_usable(directory, datetime.now(UTC))
         require_ports(settings)
         rules, source = read_ruleset(settings.ruleset, "--ruleset: ")
         messages = open_gateway(
@@ -329,10 +316,7 @@ class Server:
                 outgoing=delivery,
             )
             server = RpcServer(rooms, share_ports=not alone)
-            tls = ServerTLS(
-                directory.server_key.read_bytes, directory.server_certificate.read_bytes,
-                directory.ca_certificate.read_bytes,
-            )  # fmt: skip
+            tls = ServerTLS(partial(read_pair, directory), directory.ca_certificate.read_bytes)
             listening = self._listen(server, tls, metrics, closing)
             for number in (signal.SIGTERM, signal.SIGINT):
                 with contextlib.suppress(ValueError, RuntimeError):  # not on the main thread: whoever runs us stops us
@@ -353,6 +337,9 @@ class Server:
             if not alone:
                 say_ready(settings.ready_fd)
             beside = [asyncio.create_task(self._sign_heads(signing, heads, store, signing_keys))]
+            if settings.process <= 0:
+                # Of several processes the first tells it for all.
+                beside.append(asyncio.create_task(watch(directory, settings.address)))
             if store.shared:
                 beside.append(asyncio.create_task(feed.follow(Follower(store).changed)))
             await self._stopping.wait()

@@ -91,7 +91,7 @@ class DataDirectory(msgspec.Struct, frozen=True):
 
     @property
     def server_key(self) -> Path:
-        """The key of the server's certificate."""
+        """The key of the server's certificate; behind it that of the one before, since it was renewed."""
         return self.tls / "server.key"
 
     @property
@@ -206,7 +206,7 @@ class DataDirectory(msgspec.Struct, frozen=True):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                message = f"another `riskgate keys rotate` or `copy` is at work under the secrets of {self.root}"
+                message = f"another `riskgate keys` or `copy` is at work under the secrets of {self.root}"
                 raise DataDirectoryError(message) from None
             yield
 

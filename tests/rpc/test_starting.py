@@ -9,7 +9,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from riskgate_server import bootstrap
 from riskgate_server.cli import main
 from riskgate_server.cli.init import initialise
-from riskgate_server.crypto.tls import new_authority
+from riskgate_server.crypto.tls import SERVER_LIFETIME, Credential, issue_server, new_authority
 from riskgate_server.datadir import DataDirectory, DataDirectoryError
 from tests.acceptance.deployment import FREE_PORTS, free_port, riskgate
 from tests.rpc.requests import buy, open_line
@@ -181,6 +181,24 @@ def test_a_damaged_file_is_named_in_a_line(root: Path, name: str, monkeypatch: p
 
     assert code == 1
     assert str(damaged) in output
+
+
+def test_a_certificate_that_has_ended_is_refused_in_a_line_whose_remedy_helps(root: Path) -> None:
+    directory = DataDirectory(root)
+    authority = Credential(directory.ca_certificate.read_bytes(), directory.ca_key.read_bytes())
+    ended = issue_server(authority, (), datetime.now(UTC) - SERVER_LIFETIME - timedelta(minutes=1))
+    directory.server_key.write_bytes(ended.key_pem)
+    directory.server_certificate.write_bytes(ended.certificate_pem)
+
+    code, output = served("--data", root)
+
+    assert code == 1
+    assert output.startswith(f"Error: {directory.server_certificate} ended 20")
+    remedy = f"keys certificate --data {root}"
+    assert output.endswith(f"issue it anew with `riskgate {remedy}`\n")
+    assert CliRunner().invoke(main, remedy.split()).exit_code == 0
+    with pytest.raises(AssertionError, match="it started"):
+        served("--data", root)
 
 
 def test_too_few_files_are_refused_in_a_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

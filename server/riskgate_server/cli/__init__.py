@@ -35,7 +35,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "keys": (
         "riskgate_server.cli.keys:keys",
-        "Renew the secrets while serving: rotate, list.",
+        "Renew secrets and certificate while serving: rotate, list, certificate.",
     ),
     "callers": (
         "riskgate_server.cli.callers:callers",

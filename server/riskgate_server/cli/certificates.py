@@ -1,15 +1,19 @@
-"""The files of a client certificate: issued beside the change that registers it, kept only if that succeeds."""
+"""
+The names in the server's certificate, and the files of a client's.
+
+Those are issued beside the change that registers the certificate, and kept only if that succeeds.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -18,6 +22,29 @@ from riskgate_server.crypto import tls
 from riskgate_server.datadir import DataDirectory, make_private_directory, write_file
 from riskgate_server.engine.callers import CallerKey, caller_uri, certificate_id
 from riskgate_server.stores.access.editor import IssuedCertificate
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def names_option(function: _F) -> _F:
+    """Add `--name HOST`, as often as wanted; each is one that a certificate can carry."""
+    return click.option(
+        "--name",
+        "names",
+        multiple=True,
+        metavar="HOST",
+        callback=_checked_names,
+        help="A DNS name or address by which callers reach the server, beside localhost. Repeatable.",
+    )(function)
+
+
+def _checked_names(_context: click.Context, _option: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        try:
+            tls.alternative_name(name)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--name") from error
+    return names
 
 
 class CertificateFiles:

@@ -20,6 +20,7 @@ from typing import Final
 import click
 import msgspec
 
+from riskgate_server.cli.certificates import names_option
 from riskgate_server.cli.common import json_option, say, who
 from riskgate_server.crypto import tls
 from riskgate_server.crypto.keys import (
@@ -65,13 +66,7 @@ class InitRefused(Exception):
 
 @click.command()
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
-@click.option(
-    "--name",
-    "names",
-    multiple=True,
-    metavar="HOST",
-    help="A DNS name or address by which callers reach the server, beside localhost. Repeatable.",
-)
+@names_option
 @click.option("--tenant", default="default", show_default=True, help="Tenant meant when a command names none.")
 @click.option(
     "--clock",
@@ -85,11 +80,6 @@ def init(directory: Path, names: tuple[str, ...], tenant: str, clock: str | None
 
     The administrator's API key is shown once. If it is lost, `riskgate callers rotate admin` makes another.
     """
-    for name in names:
-        try:
-            tls.alternative_name(name)
-        except ValueError as error:
-            raise click.BadParameter(str(error), param_hint="--name") from error
     try:
         check_name("tenant", tenant)
     except EditRefused as error:
@@ -170,7 +160,7 @@ def _make(directory: DataDirectory, *, names: tuple[str, ...], tenant: str) -> I
         api_key=key.text,
         ca_certificate=str(directory.ca_certificate),
         heads_public_key=str(directory.heads_public_key),
-        server_names=tuple(dict.fromkeys((*tls.ALWAYS_NAMED, *names))),
+        server_names=tls.names_of(server.certificate_pem),
     )
 
 

@@ -1,14 +1,16 @@
-"""`riskgate keys`: renews the secrets of a data directory while it is served."""
+"""`riskgate keys`: renews the secrets of a data directory, and the server's certificate, while it is served."""
 
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 import msgspec
 
+from riskgate_server.cli.certificates import names_option
 from riskgate_server.cli.common import (
     Bars,
     checked_directory,
@@ -30,7 +32,7 @@ _STEPS: Final = ("add", "rewrap", "retire")
 
 @click.group()
 def keys() -> None:
-    """Renew the secrets of a data directory. None of them is ever shown."""
+    """Renew the secrets of a data directory, and the server's certificate. No secret is ever shown."""
 
 
 @keys.command()
@@ -74,19 +76,62 @@ def rotate(data: Path, store: str, kind: str, steps: tuple[str, ...], *, lead_se
 @store_option
 @json_option
 def list_(data: Path, store: str, as_json: bool) -> None:
-    """List the secrets by kind and number: since when each is in force, and what still needs it."""
+    """
+    List the secrets by kind and number: since when each is in force, and what still needs it.
+
+    And the certificates of authority and server: when each ends, and the names that the server's carries.
+    """
+    from riskgate_server.certificate import standing
     from riskgate_server.rotation import Rotation
 
     directory = checked_directory(data, store_here=not store)
     with _refused():
         held = Rotation(directory, store).list()
+        certificates = standing(directory)
     now = time.time()
     rows: list[tuple[str, ...]] = [
         (one.kind, str(one.number), show_time(one.number * 1_000_000) or "", _state(one, now), one.needed)
         for one in held
     ]
-    text = table(("KIND", "NUMBER", "SINCE", "STATE", "NEEDED BY"), rows)
-    say({"secrets": msgspec.to_builtins(held)}, text, as_json=as_json)
+    files: list[tuple[str, ...]] = [(one.file, one.expires, ", ".join(one.server_names)) for one in certificates]
+    text = (
+        table(("KIND", "NUMBER", "SINCE", "STATE", "NEEDED BY"), rows)
+        + "\n\n"
+        + table(("CERTIFICATE", "UNTIL", "NAMES"), files)
+    )
+    answer = {"secrets": msgspec.to_builtins(held), "certificates": msgspec.to_builtins(certificates)}
+    say(answer, text, as_json=as_json)
+
+
+@keys.command()
+@data_option
+@names_option
+@click.option(
+    "--replace-names",
+    is_flag=True,
+    help="Name localhost and what --name says, and nothing else that the certificate names now.",
+)
+@json_option
+def certificate(data: Path, names: tuple[str, ...], *, replace_names: bool, as_json: bool) -> None:
+    """
+    Issue the server's certificate anew, with a new key, under the same authority. The names it has stay.
+
+    A server may run meanwhile: it shows the new certificate to every connection that begins afterwards, and needs no
+    restart. Callers keep their ca.crt.
+    """
+    from riskgate_server.certificate import renew
+
+    directory = checked_directory(data, store_here=False)
+    with _refused(), directory.secrets_held():
+        renewed = renew(directory, names, keep_names=not replace_names, now=datetime.now(UTC))
+    end = ", when its authority ends too" if renewed.expires_with_authority else ""
+    text = (
+        f"Certificate      {renewed.certificate_file}, until {renewed.expires}{end}\n"
+        f"Server names     {', '.join(renewed.server_names)}\n\n"
+        "A server that runs shows it to every new connection, without a restart; those that are open end within about"
+        " half an hour."
+    )
+    say(msgspec.to_builtins(renewed), text, as_json=as_json)
 
 
 def _state(one: Held, now: float) -> str:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -30,6 +32,7 @@ CLIENT_LIFETIME_MAX: Final = timedelta(days=825)
 _LAG: Final = timedelta(minutes=5)
 
 ALWAYS_NAMED: Final = ("localhost", "127.0.0.1", "::1")
+_PRIVATE_KEY: Final = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.+?-----END \1-----\n?", re.DOTALL)
 _DNS_LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DNS_NAME: Final = re.compile(rf"(?=.{{1,253}}\Z){_DNS_LABEL}(?:\.{_DNS_LABEL})*")
 
@@ -49,7 +52,7 @@ class Credential(msgspec.Struct, frozen=True):
 
     def expires(self) -> datetime:
         """Return when the certificate stops being valid, in UTC."""
-        return x509.load_pem_x509_certificate(self.certificate_pem).not_valid_after_utc
+        return end_of(self.certificate_pem)
 
 
 def new_authority(now: datetime) -> Credential:
@@ -71,11 +74,12 @@ def issue_server(authority: Credential, names: tuple[str, ...], now: datetime) -
     Raises:
         ValueError: a name is neither a DNS name nor an address.
     """
-    alternatives = [alternative_name(name) for name in dict.fromkeys((*ALWAYS_NAMED, *names))]
+    # The names as the certificate carries them: one that was written in two ways is there once.
+    alternatives = dict.fromkeys(alternative_name(name) for name in (*ALWAYS_NAMED, *names))
     return _issue(
         authority,
         common_name="Riskgate server",
-        alternatives=x509.SubjectAlternativeName(alternatives),
+        alternatives=x509.SubjectAlternativeName(list(alternatives)),
         purpose=ExtendedKeyUsageOID.SERVER_AUTH,
         now=now,
         lifetime=SERVER_LIFETIME,
@@ -103,14 +107,50 @@ def require_certificate(pem: bytes) -> None:
         raise ValueError("not a certificate") from None
 
 
-def require_key_of(certificate_pem: bytes, key_pem: bytes) -> None:
-    """Raise ValueError unless `key_pem` is the private key of the certificate."""
+@lru_cache(maxsize=1)  # asked at every handshake
+def key_of(certificate_pem: bytes, keys_pem: bytes) -> bytes:
+    """
+    Return, of the private keys in a file, the one that is the certificate's.
+
+    Raises:
+        ValueError: none is.
+    """
+    public_key = x509.load_pem_x509_certificate(certificate_pem).public_key()
+    found = [match[0] for match in _PRIVATE_KEY.finditer(keys_pem)]
+    for key_pem in found:
+        try:
+            key = load_pem_private_key(key_pem, password=None)
+        except (ValueError, TypeError):
+            raise ValueError("not a private key without a password") from None
+        if key.public_key() == public_key:
+            return key_pem
+    raise ValueError("not the key of the certificate" if found else "not a private key without a password")
+
+
+def end_of(certificate_pem: bytes) -> datetime:
+    """Return when a certificate stops being valid, in UTC."""
+    return x509.load_pem_x509_certificate(certificate_pem).not_valid_after_utc
+
+
+def names_of(certificate_pem: bytes) -> tuple[str, ...]:
+    """Return the DNS names and addresses that a certificate carries, in its order."""
+    certificate = x509.load_pem_x509_certificate(certificate_pem)
     try:
-        key = load_pem_private_key(key_pem, password=None)
-    except (ValueError, TypeError):
-        raise ValueError("not a private key without a password") from None
-    if key.public_key() != x509.load_pem_x509_certificate(certificate_pem).public_key():
-        raise ValueError("not the key of the certificate")
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    return tuple(str(name.value) for name in names if isinstance(name, x509.DNSName | x509.IPAddress))
+
+
+def was_issued_by(authority_pem: bytes, certificate_pem: bytes) -> bool:
+    """Whether the authority signed the certificate."""
+    try:
+        x509.load_pem_x509_certificate(certificate_pem).verify_directly_issued_by(
+            x509.load_pem_x509_certificate(authority_pem)
+        )
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def alternative_name(name: str) -> x509.GeneralName:

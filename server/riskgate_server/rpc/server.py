@@ -68,10 +68,14 @@ LATER: Final[tuple[ServiceDescriptor, ...]] = tuple(
 
 
 class ServerTLS(msgspec.Struct, frozen=True):
-    """What the server proves itself with, and whom it lets vouch for callers; PEM, read at every handshake."""
+    """
+    What the server proves itself with, and whom it lets vouch for callers; PEM, read at every handshake.
 
-    read_key: Callable[[], bytes]
-    read_certificate: Callable[[], bytes]
+    While something cannot be read, handshakes go on with what was read last.
+    """
+
+    read_pair: Callable[[], tuple[bytes, bytes]]
+    """Returns a key and its certificate."""
     read_authority: Callable[[], bytes]
 
     def credentials(self, *, require_client: bool) -> grpc.ServerCredentials:
@@ -95,7 +99,7 @@ class ServerTLS(msgspec.Struct, frozen=True):
         )
 
     def _read(self, *, require_client: bool) -> tuple[bytes, bytes, bytes | None]:
-        return self.read_key(), self.read_certificate(), self.read_authority() if require_client else None
+        return *self.read_pair(), self.read_authority() if require_client else None
 
 
 def _configuration(key: bytes, certificate: bytes, authority: bytes | None) -> grpc.ServerCertificateConfiguration:
