@@ -170,14 +170,15 @@ def test_an_amount_must_be_positive_where_money_moves(ada: Api) -> None:
     assert nothing.name == "INVALID_ARGUMENT AMOUNT_NOT_POSITIVE"
 
 
-@pytest.mark.parametrize("field", ["amount", "merchant"])
-def test_a_purchase_needs_an_amount_and_a_merchant(ada: Api, field: str) -> None:
+@pytest.mark.parametrize("fields", [["amount"], ["merchant"], ["amount", "merchant"]], ids=" ".join)
+def test_a_purchase_needs_an_amount_and_a_merchant(ada: Api, fields: list[str]) -> None:
     request = buying()
-    request.ClearField(field)  # type: ignore[arg-type]  # one of the names above
+    for field in fields:
+        request.ClearField(field)  # type: ignore[arg-type]  # one of the names above
 
     refusal = refused(lambda: ada.risk.CheckTransaction(request))
 
-    assert (refusal.name, list(refusal.fields)) == ("INVALID_ARGUMENT FIELD_INVALID", [field])
+    assert (refusal.name, list(refusal.fields)) == ("INVALID_ARGUMENT FIELD_INVALID", fields)
 
 
 @pytest.mark.attack("impossible-purchase")

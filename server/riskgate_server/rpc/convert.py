@@ -119,10 +119,10 @@ _DIGITS: Final = 19
 
 def facts_from(request: risk_pb.CheckTransactionRequest) -> PurchaseFacts:
     """Return what the caller says about a purchase. Its time and local hour are for the engine to fill in."""
-    if not request.HasField("amount"):
-        raise invalid("FIELD_INVALID", "amount", "value is required")
-    if not request.HasField("merchant"):
-        raise invalid("FIELD_INVALID", "merchant", "value is required")
+    if not (request.HasField("amount") and request.HasField("merchant")):
+        missing = [name for name in ("amount", "merchant") if not request.HasField(name)]
+        violations = [FieldViolation(name, "value is required") for name in missing]
+        raise InvalidRequest("FIELD_INVALID", "one or more fields are invalid", *violations)
     amount = amount_from(request.amount, "amount", least=0)
     merchant, device = request.merchant, request.device
     place = request.location if request.HasField("location") else None
