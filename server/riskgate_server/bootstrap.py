@@ -52,6 +52,7 @@ from riskgate_server.opening import (
     LaneLogs,
     OtherPast,
     open_store,
+    refuse_beginning_anew,
     refuse_other_past,
     renew_signer,
     ring_file,
@@ -227,6 +228,7 @@ class Server:
             # One thread: two heads that are signed at once would both name the same line as the one before them.
             signing = ThreadPoolExecutor(1, "heads")
             closing.callback(signing.shutdown)
+            refuse_beginning_anew(directory, store)
             refuse_other_past(heads, store)
             directory.live_by(settings.clock)
             if settings.clock == "data":

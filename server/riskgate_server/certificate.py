@@ -155,7 +155,7 @@ async def watch(
     while True:
         try:
             _, certificate = read_pair(directory)
-        except (OSError, ValueError):
+        except Exception:  # noqa: BLE001 - whatever it is, it must not end the server's own end
             # What was read before is served on; the next start names the file.
             log.warning("certificate cannot be read", file=directory.server_certificate.name)
         else:

@@ -24,7 +24,15 @@ from riskgate_server.crypto.ringed import MasterKeys
 from riskgate_server.crypto.signing import HeadLog
 from riskgate_server.datadir import DataDirectory
 from riskgate_server.engine.failures import StoreInUse
-from riskgate_server.opening import driver, head_signers, master_keys, open_files, refuse_other_past, ring_file
+from riskgate_server.opening import (
+    driver,
+    head_signers,
+    master_keys,
+    open_files,
+    refuse_beginning_anew,
+    refuse_other_past,
+    ring_file,
+)
 from riskgate_server.stores.moves import FILES, KEYS, TABLES, Cursor, Mark, Page, Place, Tally, date, why_not_served
 from riskgate_server.stores.refusals import MoveRefused, VaultUnusable
 from riskgate_server.stores.sqlite.moves import SQLitePlace, make_files, require_one_lane
@@ -266,20 +274,43 @@ def copy(directory: DataDirectory, source: str, target: str, progress: Progress)
         As `move`, and whatever keeps either place from being opened.
     """
     directory.check(store_here=source.startswith(FILES))
-    with contextlib.ExitStack() as closing:
+    with contextlib.ExitStack() as undoing, contextlib.ExitStack() as closing:
         # A key that is still wrapped under an old master key must not arrive after that one was taken away.
         closing.enter_context(directory.secrets_held())
         master = master_keys(directory)
         here = _open_source(directory, source, master, closing)
         _refuse_other_past(directory, here)
         if target.startswith(FILES):
-            # Before there are any: empty files that are left behind look like a store that was lost.
             require_one_lane(here.lanes())
+            if not (directory.store.exists() or directory.vault.exists()):
+                # Empty ones that are left behind would look like a store that was lost. Not before they are closed.
+                undoing.callback(_remove_files, directory)
             make_files(directory.store, directory.vault, master.wrap)
             there = _files(directory, master, closing)
         else:
             there = _database(target, master, closing)
-        return move(here, there, progress)
+        try:
+            copied = move(here, there, progress)
+        except BaseException:
+            if _has_begun(there):
+                undoing.pop_all()
+            raise
+        undoing.pop_all()
+        return copied
+
+
+def _has_begun(target: Place) -> bool:
+    """Whether the copy goes on with what is there. Where that cannot be said, nothing is to be taken away."""
+    try:
+        return target.mark() is not None
+    except Exception:  # noqa: BLE001 - what it was is raised already
+        return True
+
+
+def _remove_files(directory: DataDirectory) -> None:
+    for path in (directory.store, directory.vault):
+        for each in directory.root.glob(f"{path.name}*"):
+            each.unlink(missing_ok=True)
 
 
 def give_up_copy(directory: DataDirectory, source: str) -> str:
@@ -329,5 +360,6 @@ def _refuse_other_past(directory: DataDirectory, source: Place) -> None:
     moved = mark is not None and mark.role == "source" and mark.finished
     path = directory.heads_of(source.store.writer)
     if path.exists() and not moved:
+        refuse_beginning_anew(directory, source.store)
         with contextlib.closing(HeadLog(path, *head_signers(ring_file(HEADS, directory.heads_key)))) as heads:
             refuse_other_past(heads, source.store)

@@ -281,7 +281,8 @@ def verify_directory(directory: DataDirectory, progress: Progress, dsn: str = ""
         if broken:
             return Report(heads=len(heads), faults=faults)
         report = verify(snapshots, vault, Sealer(), progress, heads)
-        with snapshots.snapshot() as snapshot:
+        # What cannot be read is a fault that is told already.
+        with contextlib.suppress(ReadFailed), snapshots.snapshot() as snapshot:
             if any(head.batch for head in heads) and nothing_committed(snapshot):
                 faults.append(f"the store is another than the one whose heads were signed: {NOTHING_HERE}")
     # Every server signs where it begins, before anything is written. Others may serve from other directories.
@@ -373,6 +374,21 @@ class OtherPast(Exception):
     """The store is not the one whose heads were signed: it is missing, older, or was rewritten."""
 
 
+def refuse_beginning_anew(directory: DataDirectory, store: Store) -> None:
+    """
+    Refuse an empty store in a directory that has signed for another, in whichever lane.
+
+    Raises:
+        OtherPast: a file was lost, or the journal is elsewhere.
+    """
+    with store.snapshot() as snapshot:
+        if not nothing_committed(snapshot):
+            return
+    heads, _ = _signed_heads(directory, [])
+    if signed := max((head.batch for head in heads), default=0):
+        raise OtherPast(f"the store does not hold commit {signed}, whose head was signed: {NOTHING_HERE}")
+
+
 def refuse_other_past(heads: HeadLog, store: Store) -> None:
     """
     Refuse to go on in the store's own lane if it contradicts the last head that was signed of it, or itself.
@@ -401,13 +417,9 @@ def refuse_other_past(heads: HeadLog, store: Store) -> None:
         batches = snapshot.batches(writer, after=signed.batch - 2, limit=2)
         found = next((batch for batch in batches if batch.sequence == signed.batch), None)
         if found is None or found.hash != signed.batch_hash or end < signed.batch:
-            lost = f"the store does not hold commit {signed.batch}, whose head was signed"
-            if nothing_committed(snapshot):
-                # To accept this one would be to begin anew beside the one that has it all.
-                raise OtherPast(f"{lost}: {NOTHING_HERE}")
             raise OtherPast(
-                f"{lost}: it is missing, older or rewritten; restore the right file, or move {heads.name} away to"
-                " accept this one"
+                f"the store does not hold commit {signed.batch}, whose head was signed: it is missing, older or"
+                f" rewritten; restore the right file, or move {heads.name} away to accept this one"
             )
         before = batches[0].hash if signed.batch > 1 else genesis(writer)
         entries = snapshot.entries_by_position(writer, after=signed.entries - found.count, limit=found.count)

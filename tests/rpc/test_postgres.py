@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +179,7 @@ def test_without_the_driver_the_extra_that_brings_it_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "riskgate_server.stores.postgres.store", None)
 
-    with pytest.raises(SettingsRefused, match=r"install riskgate\[postgres\]"):
+    with pytest.raises(SettingsRefused, match="the extra `postgres`"):
         opening.open_store(deployment.directory, dsn)
 
 
@@ -208,10 +208,15 @@ def test_another_database_than_the_one_whose_heads_were_signed_is_refused(
     postgres.give_back(tmp_path / "other")
 
 
+@pytest.mark.parametrize("lane", [0, 1])
 def test_who_forgets_the_database_is_asked_for_it_and_begins_no_second_store(
-    loop: Loop, deployment: Deployment, dsn: str
+    loop: Loop, deployment: Deployment, dsn: str, lane: int
 ) -> None:
-    with serving(loop, deployment, store=dsn) as running:
+    """Also the second of two hosts, whose lane is not the one that a store in files has."""
+    with ExitStack() as others:
+        for writer in range(lane):
+            others.callback(PostgresStore(dsn, writer).close)
+        running = others.enter_context(serving(loop, deployment, store=dsn))
         open_line(running.keyed(deployment.admin_key))
 
     with pytest.raises(OtherPast) as refused, serving(loop, deployment):

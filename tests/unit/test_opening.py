@@ -111,6 +111,18 @@ def test_a_directory_that_was_never_served_is_clean(empty: DataDirectory) -> Non
     assert faults_of(empty) == []
 
 
+def test_a_store_with_a_page_that_is_no_good_is_reported_and_not_the_end_of_it(directory: DataDirectory) -> None:
+    with closing(sqlite3.connect(directory.store)) as db:
+        ((page, size),) = db.execute(
+            "SELECT rootpage, page_size FROM sqlite_schema, pragma_page_size WHERE name = 'batches'"
+        )
+    with directory.store.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(bytes(100))
+
+    assert "the store cannot be read any further" in "; ".join(faults_of(directory))
+
+
 ADA: Final = "customer_id = 'ada'"
 DAMAGES: Final[dict[str, tuple[Change, str]]] = {
     "no store": (lambda d: d.store.unlink(), "riskgate.db is missing"),

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -120,7 +120,7 @@ def key_of(certificate_pem: bytes, keys_pem: bytes) -> bytes:
     for key_pem in found:
         try:
             key = load_pem_private_key(key_pem, password=None)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, UnsupportedAlgorithm):
             raise ValueError("not a private key without a password") from None
         if key.public_key() == public_key:
             return key_pem
