@@ -44,7 +44,7 @@ class Wallet:
         doing = chance.random()
         if self.holds and doing < 0.45:
             return self._capture(names) if doing < 0.33 else self._void(names)
-        if self.drawn and doing < 0.6:
+        if self.drawn > 0 and doing < 0.6:
             amount = chance.randint(1, self.drawn)
             return ledger.RecordPaymentRequest(**names, payment_id=f"p{number}", amount=money(amount))
         if self.captured and doing < 0.67:
