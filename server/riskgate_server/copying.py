@@ -308,9 +308,10 @@ def _has_begun(target: Place) -> bool:
 
 
 def _remove_files(directory: DataDirectory) -> None:
+    """Take away what `make_files` and opening made, by exact names: what lies beside may be somebody's only copy."""
     for path in (directory.store, directory.vault):
-        for each in directory.root.glob(f"{path.name}*"):
-            each.unlink(missing_ok=True)
+        for suffix in ("", "-wal", "-shm", ".lock"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def give_up_copy(directory: DataDirectory, source: str) -> str:

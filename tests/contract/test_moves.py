@@ -172,15 +172,18 @@ def test_a_journal_of_several_writers_does_not_go_into_files_and_leaves_none_beh
     live(directory, dsn, again="later")
 
 
-def test_a_copy_into_files_that_is_refused_leaves_none_behind(directory: DataDirectory, dsn: str) -> None:
+def test_a_copy_into_files_that_is_refused_leaves_none_behind_and_takes_no_other_away(
+    directory: DataDirectory, dsn: str
+) -> None:
     copy(directory, files(directory), dsn, QUIET)
     for path in (directory.store, directory.vault):
-        path.unlink()
+        path.rename(f"{path}.old")
 
     with closing(PostgresStore(dsn, 1)), pytest.raises(StoreInUse):
         copy(directory, dsn, files(directory), QUIET)
 
-    assert sorted(path.name for path in directory.root.iterdir() if ".db" in path.name) == ["access.db"]
+    left = {path.name for path in directory.root.iterdir() if ".db" in path.name}
+    assert left == {"access.db", "riskgate.db.old", "vault.db.old"}
     copy(directory, dsn, files(directory), QUIET)
     live(directory, again="later")
 

@@ -368,11 +368,16 @@ def vaults(dsn: str) -> Iterator[Callable[..., PostgresVault]]:
         vault.close()
 
 
+def each_with_a_vault(
+    stores: list[PostgresStore], vaults: Callable[..., PostgresVault]
+) -> list[tuple[Pipeline, PostgresVault]]:
+    return [(f.make_pipeline(store, vault=vault), vault) for store in stores for vault in (vaults(),)]
+
+
 def test_a_key_that_one_process_forgets_seals_nothing_more_in_another(
     stores: list[PostgresStore], vaults: Callable[..., PostgresVault]
 ) -> None:
-    vault, other_vault = vaults(), vaults()
-    one, other = (f.make_pipeline(store, vault=v) for store, v in zip(stores, (vault, other_vault), strict=True))
+    (one, vault), (other, _) = each_with_a_vault(stores, vaults)
     one.run([f.open_line()])
     assert told(other.run([f.check("t1")])) == ["APPROVE"]
 
@@ -386,8 +391,7 @@ def test_a_key_that_one_process_forgets_seals_nothing_more_in_another(
 def test_a_customer_whom_another_process_changed_needs_no_vault_to_be_read_again(
     stores: list[PostgresStore], vaults: Callable[..., PostgresVault]
 ) -> None:
-    vault, other_vault = vaults(), vaults()
-    one, other = (f.make_pipeline(store, vault=v) for store, v in zip(stores, (vault, other_vault), strict=True))
+    (one, _), (other, other_vault) = each_with_a_vault(stores, vaults)
     one.run([f.open_line()])
     assert told(other.run([f.check("t1")])) == ["APPROVE"]
     assert told(one.run([f.check("t2")])) == ["APPROVE"]
